@@ -1,0 +1,8 @@
+"""``python -m salm_lightning`` is ``salm-cli``."""
+
+import sys
+
+from salm_lightning.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

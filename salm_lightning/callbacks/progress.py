@@ -1,0 +1,190 @@
+"""Progress with the time that remains: a live bar on a terminal, a few plain lines everywhere else."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+
+from salm_lightning.data.base import Batch
+
+SHOWN_METRICS = ("train/loss", "val/acc")
+"""Logged metrics that stand beside the progress."""
+
+
+def progress_bar() -> ProgressBar:
+    """Return the progress display that suits where the output goes; give it to ``Trainer(callbacks=[...])``.
+
+    Returns:
+        :class:`RunProgressBar` on a terminal, :class:`PlainProgress` when the output is a file or a pipe, the terminal cannot
+        move its cursor, or the variable ``CI`` is set.
+    """
+    live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+    return RunProgressBar() if live else PlainProgress()
+
+
+def total_steps(trainer: Trainer) -> int | None:
+    """Return the number of steps of a whole fit, or None when it has no known end."""
+    ends = []
+    if trainer.max_steps is not None and trainer.max_steps >= 0:
+        ends.append(trainer.max_steps)
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
+        ends.append(trainer.max_epochs * int(trainer.num_training_batches))
+    return min(ends, default=None)
+
+
+def shown_metrics(trainer: Trainer) -> dict[str, float]:
+    """Return those of :data:`SHOWN_METRICS` that have been logged; this waits for the device, so call it seldom."""
+    logged = trainer.callback_metrics
+    return {name: float(logged[name]) for name in SHOWN_METRICS if name in logged}
+
+
+class RunProgressBar(RichProgressBar):
+    """Lightning's Rich bar over the whole fit instead of one epoch, so that the remaining time is the run's.
+
+    Metrics are read from the device once per ``metrics_interval`` and not at every step, which would stall it.
+
+    Args:
+        metrics_interval: Seconds between two readings.
+    """
+
+    def __init__(self, metrics_interval: float = 1.0) -> None:
+        super().__init__(refresh_rate=4)
+        self._metrics_interval = metrics_interval
+        self._metrics: dict[str, int | str | float | dict[str, float]] = {}
+        self._metrics_time = -math.inf
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """Number of steps of the whole fit, or infinity."""
+        total = total_steps(self.trainer)
+        return math.inf if total is None else total
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the bar in the first epoch and leave it alone in the others."""
+        if self.train_progress_bar_id is None:
+            super().on_train_epoch_start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Move the bar to the fit's step, where Lightning would show the epoch's."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+        """Return what stands behind the bar, at most ``metrics_interval`` seconds old."""
+        now = time.perf_counter()
+        if now - self._metrics_time >= self._metrics_interval:
+            self._metrics = {**shown_metrics(trainer)}
+            self._metrics_time = now
+        return self._metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        # Lightning's would read "Epoch 3/-2" in a fit that is limited by steps.
+        return "Training"
+
+
+class PlainProgress(ProgressBar):
+    """Prints one short line after each validation, and otherwise one about every ``interval`` seconds.
+
+    It counts as the Trainer's progress bar, so that Lightning adds none of its own.
+
+    Args:
+        interval: Seconds between two lines.
+        clock: Returns seconds; for tests.
+    """
+
+    def __init__(self, interval: float = 30.0, clock: Callable[[], float] = time.perf_counter) -> None:
+        super().__init__()
+        self.interval = interval
+        self._clock = clock
+        self._enabled = True
+        self._first_step = 0
+        self._start = self._last_line = 0.0
+
+    def enable(self) -> None:
+        """Print lines."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Print nothing, as on every rank but the first."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock; a resumed fit predicts its remaining time from its own steps."""
+        self._begin(trainer.global_step)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._begin()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._begin()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Print a line when one is due."""
+        if self._due():
+            self._line("step", trainer.global_step, total_steps(trainer), shown_metrics(trainer))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print a line with the metrics that the validation has just brought."""
+        if self._enabled and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._line("step", trainer.global_step, total_steps(trainer), shown_metrics(trainer))
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Print a line when one is due."""
+        if self._due():
+            self._line("test batch", batch_idx + 1, _finite(trainer.num_test_batches[dataloader_idx]), {})
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Print a line when one is due."""
+        if self._due():
+            self._line("last pass, chunk", batch_idx + 1, _finite(trainer.num_predict_batches[dataloader_idx]), {})
+
+    def _begin(self, first_step: int = 0) -> None:
+        self._first_step = first_step
+        self._start = self._last_line = self._clock()
+
+    def _due(self) -> bool:
+        return self._enabled and self._clock() - self._last_line >= self.interval
+
+    def _line(self, what: str, done: int, total: int | None, metrics: dict[str, float]) -> None:
+        now = self._clock()
+        self._last_line = now
+        parts = [f"{what} {done}" if total is None else f"{what} {done}/{total}"]
+        parts += [f"{name} {value:.4f}" for name, value in metrics.items()]
+        steps_here = done - self._first_step
+        if total is not None and steps_here > 0:
+            remaining = (now - self._start) / steps_here * (total - done)
+            parts.append(f"{timedelta(seconds=round(remaining))} left")
+        self.print(", ".join(parts), flush=True)
+
+
+def _finite(batches: float) -> int | None:
+    return int(batches) if math.isfinite(batches) else None

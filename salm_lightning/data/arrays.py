@@ -1,0 +1,289 @@
+"""MedMNIST's ``.npz`` layout: reading with every check before training, unpacking what is too large for memory, conversions."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
+from salm_lightning.errors import DataError
+
+RESIDENT_LIMIT = 2**30
+"""Bytes of uint8 images up to which an archive is held in memory; a larger one is memory-mapped."""
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
+_BLOCK = 2**22
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the head of one stored array says, read without unpacking the data."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+
+def file_md5(path: str | Path) -> str:
+    """Return a file's MD5 sum in hexadecimal; it identifies official MedMNIST files and protects nothing."""
+    return _file_hash(path, "md5")
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return a file's SHA-256 sum in hexadecimal."""
+    return _file_hash(path, "sha256")
+
+
+def _file_hash(path: str | Path, algorithm: str) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with Path(path).open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def to_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """Copy images into a tensor.
+
+    Args:
+        images: uint8 ``[B, H, W]`` (grey) or ``[B, H, W, C]``.
+
+    Returns:
+        uint8 ``[B, C, H, W]``, contiguous, sharing no memory with ``images``.
+    """
+    planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.array(planes, order="C", copy=True))
+
+
+def labels_to_tensor(labels: NDArray[np.integer], task: Task) -> Tensor:
+    """Convert stored labels ``[B, 1]`` or ``[B, L]`` to what the loss takes.
+
+    Returns:
+        int64 class indices ``[B]``, or for multi-label tasks float32 of 0 and 1 ``[B, L]``.
+    """
+    if task is Task.MULTI_LABEL:
+        return torch.from_numpy(labels.astype(np.float32))
+    return torch.from_numpy(labels[:, 0].astype(np.int64))
+
+
+def class_counts(labels: NDArray[np.integer], task: Task, num_classes: int) -> NDArray[np.int64]:
+    """Count the images of each class, or for multi-label tasks the positives of each label: int64 ``[num_classes]``."""
+    if task is Task.MULTI_LABEL:
+        return np.asarray(labels.sum(axis=0), dtype=np.int64)
+    return np.bincount(labels[:, 0], minlength=num_classes).astype(np.int64)
+
+
+def infer_info(path: str | Path, task: Task | None = None) -> DatasetInfo:
+    """Find out from an archive what it holds.
+
+    Args:
+        path: An ``.npz`` file in MedMNIST's layout.
+        task: What is predicted; ``None`` infers it: several label columns make it multi-label, two classes binary, more
+            classes multi-class (ordinal classes cannot be told from plain ones).
+
+    Returns:
+        The description: the name is the file's stem, classes are named by their number.
+
+    Raises:
+        DataError: The file is missing, damaged or not in MedMNIST's layout, or its labels do not fit ``task``.
+    """
+    path = Path(path)
+    with _open_archive(path) as archive:
+        headers = _read_headers(archive, path)
+        shape = headers["train_images"].shape
+        if len(shape) not in (3, 4) or shape[1] != shape[2] or (len(shape) == 4 and shape[3] not in (1, 3)):
+            raise DataError(f"{path}: train_images has shape {shape}; images must be square, [N, H, W] or [N, H, W, 3].")
+        labels = {split: _read_array(archive, path, f"{split}_labels") for split in SPLITS}
+    for split, values in labels.items():
+        _check_label_layout(path, split, values.shape, values.dtype)
+    columns = labels["train"].shape[1]
+    classes = columns if columns > 1 else int(max(values.max(initial=0) for values in labels.values())) + 1
+    if columns > 1 and task not in (None, Task.MULTI_LABEL):
+        raise DataError(f"{path}: train_labels has {columns} columns, which is multi-label, not task={str(task)!r}.")
+    if task is None:
+        task = Task.MULTI_LABEL if columns > 1 else Task.BINARY if classes <= 2 else Task.MULTI_CLASS
+    elif task is Task.MULTI_LABEL and columns == 1:
+        classes = 1
+    names = tuple(str(number) for number in range(max(classes, 2) if task is not Task.MULTI_LABEL else classes))
+    return DatasetInfo(path.stem, task, names, channels=1 if len(shape) == 3 else shape[3], size=shape[1])
+
+
+def read_npz(path: str | Path, info: DatasetInfo, resident_limit: int = RESIDENT_LIMIT) -> dict[str, Split]:
+    """Read and check an archive in MedMNIST's layout; arrays that the layout does not know are ignored.
+
+    Args:
+        path: The ``.npz`` file.
+        info: What the file must hold.
+        resident_limit: Bytes of images up to which they are read into memory. A larger archive is unpacked once into the
+            cache folder (``SALM_CACHE_DIR``, else ``~/.cache/salm_lightning``) and memory-mapped read-only.
+
+    Returns:
+        The splits by name, ``train``, ``val`` and ``test``.
+
+    Raises:
+        DataError: The file is missing, damaged, lacks an array, or an array has the wrong type, shape, length or values.
+    """
+    path = Path(path)
+    with _open_archive(path) as archive:
+        headers = _read_headers(archive, path)
+        for split in SPLITS:
+            _check_headers(path, split, headers, info)
+        labels = {split: _read_array(archive, path, f"{split}_labels") for split in SPLITS}
+        for split in SPLITS:
+            _check_label_values(path, split, labels[split], info)
+        total = sum(int(np.prod(headers[f"{split}_images"].shape)) for split in SPLITS)
+        if total > resident_limit:
+            images = _unpack(archive, path)
+        else:
+            images = {split: _read_array(archive, path, f"{split}_images") for split in SPLITS}
+    return {split: Split(images[split], labels[split]) for split in SPLITS}
+
+
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; an .npz archive in MedMNIST's layout is taken, or the name of a MedMNIST dataset.")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Give the path of an .npz archive in MedMNIST's layout.")
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise DataError(
+            f"{path} is not an .npz archive, or only part of one ({error}). Download or copy it again; "
+            "np.savez_compressed writes such archives."
+        ) from error
+
+
+def _read_headers(archive: zipfile.ZipFile, path: Path) -> dict[str, _Header]:
+    present = set(archive.namelist())
+    wanted = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
+    missing = [name for name in wanted if f"{name}.npy" not in present]
+    if missing:
+        found = ", ".join(sorted(name.removesuffix(".npy") for name in present)) or "nothing"
+        raise DataError(f"{path} lacks {', '.join(missing)}. MedMNIST's layout has {', '.join(wanted)}; found: {found}.")
+    return {name: _read_header(archive, path, name) for name in wanted}
+
+
+def _read_header(archive: zipfile.ZipFile, path: Path, name: str) -> _Header:
+    try:
+        with archive.open(f"{name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = reader(member)
+    except _DAMAGED as error:
+        raise _damaged(path, name, error) from error
+    if dtype.hasobject:
+        raise DataError(f"{path}: {name} holds Python objects (pickle), which could run code when read; store it as integers.")
+    return _Header(shape, dtype)
+
+
+def _read_array(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[Any]:
+    try:
+        with archive.open(f"{name}.npy") as member:
+            array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+            # zipfile compares the checksum only when it sees the end of a member.
+            if member.read(1):
+                raise ValueError("more data than its header says")
+    except _DAMAGED as error:
+        raise _damaged(path, name, error) from error
+    return array
+
+
+def _damaged(path: Path, name: str, error: Exception) -> DataError:
+    return DataError(f"{path} is damaged: {name} cannot be read ({error}). Download or copy the file again.")
+
+
+def _check_headers(path: Path, split: str, headers: dict[str, _Header], info: DatasetInfo) -> None:
+    images, labels = headers[f"{split}_images"], headers[f"{split}_labels"]
+    if images.dtype != np.uint8:
+        raise DataError(f"{path}: {split}_images has dtype {images.dtype}; MedMNIST's layout has uint8 (0 to 255).")
+    expected = (info.size, info.size) if info.channels == 1 else (info.size, info.size, info.channels)
+    if images.shape[1:] != expected:
+        raise DataError(
+            f"{path}: {split}_images has shape {images.shape}, but {info.name} with size={info.size} and "
+            f"{info.channels} channel(s) has [N, {', '.join(map(str, expected))}]. Choose the size and dataset of this file."
+        )
+    _check_label_layout(path, split, labels.shape, labels.dtype)
+    columns = info.num_classes if info.task is Task.MULTI_LABEL else 1
+    if labels.shape[1] != columns:
+        raise DataError(f"{path}: {split}_labels has shape {labels.shape}; a {info.task} dataset has [N, {columns}] here.")
+    if images.shape[0] != labels.shape[0]:
+        raise DataError(f"{path}: {split} has {images.shape[0]} images but {labels.shape[0]} labels; they must be aligned.")
+    if images.shape[0] == 0:
+        raise DataError(f"{path}: {split} is empty; each of {', '.join(SPLITS)} needs at least one image.")
+
+
+def _check_label_layout(path: Path, split: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
+    if dtype.kind not in "iu":
+        raise DataError(f"{path}: {split}_labels has dtype {dtype}; MedMNIST's layout has integer class numbers.")
+    if len(shape) != 2 or shape[1] == 0:
+        raise DataError(f"{path}: {split}_labels has shape {shape}; MedMNIST's layout has [N, 1] (or [N, L] for L labels).")
+
+
+def _check_label_values(path: Path, split: str, labels: NDArray[Any], info: DatasetInfo) -> None:
+    highest = 1 if info.task is Task.MULTI_LABEL else info.num_classes - 1
+    wrong = np.flatnonzero(((labels < 0) | (labels > highest)).any(axis=1))
+    if len(wrong):
+        raise DataError(
+            f"{path}: {split}_labels has {len(wrong)} value(s) outside 0..{highest}, the first at index {wrong[0]}: "
+            f"{labels[wrong[0]].tolist()}. {info.name} ({info.task}) has {info.num_classes} classes."
+        )
+
+
+def _cache_folder(path: Path) -> Path:
+    """Name the folder that belongs to this very file: another size or time of change is another file."""
+    base = os.environ.get("SALM_CACHE_DIR")
+    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salm_lightning"
+    stat = path.stat()
+    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    return root.expanduser() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+def _unpack(archive: zipfile.ZipFile, path: Path) -> dict[str, NDArray[np.uint8]]:
+    """Unpack the images beside each other and map them; a finished folder appears in one rename or not at all."""
+    folder = _cache_folder(path)
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+                unpacked = Path(scratch) / "arrays"
+                unpacked.mkdir()
+                for split in SPLITS:
+                    _unpack_member(archive, path, f"{split}_images", unpacked)
+                _rename_folder(unpacked, folder)
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be unpacked into {folder.parent} ({error}). Set SALM_CACHE_DIR to a writable folder with "
+                "room for the unpacked images."
+            ) from error
+    try:
+        return {split: np.load(folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False) for split in SPLITS}
+    except (OSError, ValueError) as error:
+        raise DataError(f"The unpacked copy {folder} is damaged ({error}); delete that folder and run again.") from error
+
+
+def _unpack_member(archive: zipfile.ZipFile, path: Path, name: str, folder: Path) -> None:
+    try:
+        with archive.open(f"{name}.npy") as member, (folder / f"{name}.npy").open("wb") as target:
+            shutil.copyfileobj(member, target, _BLOCK)
+    except _DAMAGED as error:
+        raise _damaged(path, name, error) from error
+
+
+def _rename_folder(source: Path, target: Path) -> None:
+    """Rename, unless another process finished the same folder first."""
+    try:
+        source.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise

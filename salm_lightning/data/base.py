@@ -1,0 +1,77 @@
+"""What every DataModule of this package offers: a description of the data, the raw splits, and batches that carry indices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+SPLITS = ("train", "val", "test")
+
+
+class Task(StrEnum):
+    """What is predicted; it settles the loss, the labels' shape and the metrics."""
+
+    MULTI_CLASS = "multi-class"
+    BINARY = "binary-class"
+    ORDINAL = "ordinal-regression"
+    MULTI_LABEL = "multi-label"
+
+
+class Batch(NamedTuple):
+    """A mini-batch.
+
+    Attributes:
+        images: ``[B, C, H, W]``: uint8 as a loader yields it; float32 in [0, 1] once the DataModule's
+            ``on_after_batch_transfer`` has run, which is what every LightningModule sees.
+        labels: int64 class indices ``[B]``, or for multi-label tasks float32 of 0 and 1 ``[B, num_classes]``.
+        indices: Position of each image in its split, int64 ``[B]``, the same on any number of ranks.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a dataset without opening its file.
+
+    Attributes:
+        name: Short lower-case name, such as ``"pathmnist"``.
+        task: What is predicted.
+        class_names: One name per class or label.
+        channels: 1 (grey) or 3 (RGB).
+        size: Height and width in pixels.
+    """
+
+    name: str
+    task: Task
+    class_names: tuple[str, ...]
+    channels: int
+    size: int
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, or of labels for a multi-label task."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split in MedMNIST's layout.
+
+    Attributes:
+        images: uint8 ``[N, H, W]`` (grey) or ``[N, H, W, 3]``; may be a read-only memory map.
+        labels: Integer ``[N, 1]``, or ``[N, L]`` for multi-label tasks.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.integer]
+
+    def __len__(self) -> int:
+        return len(self.images)

@@ -1,0 +1,212 @@
+"""The base of every DataModule: splits, shards, loaders, and the way from stored bytes to what a network sees."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+
+from salm_lightning.data.arrays import RESIDENT_LIMIT
+from salm_lightning.data.base import SPLITS, Batch, DatasetInfo, Split
+from salm_lightning.data.batches import (
+    EpochBatches,
+    chunk_indices,
+    evaluation_batches,
+    per_rank_batch_size,
+    stratified_shard,
+)
+from salm_lightning.data.device_loader import DeviceEvaluationLoader, DeviceLoader
+from salm_lightning.data.mapped_loader import MappedBatches, MappedLoader
+from salm_lightning.errors import ConfigurationError, look_up
+
+Resident = Literal["auto", "device", "mapped"]
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Labelled images in three splits, sharded over ranks by this class and not by Lightning.
+
+    Pass ``use_distributed_sampler=False`` to the Trainer. Every loader yields :class:`~salm_lightning.data.base.Batch`.
+
+    Args:
+        info: What the data is.
+        batch_size: Images per training step, in total over all ranks.
+        seed: Seed of the shards and of the order of the training images.
+        resident: Where the images live while training: ``device`` (uint8 on the device), ``mapped`` (a memory map on disk, read
+            by workers), or ``auto``: on the device if they fit (1 GiB on a CPU, half of the free memory on a GPU).
+        num_workers: Processes that read ahead; they are used for memory-mapped images alone.
+        chunk_size: Images per chunk of the last pass (``predict``).
+
+    Attributes:
+        info: What the data is.
+        num_classes: Number of classes or labels.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: Height and width in pixels.
+        task: What is predicted.
+        source_path: The file that the splits come from; ``None`` where there is none.
+        monitor_test: Whether ``val_dataloader`` also yields the test split, second, for learning curves on it.
+        pending_chunks: Numbers of the chunks that ``predict_dataloader`` yields; ``None`` yields all of them.
+
+    Raises:
+        ConfigurationError: A number is too small, or ``resident`` is not known.
+    """
+
+    source_path: Path | None = None
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        *,
+        batch_size: int = 128,
+        seed: int = 0,
+        resident: Resident = "auto",
+        num_workers: int = 2,
+        chunk_size: int = 128,
+    ) -> None:
+        super().__init__()
+        _require_at_least("batch_size", batch_size, 1)
+        _require_at_least("chunk_size", chunk_size, 1)
+        _require_at_least("num_workers", num_workers, 0)
+        look_up("resident", resident, get_args(Resident))
+        self.info = info
+        self.num_classes = info.num_classes
+        self.channels = info.channels
+        self.image_size = info.size
+        self.task = info.task
+        self.batch_size = batch_size
+        self.seed = seed
+        self.resident = resident
+        self.num_workers = num_workers
+        self.chunk_size = chunk_size
+        self.monitor_test = False
+        self.pending_chunks: Sequence[int] | None = None
+        # A rank may be left without a chunk when the last pass is resumed.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._splits: dict[str, Split] | None = None
+
+    @abstractmethod
+    def load_splits(self) -> dict[str, Split]:
+        """Read or draw the splits ``train``, ``val`` and ``test``; called once."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load and check the splits.
+
+        Args:
+            stage: Lightning's stage; all of them need the same.
+
+        Raises:
+            DataError: A file is missing, damaged or not in the right layout.
+        """
+        if self._splits is None:
+            self._splits = self.load_splits()
+
+    def split(self, name: str) -> Split:
+        """Return a split by its name, ``train``, ``val`` or ``test``, and load the data if that has not happened yet."""
+        look_up("split", name, SPLITS)
+        self.setup()
+        return cast("dict[str, Split]", self._splits)[name]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a manifest records of the data: JSON-compatible values."""
+        return {
+            "name": self.info.name,
+            "size": self.info.size,
+            "channels": self.info.channels,
+            "task": str(self.info.task),
+            "class_names": list(self.info.class_names),
+            "num_samples": {name: len(self.split(name)) for name in SPLITS},
+        }
+
+    @property
+    def num_chunks(self) -> int:
+        """Number of chunks of the last pass."""
+        return -(-len(self.split("train")) // self.chunk_size)
+
+    def shard(self, rank: int, world: int) -> NDArray[np.int64]:
+        """Return the training images that a rank owns: ascending global indices, int64.
+
+        Shards are label-stratified, a function of ``seed`` alone, and cover every image once over the ranks.
+
+        Raises:
+            ConfigurationError: There are more ranks than images.
+        """
+        return stratified_shard(self.split("train").labels, self.seed, rank, world)
+
+    def train_dataloader(self) -> DeviceLoader | MappedLoader:
+        """Return shuffled batches of this rank's shard; the same number on every rank, no image twice in a batch."""
+        split, (rank, world), device = self.split("train"), self._rank_and_world(), self._device()
+        shard = self.shard(rank, world)
+        batches = EpochBatches(
+            shard_size=len(shard),
+            smallest_shard=len(split) // world,
+            batch_size=per_rank_batch_size(self.batch_size, world),
+            seed=self.seed,
+            world_size=world,
+            limit=self._limit_train_batches(),
+        )
+        if self._fits(split.images[:1].nbytes * len(shard), device):
+            return DeviceLoader(split, shard, batches, self.task, device)
+        return MappedLoader(split, shard, batches, self.task, self.num_workers, pin_memory=device.type == "cuda")
+
+    def val_dataloader(self) -> list[DeviceEvaluationLoader | MappedBatches]:
+        """Return this rank's share of the validation split, in order; with ``monitor_test`` the test split's too."""
+        return [self._evaluation_loader(name) for name in (("val", "test") if self.monitor_test else ("val",))]
+
+    def test_dataloader(self) -> DeviceEvaluationLoader | MappedBatches:
+        """Return this rank's share of the test split, in order."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> MappedBatches:
+        """Return the training images as chunks of ``chunk_size`` consecutive indices, for the last pass.
+
+        The tail is filled up by repeating its first image, so that every batch has the same size. Rank r takes every
+        world-th of the pending chunks; a chunk's number is ``indices[0] // chunk_size``.
+        """
+        split, (rank, world), device = self.split("train"), self._rank_and_world(), self._device()
+        pending: Iterable[int] = range(self.num_chunks) if self.pending_chunks is None else self.pending_chunks
+        batches = [chunk_indices(chunk, len(split), self.chunk_size) for chunk in list(pending)[rank::world]]
+        workers = self.num_workers if isinstance(split.images, np.memmap) else 0
+        return MappedBatches(split, batches, self.task, workers, pin_memory=device.type == "cuda")
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turn uint8 images into float32 in [0, 1], on the device."""
+        if batch.images.dtype != torch.uint8:
+            return batch
+        return batch._replace(images=batch.images.to(torch.float32).div_(255.0))
+
+    def _evaluation_loader(self, name: str) -> DeviceEvaluationLoader | MappedBatches:
+        split, (rank, world), device = self.split(name), self._rank_and_world(), self._device()
+        batches = evaluation_batches(len(split), per_rank_batch_size(self.batch_size, world), rank, world)
+        if self._fits(split.images[:1].nbytes * sum(map(len, batches)), device):
+            return DeviceEvaluationLoader(split, batches, self.task, device)
+        return MappedBatches(split, batches, self.task, self.num_workers, pin_memory=device.type == "cuda")
+
+    def _fits(self, num_bytes: int, device: torch.device) -> bool:
+        if self.resident != "auto":
+            return self.resident == "device"
+        if device.type == "cuda":
+            return num_bytes <= torch.cuda.mem_get_info(device)[0] // 2
+        return num_bytes <= RESIDENT_LIMIT
+
+    def _resident_limit(self) -> int:
+        """Return the bytes up to which an archive is read into memory instead of being mapped."""
+        return 0 if self.resident == "mapped" else RESIDENT_LIMIT
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _limit_train_batches(self) -> int | float:
+        return 1.0 if self.trainer is None else self.trainer.limit_train_batches
+
+
+def _require_at_least(argument: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigurationError(f"{argument}={value} is too small; give a whole number of at least {least}.")

@@ -1,0 +1,191 @@
+"""The twelve 2-D datasets of MedMNIST by name, and any other archive in their layout."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import medmnist
+from medmnist.info import INFO
+
+from salm_lightning.data.arrays import file_md5, infer_info, read_npz
+from salm_lightning.data.base import DatasetInfo, Split, Task
+from salm_lightning.data.datamodule import ImageDataModule, Resident
+from salm_lightning.errors import ConfigurationError, DataError, look_up
+
+SIZES = (28, 64, 128, 224)
+"""The sizes in pixels in which MedMNIST offers each dataset."""
+
+
+def _describe(name: str, entry: dict[str, Any]) -> DatasetInfo:
+    task = Task.MULTI_LABEL if entry["task"].startswith("multi-label") else Task(entry["task"])
+    names = tuple(entry["label"][str(number)] for number in range(len(entry["label"])))
+    return DatasetInfo(name, task, names, channels=entry["n_channels"], size=28)
+
+
+MEDMNIST: dict[str, DatasetInfo] = {name: _describe(name, entry) for name, entry in INFO.items() if not name.endswith("3d")}
+"""The 2-D datasets by name, described at 28 pixels."""
+
+
+def default_root() -> Path:
+    """Return the folder where dataset files are looked for: ``SALM_DATA_ROOT``, else ``~/.medmnist``."""
+    return Path(os.environ.get("SALM_DATA_ROOT") or "~/.medmnist").expanduser()
+
+
+class MedMNISTDataModule(ImageDataModule):
+    """One of MedMNIST's 2-D datasets.
+
+    Args:
+        name: Name of the dataset, such as ``pathmnist``; one of :data:`MEDMNIST`.
+        size: Height and width in pixels: 28, 64, 128 or 224.
+        root: Folder of the dataset files; ``None`` takes ``SALM_DATA_ROOT``, else ``~/.medmnist``.
+        download: Whether to download a file that is not there.
+        batch_size: Images per training step, in total over all ranks.
+        seed: Seed of the shards and of the order of the training images.
+        resident: ``device``, ``mapped`` or ``auto``; see :class:`ImageDataModule`.
+        num_workers: Processes that read ahead, for memory-mapped images.
+        chunk_size: Images per chunk of the last pass.
+
+    Raises:
+        ConfigurationError: The name or the size is not known, or a number is too small.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: int = 28,
+        root: str | Path | None = None,
+        download: bool = True,
+        batch_size: int = 128,
+        seed: int = 0,
+        resident: Resident = "auto",
+        num_workers: int = 2,
+        chunk_size: int = 128,
+    ) -> None:
+        look_up("name", name, MEDMNIST)
+        if size not in SIZES:
+            raise ConfigurationError(f"size={size} is not offered by MedMNIST. Choices: {', '.join(map(str, SIZES))}.")
+        known = MEDMNIST[name]
+        super().__init__(
+            DatasetInfo(name, known.task, known.class_names, known.channels, size),
+            batch_size=batch_size,
+            seed=seed,
+            resident=resident,
+            num_workers=num_workers,
+            chunk_size=chunk_size,
+        )
+        self.download = download
+        self._suffix = "" if size == 28 else f"_{size}"
+        self.root = default_root() if root is None else Path(root).expanduser()
+        self.source_path: Path = self.root / f"{name}{self._suffix}.npz"
+        self._sum_compared = False
+
+    def prepare_data(self) -> None:
+        """Download the file unless it exists, and compare its MD5 sum with the official one.
+
+        A file with another sum is used all the same, with a warning that names both.
+
+        Raises:
+            DataError: The file does not exist and cannot be downloaded; the message says which file to put where.
+        """
+        if not self.source_path.is_file():
+            self._download()
+        if not self._sum_compared:
+            self._compare_sum()
+            self._sum_compared = True
+
+    def load_splits(self) -> dict[str, Split]:
+        """Read and check the file.
+
+        Raises:
+            DataError: The file is missing, damaged or not in MedMNIST's layout.
+        """
+        if not self.source_path.is_file():
+            raise DataError(f"{self.source_path}: no such file. {self._way_out()}")
+        return read_npz(self.source_path, self.info, self._resident_limit())
+
+    def _download(self) -> None:
+        if not self.download:
+            raise DataError(f"{self.source_path}: no such file, and download=False. {self._way_out()}")
+        dataset = getattr(medmnist, INFO[self.info.name]["python_class"])
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            # An interrupted download must not leave part of a file under the final name.
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=self.root) as scratch:
+                dataset(split="val", download=True, root=scratch, size=self.info.size)
+                (Path(scratch) / self.source_path.name).replace(self.source_path)
+        except (RuntimeError, OSError) as error:
+            reason = "no connection, or a broken one" if isinstance(error, RuntimeError) else str(error)
+            raise DataError(
+                f"{self.source_path}: no such file, and it cannot be downloaded ({reason}). {self._way_out()}"
+            ) from error
+
+    def _way_out(self) -> str:
+        url = INFO[self.info.name][f"url{self._suffix}"]
+        return (
+            f"Put {self.source_path.name} from {url} into {self.root}, or set root (or the environment variable SALM_DATA_ROOT) "
+            "to the folder that holds it."
+        )
+
+    def _compare_sum(self) -> None:
+        official, found = INFO[self.info.name][f"MD5{self._suffix}"], file_md5(self.source_path)
+        if found != official:
+            warnings.warn(
+                f"{self.source_path} is not the official MedMNIST file: its MD5 sum is {found}, the official one {official}. "
+                "It is used as it is; results are not comparable with published ones.",
+                stacklevel=2,
+            )
+
+
+class NpzDataModule(ImageDataModule):
+    """Any ``.npz`` archive in MedMNIST's layout; the dataset's name is the file's stem.
+
+    The layout: ``{train,val,test}_images``, uint8 ``[N, H, H]`` or ``[N, H, H, 3]``, and ``{train,val,test}_labels``, integers
+    ``[N, 1]``, or ``[N, L]`` of 0 and 1 for several labels. Other arrays are ignored.
+
+    Args:
+        path: The archive.
+        task: What is predicted; ``None`` infers it from the labels: several columns are multi-label, two classes binary, more
+            classes multi-class.
+        batch_size: Images per training step, in total over all ranks.
+        seed: Seed of the shards and of the order of the training images.
+        resident: ``device``, ``mapped`` or ``auto``; see :class:`ImageDataModule`.
+        num_workers: Processes that read ahead, for memory-mapped images.
+        chunk_size: Images per chunk of the last pass.
+
+    Raises:
+        DataError: The path is a folder, or the file is missing, damaged or not in the layout.
+        ConfigurationError: A number is too small.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        task: Task | None = None,
+        batch_size: int = 128,
+        seed: int = 0,
+        resident: Resident = "auto",
+        num_workers: int = 2,
+        chunk_size: int = 128,
+    ) -> None:
+        path = Path(path).expanduser()
+        super().__init__(
+            infer_info(path, None if task is None else Task(look_up("task", task, map(str, Task)))),
+            batch_size=batch_size,
+            seed=seed,
+            resident=resident,
+            num_workers=num_workers,
+            chunk_size=chunk_size,
+        )
+        self.source_path: Path = path
+
+    def load_splits(self) -> dict[str, Split]:
+        """Read and check the file.
+
+        Raises:
+            DataError: The file is damaged or not in the layout.
+        """
+        return read_npz(self.source_path, self.info, self._resident_limit())

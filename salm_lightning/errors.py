@@ -1,0 +1,48 @@
+"""The errors a user can cause; every message names the argument, its value and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SalmError(Exception):
+    """Root of every error raised on purpose by this package; the command line prints it without a traceback."""
+
+
+class ConfigurationError(SalmError, ValueError):
+    """A setting has a value that cannot work."""
+
+
+class DataError(SalmError, ValueError):
+    """A dataset file is missing, damaged or not in the layout of MedMNIST."""
+
+
+class ReleaseError(SalmError, ValueError):
+    """A protected dataset on disk is missing, incomplete or not what its manifest says."""
+
+
+class OutputExistsError(SalmError, FileExistsError):
+    """Something already stands where the output should go, and overwriting was not asked for."""
+
+
+def did_you_mean(value: str, choices: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest choice, or an empty string when none is close.
+
+    Case is ignored, so ``PathMnist`` finds ``pathmnist``.
+    """
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = get_close_matches(value.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def look_up(argument: str, value: str, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises:
+        ConfigurationError: It is not; the message suggests the closest choice and lists them all.
+    """
+    known = list(choices)
+    if value in known:
+        return value
+    raise ConfigurationError(f"{argument}={value!r} is not known{did_you_mean(value, known)} Choices: {', '.join(known)}.")

@@ -1,0 +1,78 @@
+"""The last pass and the release: from a trained noise generator to a protected dataset on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+
+from salm_lightning.callbacks.protected_writer import ProtectedWriter
+from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.modules.noise_generator import NoiseGeneratorModule
+from salm_lightning.modules.run_folder import checkpoint_folder, run_folder
+from salm_lightning.release.parts import Parts
+from salm_lightning.release.writer import check_destination, write_release
+
+
+def generate(
+    trainer: Trainer,
+    module: NoiseGeneratorModule,
+    data: ImageDataModule,
+    folder: Path | None = None,
+    ckpt_path: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Run the last pass over every training image and write the protected dataset; all ranks call it together.
+
+    Finished chunks are kept next to the release until it stands: a call that was interrupted goes on where it stopped.
+
+    Args:
+        trainer: Any Trainer; its devices share the chunks.
+        module: The noise generator.
+        data: The images to protect.
+        folder: Where the release goes; ``None`` is ``<run>/protected``.
+        ckpt_path: Checkpoint to load; ``None`` saves the module as it is and loads that, except for a method without a source model.
+        overwrite: Replace a release that stands there.
+
+    Returns:
+        The folder of the release.
+
+    Raises:
+        OutputExistsError: A release stands there, and ``overwrite`` is false.
+    """
+    folder = folder or run_folder(trainer) / "protected"
+    check_destination(folder, overwrite)
+    if ckpt_path is None and module.method.trains_source:
+        ckpt_path = checkpoint_folder(trainer) / f"step={trainer.global_step}.ckpt"
+        trainer.save_checkpoint(ckpt_path)
+    data.setup("predict")
+    images = data.split("train").images
+    parts = Parts(folder.with_name(f".{folder.name}.parts"), _fingerprint(module, data, ckpt_path), *images.shape[:1], data.chunk_size, images.shape[1:])
+    data.pending_chunks = parts.pending()
+    writer = ProtectedWriter(parts)
+    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+    try:
+        if data.pending_chunks:
+            trainer.predict(module, datamodule=data, ckpt_path=ckpt_path, return_predictions=False, weights_only=True)
+    finally:
+        trainer.callbacks.remove(writer)  # type: ignore[attr-defined]
+        data.pending_chunks = None
+    trainer.strategy.barrier("last pass")
+    if trainer.is_global_zero:
+        bound = {"norm": module.method.norm, "radius": module.method.radius}
+        write_release(folder, data, parts, module.settings(), bound, overwrite)
+        parts.remove()
+    trainer.strategy.barrier("release")
+    return folder
+
+
+def _fingerprint(module: NoiseGeneratorModule, data: ImageDataModule, ckpt_path: Path | None) -> str:
+    """Return a SHA-256 of all that the released images depend on."""
+    digest = hashlib.sha256(json.dumps([module.settings(), data.describe()], sort_keys=True).encode())
+    for path in (ckpt_path, data.source_path):
+        if path is not None:
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,143 @@
+"""Accuracy, AUC, balanced accuracy, recall and confusion for the four tasks, as MedMNIST and scikit-learn define them."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchmetrics.classification import (
+    BinaryAUROC,
+    MulticlassAUROC,
+    MulticlassConfusionMatrix,
+    MultilabelAUROC,
+    MultilabelConfusionMatrix,
+)
+
+from salm_lightning.data.base import Task
+
+_THRESHOLD = 0.5
+
+
+class ClassificationMetrics(nn.Module):
+    """Collects predictions over a split and measures them; torchmetrics holds the state and synchronises ranks.
+
+    Every number is what ``medmnist.Evaluator`` and scikit-learn return for the same softmax or sigmoid scores in float32.
+
+    Args:
+        task: What is predicted.
+        num_classes: Number of classes (two for a binary task), or of labels for a multi-label task.
+    """
+
+    def __init__(self, task: Task, num_classes: int) -> None:
+        super().__init__()
+        self.task = Task(task)
+        self.num_classes = num_classes
+        # validate_args=False: torchmetrics' checks of every batch read values back from the device, which stalls it.
+        self.confusion: MulticlassConfusionMatrix | MultilabelConfusionMatrix
+        self.auroc: BinaryAUROC | MulticlassAUROC | MultilabelAUROC
+        if self.task == Task.MULTI_LABEL:
+            self.confusion = MultilabelConfusionMatrix(num_classes, threshold=_THRESHOLD, validate_args=False)
+            self.auroc = MultilabelAUROC(num_classes, average="none", validate_args=False)
+        else:
+            self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+            self.auroc = (
+                BinaryAUROC(validate_args=False)
+                if self.task == Task.BINARY
+                else MulticlassAUROC(num_classes, average="none", validate_args=False)
+            )
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            logits: ``[B, num_classes]``, before softmax or sigmoid, of any floating type.
+            labels: int64 class indices ``[B]``; for a multi-label task 0 and 1, ``[B, num_classes]``.
+        """
+        # Scores, never logits: torchmetrics guesses batch by batch whether it was given logits, and is wrong for a batch
+        # whose logits all happen to lie in [0, 1].
+        if self.task == Task.MULTI_LABEL:
+            scores, labels = logits.detach().float().sigmoid(), labels.long()
+            self.confusion.update(scores, labels)
+            self.auroc.update(scores, labels)
+            return
+        scores = logits.detach().float().softmax(dim=1)
+        if self.task == Task.BINARY:
+            self.confusion.update((scores[:, 1] > _THRESHOLD).long(), labels)
+            self.auroc.update(scores[:, 1], labels)
+        else:
+            self.confusion.update(scores.argmax(dim=1), labels)
+            self.auroc.update(scores, labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Measure everything that was added since the last reset, on all ranks together.
+
+        Returns:
+            A dict with these keys, the numbers in [0, 1] and float32:
+
+            - ``acc``: accuracy; for a multi-label task the mean over samples and labels of single yes-or-no answers.
+            - ``auc``: area under the ROC curve, averaged over classes (one against the rest) or labels.
+            - ``balanced_acc``: mean recall of the classes; for a multi-label task the mean over labels of
+              (true positive rate + true negative rate) / 2.
+            - ``recall``: ``[num_classes]``, recall of each class or true positive rate of each label.
+            - ``confusion``: int64 counts, rows true and columns predicted: ``[num_classes, num_classes]``, or
+              ``[num_classes, 2, 2]`` for a multi-label task.
+
+            A class that the labels lack has recall NaN and stays out of the averages, as in scikit-learn; ``auc`` is NaN
+            where no class has both positive and negative samples.
+        """
+        confusion: Tensor = self.confusion.compute()
+        per_row = _diagonal(confusion).float() / confusion.sum(dim=-1)
+        balanced = per_row.nanmean(dim=-1)
+        return {
+            "acc": _diagonal(confusion).sum().float() / confusion.sum(),
+            "auc": self._auc(confusion),
+            "balanced_acc": balanced.mean(),
+            "recall": per_row[:, 1] if self.task == Task.MULTI_LABEL else per_row,
+            "confusion": confusion,
+        }
+
+    def reset(self) -> None:
+        """Forget everything that was added."""
+        self.confusion.reset()
+        self.auroc.reset()
+
+    def _auc(self, confusion: Tensor) -> Tensor:
+        with warnings.catch_warnings():
+            # It warns of one-sided classes and calls their AUC 0, which would then count in the mean; they are left out below.
+            warnings.simplefilter("ignore", UserWarning)
+            per_class: Tensor = self.auroc.compute()
+        support = confusion.sum(dim=-1)
+        if self.task == Task.BINARY:
+            two_sided = (support > 0).all()
+        elif self.task == Task.MULTI_LABEL:
+            two_sided = (support > 0).all(dim=-1)
+        else:
+            two_sided = (support > 0) & (support < support.sum())
+        return torch.where(two_sided, per_class, torch.nan).nanmean()
+
+
+def majority_baseline(labels: NDArray[np.integer] | Tensor, task: Task, num_classes: int) -> float:
+    """Return the accuracy of always giving a split's most common answer, the line beside every accuracy.
+
+    Args:
+        labels: Class indices ``[N]`` or ``[N, 1]``; for a multi-label task 0 and 1, ``[N, num_classes]``; ``N`` at least 1.
+        task: What is predicted; a multi-label task is answered and counted label by label.
+        num_classes: Number of classes or labels.
+
+    Returns:
+        The share of right answers, in [0, 1].
+    """
+    values = np.asarray(labels)
+    if task == Task.MULTI_LABEL:
+        positive = (values > 0).mean(axis=0)
+        return float(np.maximum(positive, 1.0 - positive).mean())
+    counts = np.bincount(values.reshape(-1).astype(np.int64), minlength=num_classes)
+    return float(counts.max() / counts.sum())
+
+
+def _diagonal(confusion: Tensor) -> Tensor:
+    """Return the counts of right answers, ``[..., C]`` of ``[..., C, C]``."""
+    return confusion.diagonal(dim1=-2, dim2=-1)

@@ -1,0 +1,87 @@
+"""torchvision's networks with a stem for small images, any number of input channels, and a width factor.
+
+torchvision's own stems shrink the image fourfold before the first block, which leaves 7x7 of 28x28 (and stock VGG-11 and DenseNet-121
+crash there); the small stems keep the resolution, as is usual for CIFAR-sized images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torchvision.models.densenet import DenseNet
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.vgg import VGG, cfgs, make_layers
+
+
+def _scaled(channels: int, width: float) -> int:
+    return max(1, round(channels * width))
+
+
+def _first_conv(channels: int, features: int, small: bool) -> nn.Conv2d:
+    conv = (
+        nn.Conv2d(channels, features, kernel_size=3, padding=1, bias=False)
+        if small
+        else nn.Conv2d(channels, features, kernel_size=7, stride=2, padding=3, bias=False)
+    )
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+class _ScaledResNet(ResNet):
+    """torchvision's ResNet with every layer's width multiplied; its constructor has the widths 64 to 512 written in."""
+
+    def __init__(
+        self, block: type[BasicBlock | Bottleneck], layers: list[int], num_classes: int, channels: int, small: bool, width: float
+    ) -> None:
+        self._width = width
+        super().__init__(block, layers, num_classes)
+        stem = _scaled(64, width)
+        self.conv1 = _first_conv(channels, stem, small)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.fc = nn.Linear(_scaled(512, width) * block.expansion, num_classes)
+        if small:
+            self.maxpool = nn.Identity()  # type: ignore[assignment]
+
+    def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
+        if planes == 64:  # the first stage, which takes the stem's output
+            self.inplanes = _scaled(64, self._width)
+        return super()._make_layer(block, _scaled(planes, self._width), *args, **kwargs)
+
+
+def resnet18(num_classes: int, channels: int, small: bool, width: float) -> nn.Module:
+    """Build ResNet-18 (He et al. 2016)."""
+    return _ScaledResNet(BasicBlock, [2, 2, 2, 2], num_classes, channels, small, width)
+
+
+def resnet50(num_classes: int, channels: int, small: bool, width: float) -> nn.Module:
+    """Build ResNet-50 (He et al. 2016)."""
+    return _ScaledResNet(Bottleneck, [3, 4, 6, 3], num_classes, channels, small, width)
+
+
+def vgg11(num_classes: int, channels: int, small: bool, width: float) -> nn.Module:
+    """Build VGG-11 with batch norm (Simonyan and Zisserman 2015); small images get global pooling and one linear layer as head."""
+    layers = [layer if isinstance(layer, str) else _scaled(layer, width) for layer in cfgs["A"]]
+    network = VGG(make_layers(layers, batch_norm=True), num_classes)
+    features = _scaled(512, width)
+    first = network.features[0]
+    network.features[0] = nn.Conv2d(channels, first.out_channels, kernel_size=3, padding=1)
+    nn.init.kaiming_normal_(network.features[0].weight, mode="fan_out", nonlinearity="relu")
+    if small:
+        network.avgpool = nn.AdaptiveAvgPool2d(1)
+        network.classifier = nn.Sequential(nn.Linear(features, num_classes))
+    else:
+        network.classifier[0] = nn.Linear(features * 7 * 7, 4096)
+    return network
+
+
+def densenet121(num_classes: int, channels: int, small: bool, width: float) -> nn.Module:
+    """Build DenseNet-121 (Huang et al. 2017)."""
+    stem = _scaled(64, width)
+    network = DenseNet(
+        growth_rate=_scaled(32, width), block_config=(6, 12, 24, 16), num_init_features=stem, num_classes=num_classes
+    )
+    network.features.conv0 = _first_conv(channels, stem, small)
+    if small:
+        network.features.pool0 = nn.Identity()
+    return network

@@ -1,0 +1,373 @@
+"""NoiseGeneratorModule: noise and source model in alternation, and the last pass that makes the noise to release (Algorithm 1)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import SGD
+
+from salm_lightning.data.base import Batch, Task
+from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.metrics import ClassificationMetrics, classification_loss
+from salm_lightning.models import build_classifier
+from salm_lightning.modules.dropout import seed_dropout
+from salm_lightning.modules.run_folder import checkpoint_folder
+from salm_lightning.modules.schedule import FractionalStepLR, configure
+from salm_lightning.noise.methods import Method, Perturbation
+from salm_lightning.noise.pgd import InputGradient, frozen
+from salm_lightning.noise.store import LEVELS, NoiseStore, Snapshot, dequantise, merge_checksums, snapshot_folder
+
+DEVICE_SHARE = 0.4
+"""Share of the device's free memory that the noise may take before it goes to a memory-mapped file."""
+HOST_LIMIT = 4 * 2**30
+"""Bytes of noise that a CPU run keeps in memory before it goes to a memory-mapped file."""
+
+
+class ProtectedChunk(NamedTuple):
+    """What ``predict_step`` returns: released images uint8 ``[B, C, H, W]`` and their indices ``[B]``."""
+
+    images: Tensor
+    indices: Tensor
+
+
+class NoiseGeneratorModule(LightningModule):
+    """Train a source model on data whose noise is improved against it, then make the noise to release.
+
+    Each training step improves the noise of a batch by masked PGD with the source model frozen, then takes one optimiser step of the
+    source model on the noisy batch under a new transform (paper: Algorithm 1). ``predict_step`` is the last pass: it improves every
+    image's noise against the trained source model and returns the images to release. Labels and images come from an
+    ``ImageDataModule``, whose sample indices key the noise.
+
+    Args:
+        method: How noise starts and improves, such as ``SALM(percent=10)``.
+        num_classes: Classes or labels; the command line takes it from the data, like the next three.
+        channels: 1 or 3.
+        image_size: Height and width in pixels.
+        task: Settles the loss and the metrics.
+        source: Architecture of the source model f'.
+        width: Factor on its width.
+        loop: ``persistent`` keeps each sample's noise between visits (Algorithm 1); ``fresh`` runs a full PGD from a new random start
+            at every step (Section 3.3, Appendix B.2).
+        updates_per_visit: PGD steps per visit in the persistent loop; ``auto`` is ``ceil(30 N / (M * batch))``, 1 to 10, so that big
+            datasets, which are visited seldom, get enough.
+        pgd_steps: K_a, PGD steps per training step in the fresh loop.
+        last_pass_steps: PGD steps of the last pass; 0 releases the noise as it was trained.
+        optimizer: Builds the source model's optimiser from its parameters.
+        lr_scheduler: Builds its schedule, stepped with every batch.
+        seed: Settles the weights and every draw.
+
+    Raises:
+        ConfigurationError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        num_classes: int,
+        channels: int = 3,
+        image_size: int = 28,
+        task: Task = Task.MULTI_CLASS,
+        source: str = "resnet18",
+        width: float = 1.0,
+        loop: Literal["persistent", "fresh"] = "persistent",
+        updates_per_visit: int | Literal["auto"] = "auto",
+        pgd_steps: int = 10,
+        last_pass_steps: int = 10,
+        optimizer: OptimizerCallable = lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
+        lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, fractions=(0.4, 0.8), gamma=0.1),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        _check_steps(updates_per_visit, pgd_steps, last_pass_steps)
+        step_size = getattr(method, "step_size", None)
+        if loop == "persistent" and step_size is not None and step_size < method.radius / LEVELS:
+            raise ConfigurationError(
+                f"step_size={step_size:g} is below the resolution of stored noise (radius / {LEVELS} = {method.radius / LEVELS:.3g}): "
+                "every step would be rounded away. Give a larger step, or loop: fresh."
+            )
+        self.method = method
+        self.task = Task(task)
+        self.loop = loop
+        self.updates_per_visit = updates_per_visit
+        self.pgd_steps = pgd_steps
+        self.last_pass_steps = last_pass_steps
+        self.seed = seed
+        self.build_optimizer = optimizer
+        self.build_scheduler = lr_scheduler
+        self.architecture = {"source": source, "width": width}
+        self.source = build_classifier(source, num_classes, channels, image_size, width, seed)
+        self.image_shape = (channels, image_size, image_size)
+        self.clean_metrics = ClassificationMetrics(self.task, num_classes)
+        self.pictures_wanted = False
+        self.last_pictures: dict[str, Any] | None = None
+        self._store: NoiseStore | None = None
+        self._snapshot: Snapshot | None = None
+        self._updates = pgd_steps
+
+    # Settings -----------------------------------------------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        """Return every setting that shapes the noise, as JSON values, for manifests and for comparing runs."""
+        return {
+            "method": self.method.settings(),
+            **self.architecture,
+            "loop": self.loop,
+            "updates_per_visit": self.updates_per_visit,
+            "pgd_steps": self.pgd_steps,
+            "last_pass_steps": self.last_pass_steps,
+            "seed": self.seed,
+        }
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the source model's optimiser and schedule."""
+        return configure(self, self.source.parameters(), self.build_optimizer, self.build_scheduler)
+
+    # Training -----------------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Make room for the noise of this rank's samples."""
+        if stage != "fit" or self.loop != "persistent":
+            return
+        data = _image_data(self)
+        data.setup("fit")
+        self._updates = self._resolve_updates(len(data.split("train")), data.batch_size)
+        shard = data.shard(self.trainer.global_rank, self.trainer.world_size)
+        device = self.trainer.strategy.root_device
+        fits = len(shard) * math.prod(self.image_shape) <= _noise_room(device)
+        scratch = None if fits else checkpoint_folder(self.trainer) / "scratch" / f"rank={self.trainer.global_rank}.npy"
+        self._store = NoiseStore(shard, self.image_shape, self.method.radius_unit, device, scratch)
+
+    def _resolve_updates(self, samples: int, batch_size: int) -> int:
+        if isinstance(self.updates_per_visit, int):
+            return self.updates_per_visit
+        steps = self.trainer.max_steps
+        if steps < 1:
+            raise ConfigurationError("updates_per_visit='auto' needs the training length: give trainer.max_steps, or a number from 1 to 10.")
+        return min(10, max(1, math.ceil(30 * samples / (steps * batch_size))))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Improve the batch's noise, then step the source model on the noisy batch."""
+        images, labels, indices = batch
+        noise = self._perturb(batch)
+        seed_dropout(self.source, self.seed, self.global_step, self.global_rank)
+        protected = self.method.transform(images + noise.delta, indices, self.seed, "source", self.global_step)
+        logits = self.source(protected)
+        loss = classification_loss(logits, labels, self.task)
+        optimizer = self.optimizers()
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        self.manual_backward(loss)
+        optimizer.step()  # type: ignore[union-attr]
+        self.lr_schedulers().step()  # type: ignore[union-attr,call-arg]
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self._log_step(loss.detach(), logits.detach(), labels, noise.delta)
+        if self.pictures_wanted:
+            self.last_pictures = {
+                "images": images, "delta": noise.delta, "mask": noise.mask, "radius": self.method.radius_unit,
+            }  # fmt: skip
+        if self._store is not None:
+            # Last, so that a checkpoint never holds noise of a step that the optimiser has not taken.
+            self._store.put(indices, noise.delta)
+
+    def _perturb(self, batch: Batch) -> Perturbation:
+        images, _, indices = batch
+        if self._store is None:
+            delta = self.method.start(images, indices, self.seed, self.global_step)
+        else:
+            delta = self._store.get(indices, self.method.start(images, indices, self.seed))
+        steps = self.pgd_steps if self._store is None else self._updates
+        with frozen(self.source):
+            return self.method.improve(images, delta, self._input_gradient(batch, "eot", self.global_step), steps)
+
+    def _input_gradient(self, batch: Batch, purpose: str, *counters: int) -> InputGradient:
+        images, labels, indices = batch
+        return InputGradient(
+            self.source,
+            images,
+            labels,
+            indices,
+            self.task,
+            self.method.transform,
+            self.method.eot_samples,
+            self.seed,
+            purpose,
+            counters,
+            half=str(self.trainer.precision) == "16-mixed",
+        )
+
+    def _log_step(self, loss: Tensor, logits: Tensor, labels: Tensor, delta: Tensor) -> None:
+        guessed = (logits > 0).float() if self.task is Task.MULTI_LABEL else logits.argmax(dim=1)
+        touched = ((delta * 255).round() != 0).any(dim=1)
+        values = {
+            "train/source_loss": loss,
+            "train/source_acc": (guessed == labels).float().mean(),
+            "train/pixels_touched": touched.float().mean(),
+            "train/delta_mean": delta.abs().mean(),
+            "train/delta_max": delta.abs().max(),
+        }
+        self.log_dict(values, batch_size=len(labels))
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(labels))  # type: ignore[union-attr]
+
+    # Validation on clean images: the live proxy of protection ------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the source model's predictions on clean validation images."""
+        self.clean_metrics.update(self.source(batch.images), batch.labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how well the source model, which has only seen protected images, reads clean ones: low is protective."""
+        result = self.clean_metrics.compute()
+        self.log("val/clean_acc", result["acc"], prog_bar=True)
+        self.log("val/clean_balanced_acc", result["balanced_acc"])
+        self.clean_metrics.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the source model's predictions on clean test images."""
+        self.clean_metrics.update(self.source(batch.images), batch.labels)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the source model's clean test accuracy."""
+        result = self.clean_metrics.compute()
+        self.log_dict({f"test/clean_{name}": result[name] for name in ("acc", "auc", "balanced_acc")})
+        self.clean_metrics.reset()
+
+    # The last pass ------------------------------------------------------------------------------------------------------------
+
+    def on_predict_start(self) -> None:
+        """Agree on the source model and open the stored noise, both the same on every rank."""
+        if self.trainer.world_size > 1:
+            # Without sync_batchnorm the running statistics differ between ranks after the last step.
+            for buffer in self.source.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> ProtectedChunk:
+        """Improve the stored (or a random) noise of a chunk against the trained source model and apply it."""
+        # Lightning predicts under inference mode, where no gradient can be taken and whose tensors cannot enter a graph.
+        with torch.inference_mode(False), torch.enable_grad():
+            batch = Batch(*(tensor.clone() for tensor in batch))
+            delta = self._stored_noise(batch)
+            with frozen(self.source):
+                noise = self.method.improve(batch.images, delta, self._input_gradient(batch, "last"), self.last_pass_steps)
+        return ProtectedChunk(release_images(batch.images, noise.delta, self.method.radius), batch.indices)
+
+    def _stored_noise(self, batch: Batch) -> Tensor:
+        start = self.method.start(batch.images, batch.indices, self.seed)
+        if self._snapshot is None:
+            return start
+        noise, known = self._snapshot.read(batch.indices.cpu().numpy())
+        stored = dequantise(torch.from_numpy(noise).to(start.device), self.method.radius_unit / LEVELS)
+        return torch.where(torch.from_numpy(known).to(start.device)[:, None, None, None], stored, start)
+
+    # Checkpoints --------------------------------------------------------------------------------------------------------------
+
+    def save_noise(self) -> dict[str, Any] | None:
+        """Write every rank's noise as a snapshot next to the checkpoints; all ranks have to call it together.
+
+        Returns:
+            Folder name and SHA-256 by file name, or ``None`` in the fresh loop, which keeps no noise.
+        """
+        if self._store is None:
+            return None
+        name = f"step={self.global_step}"
+        folder = snapshot_folder(checkpoint_folder(self.trainer), name)
+        parts: list[dict[str, str] | None] = [self._store.save(folder, self.global_rank)]
+        if self.trainer.world_size > 1:
+            own, parts = parts[0], [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, own)
+        return {"folder": name, "files": merge_checksums(parts)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write this rank's noise and name it, with checksums, in the checkpoint."""
+        checkpoint["settings"] = self.settings()
+        checkpoint["noise"] = self.save_noise()
+        checkpoint["data"] = _data_fingerprint(_image_data(self))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the settings and take over the stored noise; a rank takes that of the samples that it owns now.
+
+        A checkpoint may protect other images than those it was trained on: its noise is keyed by their indices and is then left alone,
+        so that the last pass begins with a random start.
+
+        Raises:
+            ConfigurationError: Training would go on with other images.
+            ReleaseError: The noise that belongs to the checkpoint is missing or damaged.
+        """
+        _warn_of_changes(checkpoint.get("settings", {}), self.settings())
+        saved, path = checkpoint.get("noise"), self.trainer.ckpt_path
+        same_data = checkpoint.get("data") == _data_fingerprint(_image_data(self))
+        if self.trainer.state.fn == "fit" and not same_data:
+            raise ConfigurationError(
+                f"ckpt_path={path} was trained on other images than {_image_data(self).info.name} holds now; resume with the same data, "
+                "or start a new run."
+            )
+        if saved is None or path is None or not same_data:
+            return
+        self._snapshot = Snapshot(snapshot_folder(Path(path).parent, saved["folder"]), saved["files"])
+        if self._store is not None:
+            self._store.load(self._snapshot)
+
+
+def release_images(images: Tensor, delta: Tensor, radius: float) -> Tensor:
+    """Apply noise and round to the bytes of the release.
+
+    Args:
+        images: Clean images in [0, 1], multiples of 1/255, ``[B, C, H, W]``.
+        delta: Noise in [0, 1] units.
+        radius: Bound in units of 1/255; the bytes differ by at most its whole part.
+
+    Returns:
+        uint8 ``[B, C, H, W]``.
+    """
+    clean = (images * 255).round()
+    change = ((images + delta).clamp(0, 1) * 255).round() - clean
+    return (clean + change.clamp(-math.floor(radius), math.floor(radius))).to(torch.uint8)
+
+
+def _check_steps(updates_per_visit: int | str, pgd_steps: int, last_pass_steps: int) -> None:
+    if updates_per_visit != "auto" and (not isinstance(updates_per_visit, int) or updates_per_visit < 1):
+        raise ConfigurationError(f"updates_per_visit={updates_per_visit!r} is out of range; give 1 or more, or 'auto'.")
+    if pgd_steps < 1:
+        raise ConfigurationError(f"pgd_steps={pgd_steps} is out of range; give 1 or more.")
+    if last_pass_steps < 0:
+        raise ConfigurationError(f"last_pass_steps={last_pass_steps} is negative; give 0 (release the stored noise) or more.")
+
+
+def _image_data(module: LightningModule) -> ImageDataModule:
+    data = getattr(module.trainer, "datamodule", None)
+    if not isinstance(data, ImageDataModule):
+        raise ConfigurationError(
+            f"{type(module).__name__} needs data with sample indices: pass datamodule=MedMNISTDataModule(...) or another "
+            f"ImageDataModule to the Trainer (got {type(data).__name__})."
+        )
+    return data
+
+
+def _data_fingerprint(data: ImageDataModule) -> str:
+    """Return a SHA-256 over the training labels, the shape, and a few hundred images spread over the split."""
+    split = data.split("train")
+    spread = split.images[:: max(1, len(split) // 256)]
+    parts = (repr(split.images.shape).encode(), np.ascontiguousarray(split.labels).tobytes(), np.ascontiguousarray(spread).tobytes())
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _noise_room(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(DEVICE_SHARE * torch.cuda.mem_get_info(device)[0])
+    return HOST_LIMIT
+
+
+def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [f"{key}: {before[key]!r} in the checkpoint, {now[key]!r} now" for key in before if key in now and before[key] != now[key]]
+    if changed:
+        rank_zero_warn(f"Resuming with other settings than the checkpoint's; those given now are used. {'; '.join(changed)}.")

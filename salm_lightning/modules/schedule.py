@@ -1,0 +1,55 @@
+"""The paper's learning-rate schedule, stated as shares of the training length (paper: Section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import ParamsT
+
+from salm_lightning.errors import ConfigurationError
+
+
+class FractionalStepLR(LRScheduler):
+    """Multiply the learning rate by ``gamma`` when given shares of the training steps have passed.
+
+    Args:
+        optimizer: What to schedule.
+        fractions: Shares of the training length in (0, 1], ascending.
+        gamma: Factor at each of them.
+        total_steps: Training length M; ``None`` waits for the module, which takes it from the Trainer.
+
+    Raises:
+        ConfigurationError: ``fractions`` are not ascending in (0, 1].
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, fractions: Sequence[float] = (0.4, 0.8), gamma: float = 0.1, total_steps: int | None = None
+    ) -> None:
+        if sorted(fractions) != list(fractions) or any(not 0 < fraction <= 1 for fraction in fractions):
+            raise ConfigurationError(f"fractions={list(fractions)} must ascend within (0, 1], such as [0.4, 0.8].")
+        self.fractions = tuple(fractions)
+        self.gamma = gamma
+        self.total_steps = total_steps
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        """Return the rate of every parameter group at the current step."""
+        total = self.total_steps or 0
+        passed = sum(total > 0 and self.last_epoch >= round(fraction * total) for fraction in self.fractions)
+        return [float(base) * self.gamma**passed for base in self.base_lrs]
+
+
+def configure(
+    module: LightningModule, parameters: ParamsT, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable
+) -> OptimizerLRScheduler:
+    """Return what ``configure_optimizers`` returns: one optimiser, and a schedule that steps with every batch."""
+    built = optimizer(parameters)
+    scheduler = lr_scheduler(built)
+    if isinstance(scheduler, FractionalStepLR) and scheduler.total_steps is None:
+        scheduler.total_steps = int(module.trainer.estimated_stepping_batches)
+    return {"optimizer": built, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

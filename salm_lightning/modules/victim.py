@@ -1,0 +1,167 @@
+"""VictimModule: the unauthorised model, trained on a protected or clean dataset and measured on clean images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from salm_lightning.data.base import Batch, Task
+from salm_lightning.metrics import ClassificationMetrics, classification_loss, confusion_image
+from salm_lightning.models import build_classifier
+from salm_lightning.modules.dropout import seed_dropout
+from salm_lightning.modules.schedule import FractionalStepLR, configure
+from salm_lightning.noise.transforms import CropFlip
+
+SCALARS = ("acc", "auc", "balanced_acc")
+"""Metrics that are single numbers, in the order in which they are shown."""
+
+
+class VictimModule(LightningModule):
+    """Train a classifier the ordinary way (paper: Section 4.1 and Appendix B.2) and follow its accuracy on clean images.
+
+    While it trains, the clean validation and test splits are both measured, so that beside the result after the last step stand the
+    test result at the best validation accuracy and the peak over training.
+
+    Args:
+        num_classes: Classes or labels; the command line takes it from the data, like the next three.
+        channels: 1 or 3.
+        image_size: Height and width in pixels.
+        task: Settles the loss and the metrics.
+        arch: Architecture.
+        width: Factor on its width.
+        transform: Augmentation; ``None`` is ``CropFlip()``.
+        optimizer: Builds the optimiser from the parameters.
+        lr_scheduler: Builds its schedule, stepped with every batch.
+        seed: Settles the weights and every draw.
+
+    Raises:
+        ConfigurationError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 3,
+        image_size: int = 28,
+        task: Task = Task.MULTI_CLASS,
+        arch: str = "resnet18",
+        width: float = 1.0,
+        transform: CropFlip | None = None,
+        optimizer: OptimizerCallable = lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
+        lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, fractions=(0.4, 0.8), gamma=0.1),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.task = Task(task)
+        self.arch = arch
+        self.width = width
+        self.transform = transform or CropFlip()
+        self.seed = seed
+        self.build_optimizer = optimizer
+        self.build_scheduler = lr_scheduler
+        self.network = build_classifier(arch, num_classes, channels, image_size, width, seed)
+        self.meters = nn.ModuleDict({name: ClassificationMetrics(self.task, num_classes) for name in ("val", "curve", "test")})
+        self.history: dict[str, dict[str, float]] = {}
+        """Test results so far: ``last``, ``best_on_val`` (with the ``val_acc`` that chose it) and ``peak``."""
+        self.result: dict[str, Any] | None = None
+        """What the last ``test`` run measured, with ``recall`` per class and the ``confusion`` matrix."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``[B, num_classes]`` for images ``[B, C, H, W]`` in [0, 1]."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimiser and its schedule."""
+        return configure(self, self.network.parameters(), self.build_optimizer, self.build_scheduler)
+
+    def setup(self, stage: str) -> None:
+        """Ask the data for the test split's curve during training."""
+        if stage == "fit" and hasattr(getattr(self.trainer, "datamodule", None), "monitor_test"):
+            self.trainer.datamodule.monitor_test = True  # type: ignore[attr-defined]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss on an augmented batch."""
+        images, labels, indices = batch
+        seed_dropout(self.network, self.seed, self.global_step, self.global_rank)
+        logits = self(self.transform(images, indices, self.seed, "victim", self.global_step))
+        loss = classification_loss(logits, labels, self.task)
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss", loss.detach(), batch_size=len(labels))
+            self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(labels))  # type: ignore[union-attr]
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Collect predictions on the clean validation split (loader 0) and the clean test split (loader 1)."""
+        self._meter("curve" if dataloader_idx else "val").update(self(batch.images), batch.labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log both splits and keep the last, best-on-val and peak test results."""
+        val = self._finish("val")
+        self.log_dict({f"val/{name}": val[name] for name in SCALARS}, prog_bar=True)
+        if not self._meter("curve").confusion.update_called:
+            return
+        curve = self._finish("curve")
+        self.log_dict({f"test_curve/{name}": curve[name] for name in SCALARS})
+        if not self.trainer.sanity_checking:
+            self._remember(float(val["acc"]), {name: float(curve[name]) for name in SCALARS})
+
+    def _remember(self, val_acc: float, test: dict[str, float]) -> None:
+        entry = {"step": float(self.global_step), "val_acc": val_acc, **test}
+        self.history["last"] = entry
+        if val_acc > self.history.get("best_on_val", {}).get("val_acc", -1.0):
+            self.history["best_on_val"] = entry
+        if test["acc"] > self.history.get("peak", {}).get("acc", -1.0):
+            self.history["peak"] = entry
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect predictions on the clean test split."""
+        self._meter("test").update(self(batch.images), batch.labels)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics, recall per class, and the confusion matrix as a picture."""
+        result = self._finish("test")
+        names = getattr(getattr(self.trainer, "datamodule", None), "info", None)
+        class_names = names.class_names if names else tuple(map(str, range(len(result["recall"]))))
+        self.log_dict({f"test/{name}": result[name] for name in SCALARS})
+        self.log_dict({f"test_recall/{name}": value for name, value in zip(class_names, result["recall"], strict=True)})
+        self.result = {name: result[name].tolist() for name in (*SCALARS, "recall", "confusion")}
+        if isinstance(self.logger, TensorBoardLogger):
+            picture = confusion_image(result["confusion"].cpu(), class_names)
+            self.logger.experiment.add_image("test/confusion", picture, self.global_step)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the class probabilities of a batch, with labels and indices."""
+        logits = self(batch.images).float()
+        probabilities = logits.sigmoid() if self.task is Task.MULTI_LABEL else logits.softmax(dim=1)
+        return {"probabilities": probabilities, "labels": batch.labels, "indices": batch.indices}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the results so far, so that a resumed run knows its peak."""
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the results so far over."""
+        self.history = checkpoint.get("history", {})
+
+    def _meter(self, name: str) -> ClassificationMetrics:
+        meter = self.meters[name]
+        assert isinstance(meter, ClassificationMetrics)
+        return meter
+
+    def _finish(self, name: str) -> dict[str, Tensor]:
+        meter = self._meter(name)
+        result = meter.compute()
+        meter.reset()
+        return result
+
+    def settings(self) -> dict[str, Any]:
+        """Return what shapes the victim, as JSON values."""
+        return {"arch": self.arch, "width": self.width, "transform": dict(vars(self.transform)), "seed": self.seed}

@@ -1,0 +1,76 @@
+"""Counter-based random numbers: each draw is a pure function of a seed, a purpose and counters.
+
+Nothing here touches torch's global generators, which Lightning does not save: a run that is interrupted anywhere and resumed
+draws exactly what the uninterrupted run would have drawn, on any number of ranks. The mixing function is SplitMix64
+(Steele, Lea and Flood, 2014) in wrapping 64-bit integer arithmetic, which is the same on every device.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_MULTIPLIER_1 = 0xBF58476D1CE4E5B9
+_MULTIPLIER_2 = 0x94D049BB133111EB
+
+
+def _signed(value: int) -> int:
+    """Return the two's complement reading of a 64-bit word, the only one that an int64 tensor takes."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _mix_int(word: int) -> int:
+    word = ((word ^ (word >> 30)) * _MULTIPLIER_1) & _MASK
+    word = ((word ^ (word >> 27)) * _MULTIPLIER_2) & _MASK
+    return word ^ (word >> 31)
+
+
+def _shift_right(words: Tensor, bits: int) -> Tensor:
+    """Shift logically; torch's ``>>`` on int64 copies the sign bit."""
+    return (words >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(words: Tensor) -> Tensor:
+    words = (words ^ _shift_right(words, 30)) * _signed(_MULTIPLIER_1)
+    words = (words ^ _shift_right(words, 27)) * _signed(_MULTIPLIER_2)
+    return words ^ _shift_right(words, 31)
+
+
+def fold(seed: int, purpose: str, *counters: int) -> int:
+    """Fold a seed, the name of what is drawn, and counters (step, pass, draw) into one 64-bit key.
+
+    Args:
+        seed: The run's seed.
+        purpose: Keeps streams apart that share their counters, such as ``"start"`` and ``"transform"``.
+        *counters: Host integers; order matters.
+    """
+    key = _mix_int((seed + _GOLDEN) & _MASK)
+    for part in (zlib.crc32(purpose.encode()), *counters):
+        key = _mix_int((key + _GOLDEN * (part + 1)) & _MASK)
+    return key
+
+
+def uniform(key: int, indices: Tensor, numel: int) -> Tensor:
+    """Draw ``numel`` uniform numbers for each sample.
+
+    Args:
+        key: What :func:`fold` returned.
+        indices: Global sample indices, int64 of shape ``[B]``; the draw of a sample depends on its index and not on its batch.
+        numel: Numbers per sample.
+
+    Returns:
+        float32 of shape ``[B, numel]`` in [0, 1), on the device of ``indices``; multiples of 2^-24.
+    """
+    sample_keys = _mix(indices * _signed(_GOLDEN) + _signed(key))
+    element = torch.arange(1, numel + 1, device=indices.device) * _signed(_GOLDEN)
+    words = _mix(sample_keys[:, None] + element[None, :])
+    return _shift_right(words, 40).to(torch.float32) * 2.0**-24
+
+
+def integers(key: int, indices: Tensor, numel: int, high: int) -> Tensor:
+    """Draw ``numel`` integers in ``[0, high)`` for each sample, int64 of shape ``[B, numel]``."""
+    return (uniform(key, indices, numel) * high).to(torch.int64)

@@ -1,0 +1,8 @@
+"""Methods, one file each, behind the interface in ``base``."""
+
+from salm_lightning.noise.methods.base import Method, Perturbation
+from salm_lightning.noise.methods.em import EM
+from salm_lightning.noise.methods.random import Random
+from salm_lightning.noise.methods.salm import SALM
+
+__all__ = ["EM", "SALM", "Method", "Perturbation", "Random"]

@@ -1,0 +1,97 @@
+"""The interface of a method: how noise starts and how it is improved against a source model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.noise.draws import fold, uniform
+from salm_lightning.noise.pgd import GradientFn, project
+from salm_lightning.noise.transforms import CropFlip
+
+
+class Perturbation(NamedTuple):
+    """Noise and the mask of its last step.
+
+    Attributes:
+        delta: ``[B, C, H, W]`` in [0, 1] units, within the method's bound.
+        mask: ``[B, 1, H, W]`` or ``[B, C, H, W]`` of 0 and 1: what the last step was allowed to change.
+    """
+
+    delta: Tensor
+    mask: Tensor
+
+
+class Method(ABC):
+    """A way to make noise.
+
+    A method is stateless: everything that depends on the run comes in as an argument, so one object serves training, the last pass and
+    any number of ranks.
+
+    Args:
+        radius: Bound of the noise rho_u, in units of 1/255.
+        transform: T, drawn for every gradient and for the source model's step; ``None`` is ``CropFlip()``.
+        eot_samples: J, transforms averaged per gradient.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+
+    norm: ClassVar[str] = "linf"
+    trains_source: ClassVar[bool] = True
+
+    def __init__(self, radius: float = 8.0, transform: CropFlip | None = None, eot_samples: int = 1) -> None:
+        if not 1 <= radius <= 255:
+            raise ConfigurationError(f"radius={radius} is out of range; it is in units of 1/255: give 1 to 255, such as 8.")
+        if eot_samples < 1:
+            raise ConfigurationError(f"eot_samples={eot_samples} is out of range; give 1 or more.")
+        self.radius = radius
+        self.transform = transform or CropFlip()
+        self.eot_samples = eot_samples
+
+    @property
+    def radius_unit(self) -> float:
+        """The radius for images in [0, 1]."""
+        return self.radius / 255
+
+    @property
+    def name(self) -> str:
+        """Lower-case name for files and tables."""
+        return type(self).__name__.lower()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the method's name and every setting as JSON values."""
+        values = {key: dict(vars(value)) if isinstance(value, CropFlip) else value for key, value in vars(self).items()}
+        return {"name": self.name, **values}
+
+    def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
+        """Return the first noise of each sample: uniform in [-radius, radius] (paper: Appendix B.2), within [0, 1] of the images.
+
+        Args:
+            images: Clean images in [0, 1], ``[B, C, H, W]``.
+            indices: Global sample indices ``[B]``.
+            seed: The run's seed.
+            *counters: Further counters where a sample starts more than once.
+        """
+        draws = uniform(fold(seed, "start", *counters), indices, images[0].numel()).view(images.shape)
+        return project((2 * draws - 1) * self.radius_unit, images, self.radius_unit)
+
+    @abstractmethod
+    def improve(self, images: Tensor, delta: Tensor, gradient: GradientFn, steps: int) -> Perturbation:
+        """Improve noise by ``steps`` steps.
+
+        Args:
+            images: Clean images in [0, 1], ``[B, C, H, W]``.
+            delta: Noise to begin with.
+            gradient: Gradient of the loss with respect to the noise, for a delta and a step number.
+            steps: PGD steps K_a.
+        """
+
+
+def full_mask(delta: Tensor) -> Tensor:
+    """Return the mask that allows every pixel, ``[B, 1, H, W]``."""
+    return torch.ones_like(delta[:, :1])

@@ -1,0 +1,30 @@
+"""Random noise: the control that any real method has to beat."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from salm_lightning.noise.methods.base import Method, Perturbation, full_mask
+from salm_lightning.noise.pgd import GradientFn
+
+
+class Random(Method):
+    """Uniform noise in the radius, with no model behind it.
+
+    Args:
+        radius: rho_u in units of 1/255.
+
+    Raises:
+        ConfigurationError: ``radius`` is out of range.
+    """
+
+    trains_source: ClassVar[bool] = False
+
+    def __init__(self, radius: float = 8.0) -> None:
+        super().__init__(radius)
+
+    def improve(self, images: Tensor, delta: Tensor, gradient: GradientFn, steps: int) -> Perturbation:  # noqa: ARG002
+        """Return the noise as it is."""
+        return Perturbation(delta, full_mask(delta))

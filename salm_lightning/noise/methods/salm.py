@@ -1,0 +1,79 @@
+"""SALM: Sparsity-Aware Local Masking (paper: Section 3.3, Algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.noise.masks import Score, keep_top, top_percent_mask
+from salm_lightning.noise.methods.base import Method, Perturbation
+from salm_lightning.noise.pgd import GradientFn, descend
+from salm_lightning.noise.transforms import CropFlip
+
+
+class SALM(Method):
+    """Error-minimising noise whose every step changes only the K percent of the pixels with the largest gradient.
+
+    Args:
+        percent: K, the share of pixels that a step may change, 0 to 100. 100 is EM; 0 leaves the images as they are.
+        radius: rho_u in units of 1/255.
+        step_size: alpha_u in units of 1/255.
+        score: What is ranked.
+        mask: ``per_step`` ranks anew at every step (Algorithm 1); ``fixed`` ranks once per call and keeps that mask.
+        project: After the last step keep only the top K percent of the pixels by ``abs(delta)``.
+        start: ``uniform`` in the radius (Appendix B.2), or ``zero``.
+        transform: T; ``None`` is ``CropFlip()``.
+        eot_samples: J, transforms averaged per gradient.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+
+    def __init__(
+        self,
+        percent: float = 10.0,
+        radius: float = 8.0,
+        step_size: float = 1.6,
+        score: Score = Score.PIXEL,
+        mask: Literal["per_step", "fixed"] = "per_step",
+        project: bool = False,
+        start: Literal["uniform", "zero"] = "uniform",
+        transform: CropFlip | None = None,
+        eot_samples: int = 1,
+    ) -> None:
+        super().__init__(radius, transform, eot_samples)
+        if not 0 <= percent <= 100:
+            raise ConfigurationError(f"percent={percent} is out of range; K is a share of the pixels: give 0 to 100, such as 10.")
+        if not 0 < step_size <= radius:
+            raise ConfigurationError(
+                f"step_size={step_size} is out of range; it is in units of 1/255: give more than 0 and at most the radius ({radius:g})."
+            )
+        self.percent = percent
+        self.step_size = step_size
+        self.score = Score(score)
+        self.mask = mask
+        self.project = project
+        self.start_from = start
+
+    def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
+        """Return the first noise: zero when ``start`` is ``zero`` or K is 0, else uniform in the radius."""
+        if self.start_from == "zero" or self.percent == 0:
+            return torch.zeros_like(images)
+        return super().start(images, indices, seed, *counters)
+
+    def improve(self, images: Tensor, delta: Tensor, gradient: GradientFn, steps: int) -> Perturbation:
+        """Take ``steps`` masked PGD steps (Eq. 6); with K = 0 none at all."""
+        mask = torch.zeros_like(delta[:, :1])
+        if self.percent == 0:
+            return Perturbation(torch.zeros_like(delta), mask)
+        for step in range(steps):
+            grad = gradient(delta, step)
+            if self.mask == "per_step" or step == 0:
+                mask = top_percent_mask(grad, self.percent, self.score)
+            delta = descend(delta, mask * grad, images, self.step_size / 255, self.radius_unit)
+        if self.project:
+            delta = delta * keep_top(delta.abs().amax(dim=1, keepdim=True), self.percent)
+        return Perturbation(delta, mask)

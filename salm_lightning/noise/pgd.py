@@ -1,0 +1,116 @@
+"""Projected gradient descent on the input: the gradient over transforms, the step, the projection (paper: Eq. 4 and 6, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from salm_lightning.data.base import Task
+from salm_lightning.metrics import classification_loss
+from salm_lightning.noise.transforms import CropFlip
+
+FP16_SCALE = 4096.0
+"""Factor on the summed loss in fp16. 65536 overflows with a confident source and wrong targets."""
+
+GradientFn = Callable[[Tensor, int], Tensor]
+"""Maps a delta ``[B, C, H, W]`` and a pass number to the gradient of the loss with respect to it."""
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Hold a network's parameters without gradient and its batch norm at running statistics, and restore both.
+
+    Without it a third of the backward pass goes into parameter gradients that nobody reads.
+    """
+    training = network.training
+    wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    network.eval()
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        network.train(training)
+
+
+@dataclass
+class InputGradient:
+    """The gradient of the source model's loss with respect to the noise, averaged over transforms (paper: Algorithm 1, line 6).
+
+    Attributes:
+        network: The source model f', frozen by the caller; takes images in [0, 1], returns logits.
+        images: Clean images x in [0, 1], ``[B, C, H, W]``.
+        labels: ``[B]`` or ``[B, L]``.
+        indices: Global sample indices ``[B]``.
+        task: Settles the loss.
+        transform: T.
+        eot_samples: J, transforms per gradient; they are stacked into one batch.
+        seed: The run's seed.
+        purpose: Name of the stream of transforms.
+        counters: What tells this call from others of the same purpose (the training step).
+        half: The forward pass runs in fp16: the loss is scaled, and a gradient that overflows is computed again at half the scale.
+    """
+
+    network: nn.Module
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    task: Task
+    transform: CropFlip
+    eot_samples: int
+    seed: int
+    purpose: str
+    counters: tuple[int, ...] = ()
+    half: bool = False
+    _scale: float = field(default=FP16_SCALE, init=False)
+
+    def __call__(self, delta: Tensor, step: int) -> Tensor:
+        """Return the gradient for ``delta`` at PGD step ``step``, up to a positive factor that neither sign nor rank depends on.
+
+        The loss is summed over the samples: a mean would divide the gradients of a converged source by the batch size, and in fp16 that
+        alone flushes most of them to zero.
+        """
+        if not self.half:
+            return self._gradient(delta, step, 1.0)
+        while True:
+            gradient = self._gradient(delta, step, self._scale)
+            if self._scale <= 1.0 or bool(torch.isfinite(gradient).all()):
+                return torch.nan_to_num(gradient)
+            self._scale /= 2
+
+    def _gradient(self, delta: Tensor, step: int, scale: float) -> Tensor:
+        with torch.enable_grad():
+            delta = delta.detach().requires_grad_(True)
+            protected = self.images + delta
+            views = [
+                self.transform(protected, self.indices, self.seed, self.purpose, *self.counters, step, draw)
+                for draw in range(self.eot_samples)
+            ]
+            labels = self.labels.repeat(self.eot_samples, *[1] * (self.labels.dim() - 1))
+            stacked = views[0] if len(views) == 1 else torch.cat(views)
+            loss = classification_loss(self.network(stacked), labels, self.task, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss * scale, delta)
+        return gradient
+
+
+def project(delta: Tensor, images: Tensor, radius: float) -> Tensor:
+    """Project onto the l-inf ball around the images, within [0, 1] (the paper's Pi).
+
+    Args:
+        delta: ``[B, C, H, W]``.
+        images: Clean images in [0, 1].
+        radius: rho_u in [0, 1] units.
+    """
+    delta = delta.clamp(-radius, radius)
+    return torch.minimum(torch.maximum(delta, -images), 1 - images)
+
+
+def descend(delta: Tensor, gradient: Tensor, images: Tensor, step_size: float, radius: float) -> Tensor:
+    """Take one signed step that lowers the loss and project (paper: Eq. 4; with a masked gradient Eq. 6)."""
+    return project(delta - step_size * gradient.sign(), images, radius)

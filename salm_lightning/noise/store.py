@@ -1,0 +1,204 @@
+"""The noise of every sample that a rank owns, kept between visits, and its snapshots on disk.
+
+Noise is held as int8 in units of ``radius / 127``. Grey levels would be too coarse: a PGD step of 1.6 would become 2, and one of 0.064
+nothing at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from salm_lightning.errors import ReleaseError
+
+LEVELS = 127
+"""Steps of the int8 scale from zero to the radius."""
+
+_SNAPSHOT_NAME = re.compile(r"step=\d+")
+
+
+class NoiseStore:
+    """Noise per sample for a fixed set of global sample indices, on one device or in a memory-mapped file.
+
+    It is neither a parameter nor a buffer: DDP would broadcast rank 0's over the others.
+
+    Args:
+        indices: Global indices of the samples owned, int64 ``[n]``.
+        shape: ``(C, H, W)``.
+        radius: Bound of the noise in [0, 1] units.
+        device: Where the noise lives, unless ``scratch`` is given.
+        scratch: File for a memory map, for noise that does not fit; it is recreated each time.
+    """
+
+    def __init__(
+        self,
+        indices: NDArray[np.int64],
+        shape: tuple[int, int, int],
+        radius: float,
+        device: torch.device | str = "cpu",
+        scratch: Path | None = None,
+    ) -> None:
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.unit = radius / LEVELS
+        home = torch.device("cpu") if scratch else torch.device(device)
+        size = (len(self.indices), *shape)
+        if scratch is None:
+            self._noise = torch.zeros(size, dtype=torch.int8, device=home)
+        else:
+            scratch.parent.mkdir(parents=True, exist_ok=True)
+            self._noise = torch.from_numpy(np.lib.format.open_memmap(scratch, mode="w+", dtype=np.int8, shape=size))
+        self._visited = torch.zeros(len(self.indices), dtype=torch.bool, device=home)
+        rows = torch.full((int(self.indices.max(initial=-1)) + 1,), -1, dtype=torch.int64)
+        rows[torch.from_numpy(self.indices)] = torch.arange(len(self.indices))
+        self._rows = rows.to(home)
+
+    def get(self, indices: Tensor, start: Tensor) -> Tensor:
+        """Return the noise of owned samples, and ``start`` for those never written.
+
+        Args:
+            indices: Global indices ``[B]``.
+            start: First noise of these samples, float ``[B, C, H, W]`` in [0, 1] units.
+
+        Returns:
+            float32 ``[B, C, H, W]`` on the device of ``start``.
+        """
+        rows = self._rows[indices.to(self._rows.device)]
+        noise = dequantise(self._noise[rows].to(start.device), self.unit)
+        return torch.where(self._visited[rows].to(start.device)[:, None, None, None], noise, start)
+
+    def put(self, indices: Tensor, delta: Tensor) -> None:
+        """Keep ``delta`` (float ``[B, C, H, W]`` in [0, 1] units) as the noise of owned samples ``[B]``."""
+        rows = self._rows[indices.to(self._rows.device)]
+        self._noise[rows] = quantise(delta, self.unit).to(self._noise.device)
+        self._visited[rows] = True
+
+    def visited(self) -> int:
+        """Return how many of the owned samples have been written at least once."""
+        return int(self._visited.sum())
+
+    def save(self, folder: Path, rank: int) -> dict[str, str]:
+        """Write this rank's part of a snapshot: the noise of the samples visited so far.
+
+        Returns:
+            SHA-256 by file name.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen = self._visited.cpu()
+        parts = {
+            f"rank={rank}.indices.npy": self.indices[chosen.numpy()],
+            f"rank={rank}.noise.npy": self._noise[chosen.to(self._noise.device)].cpu().numpy(),
+        }
+        return {name: _save_array(folder / name, array) for name, array in parts.items()}
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Take over the noise of the owned samples from a snapshot, which may come from another number of ranks."""
+        noise, known = snapshot.read(self.indices)
+        self._noise.copy_(torch.from_numpy(noise))
+        self._visited.copy_(torch.from_numpy(known))
+
+
+class Snapshot:
+    """A snapshot of all ranks' noise on disk, memory-mapped and keyed by the global sample index.
+
+    Args:
+        folder: ``.../noise/step=N``.
+        checksums: SHA-256 by file name, from the checkpoint that the snapshot belongs to; ``None`` for one written by this very run.
+
+    Raises:
+        ReleaseError: A file is missing or not the one that the checkpoint names.
+    """
+
+    def __init__(self, folder: Path, checksums: dict[str, str] | None = None) -> None:
+        if checksums is not None:
+            check_files(folder, checksums)
+        names = sorted(checksums) if checksums is not None else sorted(path.name for path in folder.glob("rank=*.npy"))
+        self._noise = [_map(folder / name) for name in names if name.endswith(".noise.npy")]
+        indices = [_map(folder / name) for name in names if name.endswith(".indices.npy")]
+        total = 1 + max((int(part.max(initial=-1)) for part in indices), default=-1)
+        self._part = np.full(total, -1, dtype=np.int64)
+        self._row = np.zeros(total, dtype=np.int64)
+        for number, part in enumerate(indices):
+            self._part[part] = number
+            self._row[part] = np.arange(len(part))
+
+    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+        """Return the int8 noise of samples ``[B]`` and which of them are in the snapshot (others are zero)."""
+        shape = self._noise[0].shape[1:] if self._noise else ()
+        noise = np.zeros((len(indices), *shape), dtype=np.int8)
+        part = np.full(len(indices), -1, dtype=np.int64)
+        inside = indices < len(self._part)
+        part[inside] = self._part[indices[inside]]
+        for number, source in enumerate(self._noise):
+            chosen = part == number
+            noise[chosen] = source[self._row[indices[chosen]]]
+        return noise, part >= 0
+
+
+def quantise(delta: Tensor, unit: float) -> Tensor:
+    """Round noise in [0, 1] units to int8 steps of ``unit``."""
+    return (delta / unit).round().clamp(-LEVELS, LEVELS).to(torch.int8)
+
+
+def dequantise(noise: Tensor, unit: float) -> Tensor:
+    """Return int8 noise as float32 in [0, 1] units."""
+    return noise.to(torch.float32) * unit
+
+
+def snapshot_folder(checkpoints: Path, name: str) -> Path:
+    """Return where the snapshot called ``name`` stands, next to the checkpoints.
+
+    Raises:
+        ReleaseError: ``name``, which may come from a checkpoint file, is not of the form ``step=N``.
+    """
+    if not _SNAPSHOT_NAME.fullmatch(name):
+        raise ReleaseError(f"The checkpoint names a noise snapshot {name!r}; expected 'step=N'. The file is damaged or not ours.")
+    return checkpoints / "noise" / name
+
+
+def check_files(folder: Path, checksums: dict[str, str]) -> None:
+    """Compare the files of a snapshot with their SHA-256 sums.
+
+    Raises:
+        ReleaseError: A file is missing, differs, or has an unexpected name.
+    """
+    for name, expected in checksums.items():
+        if not re.fullmatch(r"rank=\d+\.(noise|indices)\.npy", name):
+            raise ReleaseError(f"The checkpoint names a noise file {name!r}; expected 'rank=R.noise.npy'. The file is damaged or not ours.")
+        path = folder / name
+        if not path.is_file():
+            raise ReleaseError(f"{path} is missing: the noise that belongs to the checkpoint. Copy the folder next to the checkpoint.")
+        if file_sha256(path) != expected:
+            raise ReleaseError(f"{path} is not the file that the checkpoint names (its SHA-256 differs). Resume from another checkpoint.")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def merge_checksums(parts: Sequence[dict[str, str] | None]) -> dict[str, str]:
+    """Join the ranks' checksums into one table."""
+    return {name: checksum for part in parts if part for name, checksum in part.items()}
+
+
+def _save_array(path: Path, array: NDArray[Any]) -> str:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+    checksum = file_sha256(temporary)
+    temporary.replace(path)
+    return checksum
+
+
+def _map(path: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array

@@ -1,0 +1,253 @@
+"""The manifest of a protected dataset: what it is, how it was made, and what can be checked about it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from salm_lightning.data.base import DatasetInfo, Task
+from salm_lightning.data.medmnist import MEDMNIST
+from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.release.archive import ARRAYS, ArraySpec
+from salm_lightning.release.measure import Bound, Measured
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+DATAMODULE = "datamodule.yaml"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LARGEST = 2**24  # bytes; a manifest has a few thousand
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class FileSum:
+    """Name and SHA-256 of a file; the name says where it came from and is never used as a path."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Which training images were protected.
+
+    Attributes:
+        samples: Images in the source's training split.
+        written: Images that the last pass delivered, each index exactly once and in order.
+    """
+
+    samples: int
+    written: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Contents of ``manifest.json``.
+
+    It holds no time and no path of the machine, so that the same run gives the same bytes.
+
+    Attributes:
+        dataset: Description of the dataset: name, task, class_names, channels, size and what else the source tells.
+        settings: The method with every setting, and the seed.
+        bound: What the method promises.
+        measured: How far the training images moved.
+        coverage: Which training images were protected.
+        source: The file that the splits came from; None for drawn data.
+        archive: The ``.npz`` of this release.
+        arrays: Its arrays.
+        versions: Versions of the packages that made it.
+    """
+
+    dataset: dict[str, Any]
+    settings: dict[str, Any]
+    bound: Bound
+    measured: Measured
+    coverage: Coverage
+    source: FileSum | None
+    archive: FileSum
+    arrays: dict[str, ArraySpec]
+    versions: dict[str, str]
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The dataset as DataModules describe it."""
+        return info_of(self.dataset)
+
+    def to_json(self) -> str:
+        """Return the file's text: keys sorted, two spaces, a line feed at the end."""
+        values = {
+            "format_version": FORMAT_VERSION,
+            "dataset": self.dataset,
+            "settings": self.settings,
+            "bound": self.bound.to_dict(),
+            "measured": self.measured.to_dict(),
+            "coverage": asdict(self.coverage),
+            "source": None if self.source is None else asdict(self.source),
+            "archive": asdict(self.archive),
+            "arrays": {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in self.arrays.items()},
+            "versions": self.versions,
+        }
+        return json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read a manifest and check all of it.
+
+        Raises:
+            ReleaseError: It is not a manifest of this format version, or a value has another type than it must have.
+        """
+        try:
+            values = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise ReleaseError(f"{MANIFEST} is not valid JSON ({error}); get the release again from where it came.") from error
+        version = values.get("format_version") if isinstance(values, dict) else None
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise ReleaseError(
+                f"{MANIFEST} has format_version={version!r}, this version of salm_lightning reads {FORMAT_VERSION}; "
+                "install the version that wrote the release."
+            )
+        try:
+            return cls._from_values(values)
+        except (ConfigurationError, TypeError, ValueError, KeyError) as error:
+            raise ReleaseError(f"{MANIFEST} is not a manifest: {error}") from error
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Manifest:
+        """Read the manifest of a release.
+
+        Raises:
+            ReleaseError: There is none, or it is not valid.
+        """
+        path = Path(folder) / MANIFEST
+        if path.is_symlink() or not path.is_file():
+            raise ReleaseError(f"{folder} is not a protected dataset: it has no {MANIFEST}. Name the folder that holds one.")
+        if path.stat().st_size > _LARGEST:
+            raise ReleaseError(f"{path} is larger than {_LARGEST} bytes, which no manifest is.")
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ReleaseError(f"{path} cannot be read ({error}).") from error
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any]) -> Manifest:
+        _only_keys("the manifest", values, {field.name for field in fields(cls)} | {"format_version"})
+        dataset = _typed("dataset", values["dataset"], dict)
+        manifest = cls(
+            dataset=dataset,
+            settings=_typed("settings", values["settings"], dict),
+            bound=Bound.from_dict(_typed("bound", values["bound"], dict)),
+            measured=_measured(values["measured"]),
+            coverage=_coverage(values["coverage"]),
+            source=None if values["source"] is None else _file_sum("source", values["source"]),
+            archive=_file_sum("archive", values["archive"]),
+            arrays=_arrays(values["arrays"]),
+            versions=_versions(values["versions"]),
+        )
+        expected = archive_name(manifest.info)
+        if manifest.archive.name != expected:
+            raise ReleaseError(f"archive.name={manifest.archive.name!r} must be {expected!r}, after the dataset.")
+        return manifest
+
+
+def archive_name(info: DatasetInfo) -> str:
+    """Return the file name of a release's arrays: the one under which MedMNIST's own package looks for that dataset and size.
+
+    Raises:
+        ReleaseError: The dataset's name is not made of letters, digits, ``_``, ``.`` and ``-``.
+    """
+    if not _NAME.fullmatch(info.name):
+        raise ReleaseError(f"dataset.name={info.name!r} must be letters, digits, '_', '.' and '-', at most 100 of them.")
+    suffix = f"_{info.size}" if info.name in MEDMNIST and info.size != MEDMNIST[info.name].size else ""
+    return f"{info.name}{suffix}.npz"
+
+
+def safe_name(name: str) -> str:
+    """Return a dataset's name with whatever a release's file name cannot hold replaced by ``_``."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:100].lstrip("_.-") or "dataset"
+
+
+def info_of(dataset: Mapping[str, Any]) -> DatasetInfo:
+    """Return the description of a dataset from the plain values of a manifest.
+
+    Raises:
+        ReleaseError: A value has another type than it must have.
+        KeyError: A value is missing.
+        ValueError: There is no such task.
+    """
+    names = _typed("dataset.class_names", dataset["class_names"], list)
+    return DatasetInfo(
+        name=_typed("dataset.name", dataset["name"], str),
+        task=Task(dataset["task"]),
+        class_names=tuple(_typed("dataset.class_names", name, str) for name in names),
+        channels=_count("dataset.channels", dataset["channels"]),
+        size=_count("dataset.size", dataset["size"]),
+    )
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _typed(key: str, value: Any, kind: type[_T]) -> _T:
+    if not isinstance(value, kind):
+        raise ReleaseError(f"{key}={value!r} must be of type {kind.__name__}.")
+    return value
+
+
+def _count(key: str, value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ReleaseError(f"{key}={value!r} must be a whole number from 0.")
+    return value
+
+
+def _number(key: str, value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ReleaseError(f"{key}={value!r} must be a number.")
+    return float(value)
+
+
+def _only_keys(what: str, values: dict[str, Any], keys: set[str]) -> None:
+    if set(values) != keys:
+        raise ReleaseError(f"{what} must have the keys {', '.join(sorted(keys))}; it has {', '.join(sorted(values))}.")
+
+
+def _file_sum(key: str, value: Any) -> FileSum:
+    _only_keys(key, _typed(key, value, dict), {"name", "sha256"})
+    digest = _typed(f"{key}.sha256", value["sha256"], str)
+    if not _SHA256.fullmatch(digest):
+        raise ReleaseError(f"{key}.sha256={digest!r} is not a SHA-256 in lower-case hexadecimal digits.")
+    return FileSum(_typed(f"{key}.name", value["name"], str), digest)
+
+
+def _coverage(value: Any) -> Coverage:
+    _only_keys("coverage", _typed("coverage", value, dict), {"samples", "written"})
+    return Coverage(**{key: _count(f"coverage.{key}", number) for key, number in value.items()})
+
+
+def _measured(value: Any) -> Measured:
+    _only_keys("measured", _typed("measured", value, dict), {field.name for field in fields(Measured)})
+    counts = {key: _count(f"measured.{key}", value[key]) for key in ("images", "images_unchanged", "linf", "l0_max")}
+    numbers = {key: _number(f"measured.{key}", value[key]) for key in ("l0_mean", "changed_share", "ssim")}
+    psnr = None if value["psnr"] is None else _number("measured.psnr", value["psnr"])
+    return Measured(**counts, **numbers, psnr=psnr)  # type: ignore[arg-type]
+
+
+def _versions(value: Any) -> dict[str, str]:
+    return {key: _typed(f"versions.{key}", text, str) for key, text in _typed("versions", value, dict).items()}
+
+
+def _arrays(value: Any) -> dict[str, ArraySpec]:
+    _only_keys("arrays", _typed("arrays", value, dict), set(ARRAYS))
+    return {name: _spec(f"arrays.{name}", value[name]) for name in ARRAYS}
+
+
+def _spec(key: str, value: Any) -> ArraySpec:
+    _only_keys(key, _typed(key, value, dict), {"dtype", "shape"})
+    shape = _typed(f"{key}.shape", value["shape"], list)
+    return ArraySpec(_typed(f"{key}.dtype", value["dtype"], str), tuple(_count(f"{key}.shape", side) for side in shape))

@@ -1,0 +1,168 @@
+"""Finished chunks of the last pass: what an interrupted run has already protected and need not do again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from salm_lightning.errors import ReleaseError
+
+HEADER = "header.json"
+
+
+class Parts:
+    """A folder of finished chunks, one file each, shared by all ranks.
+
+    Chunk ``k`` holds the samples from ``k * chunk_size`` on; the last chunk is shorter. Every run that must give other images
+    has another fingerprint and so its own subfolder: parts of another run are stale and removed, and ranks that start at
+    different moments cannot remove each other's work.
+
+    Args:
+        folder: Where the chunks are kept; made when missing.
+        fingerprint: Names everything the images depend on (checkpoint, settings, seed, data).
+        num_samples: Number of images in all.
+        chunk_size: Images per chunk.
+        image_shape: ``(H, W)`` or ``(H, W, C)``, as the dataset stores an image.
+    """
+
+    def __init__(
+        self, folder: Path | str, fingerprint: str, num_samples: int, chunk_size: int, image_shape: tuple[int, ...]
+    ) -> None:
+        self.num_samples = num_samples
+        self.chunk_size = chunk_size
+        self.image_shape = tuple(image_shape)
+        header = json.dumps(
+            {"fingerprint": fingerprint, "num_samples": num_samples, "chunk_size": chunk_size, "image_shape": self.image_shape},
+            sort_keys=True,
+        )
+        root = Path(folder)
+        self.folder = root / hashlib.sha256(header.encode()).hexdigest()[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _discard_others(root, self.folder)
+        if not (self.folder / HEADER).exists():
+            _write_atomically(self.folder / HEADER, header.encode())
+
+    @property
+    def num_chunks(self) -> int:
+        """Number of chunks in all."""
+        return -(-self.num_samples // self.chunk_size)
+
+    def rows(self, chunk: int) -> range:
+        """Return the sample indices of a chunk, without padding.
+
+        Raises:
+            ReleaseError: There is no such chunk.
+        """
+        if not 0 <= chunk < self.num_chunks:
+            raise ReleaseError(f"chunk={chunk} does not exist; there are {self.num_chunks} chunks, counted from 0.")
+        return range(chunk * self.chunk_size, min((chunk + 1) * self.chunk_size, self.num_samples))
+
+    def save(self, chunk: int, images: NDArray[np.uint8] | Tensor) -> None:
+        """Store a finished chunk; it is there completely or not at all.
+
+        Args:
+            chunk: Its number.
+            images: uint8, as the dataset stores them or ``[B, C, H, W]``; padding after the last sample is cut off.
+
+        Raises:
+            ReleaseError: The images have another type or shape than this folder is for.
+        """
+        count = len(self.rows(chunk))
+        stored = as_stored(images, self.image_shape)
+        if len(stored) not in (count, self.chunk_size):
+            raise ReleaseError(f"chunk={chunk} has {len(stored)} images, expected {count} (or {self.chunk_size} with padding).")
+        _write_atomically(self._path(chunk), _npy_bytes(stored[:count]))
+
+    def pending(self) -> list[int]:
+        """Return the chunks that are still to be done, in order; a file of the wrong size counts as not done."""
+        return [chunk for chunk in range(self.num_chunks) if not self._is_done(chunk)]
+
+    def read(self, chunk: int) -> NDArray[np.uint8]:
+        """Return the images of a finished chunk, uint8 as the dataset stores them, without padding.
+
+        Raises:
+            ReleaseError: The chunk is not done or damaged.
+        """
+        count = len(self.rows(chunk))
+        path = self._path(chunk)
+        try:
+            images: NDArray[np.uint8] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ReleaseError(f"chunk={chunk} is not done or damaged ({path}: {error}); run the last pass again.") from error
+        if images.dtype != np.uint8 or images.shape != (count, *self.image_shape):
+            raise ReleaseError(f"chunk={chunk} is damaged ({path} holds {images.dtype} {images.shape}); delete that file.")
+        return images
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield all chunks in the order of the sample indices, reading one at a time."""
+        return (self.read(chunk) for chunk in range(self.num_chunks))
+
+    def remove(self) -> None:
+        """Delete the folder with everything in it, once the release is written."""
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+    def _path(self, chunk: int) -> Path:
+        return self.folder / f"chunk-{chunk:06d}.npy"
+
+    def _is_done(self, chunk: int) -> bool:
+        shape = (len(self.rows(chunk)), *self.image_shape)
+        path = self._path(chunk)
+        return path.is_file() and path.stat().st_size == len(_npy_header(shape)) + int(np.prod(shape))
+
+
+def as_stored(images: NDArray[np.uint8] | Tensor, image_shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return images in the layout of the dataset.
+
+    Args:
+        images: uint8 ``[B, *image_shape]`` or ``[B, C, H, W]``, an array or a tensor on any device.
+        image_shape: ``(H, W)`` or ``(H, W, C)``.
+
+    Returns:
+        uint8 ``[B, *image_shape]``.
+
+    Raises:
+        ReleaseError: The type or shape is another one.
+    """
+    array: NDArray[Any] = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
+    channels = image_shape[2] if len(image_shape) == 3 else 1
+    if array.dtype == np.uint8 and array.shape[1:] == tuple(image_shape):
+        return array
+    if array.dtype == np.uint8 and array.shape[1:] == (channels, *image_shape[:2]):
+        return array[:, 0] if len(image_shape) == 2 else array.transpose(0, 2, 3, 1)
+    raise ReleaseError(f"images are {array.dtype} {list(array.shape)}, expected uint8 [B, {', '.join(map(str, image_shape))}].")
+
+
+def _discard_others(root: Path, keep: Path) -> None:
+    for entry in root.iterdir():
+        # only what this class made: a folder with a header
+        if entry != keep and (entry / HEADER).is_file():
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def _npy_bytes(images: NDArray[np.uint8]) -> bytes:
+    return _npy_header(images.shape) + images.tobytes()
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())  # a power cut must not leave a renamed file without its bytes
+    temporary.replace(path)

@@ -1,0 +1,68 @@
+"""The DataModule of a victim: trains on a protected dataset, validates and tests on its clean splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from salm_lightning.data.arrays import read_npz
+from salm_lightning.data.base import Split
+from salm_lightning.data.datamodule import ImageDataModule, Resident
+from salm_lightning.errors import ReleaseError
+from salm_lightning.release.manifest import Manifest, archive_name
+from salm_lightning.release.verify import verify_release
+
+
+class PoisonedDataModule(ImageDataModule):
+    """A protected dataset: the training split carries the noise, val and test are clean.
+
+    What the dataset is comes from the manifest; the files are checked against it before they are read.
+
+    Args:
+        root: Folder of the release.
+        batch_size: Images per training step, in total over all ranks.
+        seed: Seed of the shards and of the order of the training images.
+        resident: ``device``, ``mapped`` or ``auto``; see :class:`~salm_lightning.data.datamodule.ImageDataModule`.
+        num_workers: Processes that read ahead, for memory-mapped images.
+        chunk_size: Images per chunk of a last pass.
+
+    Attributes:
+        manifest: The release's manifest.
+
+    Raises:
+        ReleaseError: The folder is not a release, or its manifest is not valid.
+        ConfigurationError: A number is too small.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        batch_size: int = 128,
+        seed: int = 0,
+        resident: Resident = "auto",
+        num_workers: int = 2,
+        chunk_size: int = 128,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.manifest = Manifest.read(self.root)
+        super().__init__(
+            self.manifest.info,
+            batch_size=batch_size,
+            seed=seed,
+            resident=resident,
+            num_workers=num_workers,
+            chunk_size=chunk_size,
+        )
+        self.source_path: Path = self.root / archive_name(self.manifest.info)
+
+    def load_splits(self) -> dict[str, Split]:
+        """Check the files against the manifest and read them.
+
+        Raises:
+            ReleaseError: A file was changed, is missing, or is one too many.
+            DataError: The arrays are not in MedMNIST's layout.
+        """
+        failed = [check for check in verify_release(self.root) if not check.ok]
+        if failed:
+            problems = "; ".join(f"{check.name}: {check.detail}" for check in failed)
+            raise ReleaseError(f"root={self.root} is not what was released ({problems}). Get it again, or protect anew.")
+        return read_npz(self.source_path, self.info, self._resident_limit())

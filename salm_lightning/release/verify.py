@@ -1,0 +1,213 @@
+"""Checking a protected dataset against its manifest and, where it is at hand, against the original."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from salm_lightning.data.arrays import file_sha256
+from salm_lightning.data.base import SPLITS
+from salm_lightning.errors import ReleaseError
+from salm_lightning.release.archive import ARRAYS, NpzReader
+from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Manifest, archive_name
+from salm_lightning.release.measure import Measured, Meter
+
+_ROWS = 128
+_TOLERANCE = 1e-6  # of measured means: another machine may round differently, a changed image moves them further
+_LARGEST_CONFIG = 2**16  # bytes
+
+Progress = Callable[[int, int], None]
+"""Called with the number of training images compared so far, and of all."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Result of one check.
+
+    Attributes:
+        name: What was checked.
+        ok: Whether it holds.
+        detail: What was found, in a few words.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def verify_release(folder: Path | str, source: Path | str | None = None, on_progress: Progress | None = None) -> list[Check]:
+    """Check a release; with ``source`` also everything that needs the originals.
+
+    Files are read in chunks, so memory does not grow with the dataset. No name in the manifest is used as a path, and nothing
+    is unpickled. A check that cannot be made because an earlier one failed is left out.
+
+    Args:
+        folder: The release.
+        source: The original ``.npz``; None checks the files against the manifest only.
+        on_progress: Called now and then while images are compared.
+
+    Returns:
+        The checks in the order in which they were made; the release is good if all are ok.
+    """
+    folder = Path(folder)
+    try:
+        manifest = Manifest.read(folder)
+    except ReleaseError as error:
+        return [Check("manifest", False, str(error))]
+    checks = [Check("manifest", True, f"{manifest.info.name}, {manifest.coverage.samples} training images")]
+    checks += _check_files(folder, manifest)
+    if source is not None and all(check.ok for check in checks if check.name in ("files", "arrays")):
+        checks += _check_against_source(folder / archive_name(manifest.info), Path(source), manifest, on_progress)
+    return checks
+
+
+def _check_files(folder: Path, manifest: Manifest) -> Iterator[Check]:
+    expected = {archive_name(manifest.info), MANIFEST, DATAMODULE}
+    found = {entry.name for entry in folder.iterdir()}
+    plain = {entry.name for entry in folder.iterdir() if entry.is_file() and not entry.is_symlink()}
+    detail = f"expected {', '.join(sorted(expected))}; found {', '.join(sorted(found))}"
+    yield Check("files", found == plain == expected, ", ".join(sorted(expected)) if found == plain == expected else detail)
+    if found == plain == expected:
+        path = folder / archive_name(manifest.info)
+        digest = file_sha256(path)
+        same = digest == manifest.archive.sha256
+        yield Check("checksum", same, f"sha256 {digest}" + ("" if same else f", the manifest says {manifest.archive.sha256}"))
+        yield _check_datamodule(folder / DATAMODULE)
+        yield _check_arrays(path, manifest)
+
+
+def _check_datamodule(path: Path) -> Check:
+    """Check that the config file names our class and nothing else: whoever runs it runs what it names."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.stat().st_size <= _LARGEST_CONFIG else ""
+        config = yaml.safe_load(text)
+        root = config["data"]["init_args"]["root"]
+        good = config == {"data": {"class_path": "PoisonedDataModule", "init_args": {"root": root}}} and isinstance(root, str)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
+        good = False
+    return Check(DATAMODULE, good, "names PoisonedDataModule" if good else "is not what a release holds; do not run it")
+
+
+def _check_arrays(path: Path, manifest: Manifest) -> Check:
+    """Check the arrays' names, types and shapes, from their headers."""
+    name = "arrays"
+    try:
+        with NpzReader(path) as archive:
+            found = archive.specs
+    except ReleaseError as error:
+        return Check(name, False, str(error))
+    if found != manifest.arrays:
+        differing = sorted(key for key in found.keys() | manifest.arrays.keys() if found.get(key) != manifest.arrays.get(key))
+        return Check(name, False, f"not as the manifest says: {', '.join(differing)}")
+    info = manifest.info
+    image = (info.size, info.size) if info.channels == 1 else (info.size, info.size, info.channels)
+    for split in SPLITS:
+        images, labels = found[f"{split}_images"], found[f"{split}_labels"]
+        if images.dtype != "|u1" or images.shape[1:] != image or np.dtype(labels.dtype).kind not in "iu":
+            return Check(name, False, f"{split}: images are {images}, labels {labels}; not in the layout of MedMNIST")
+        if not 0 < images.shape[0] == labels.shape[0]:
+            return Check(name, False, f"{split}: {images.shape[0]} images, {labels.shape[0]} labels")
+    counts = ", ".join(f"{split} {found[f'{split}_images'].shape[0]}" for split in SPLITS)
+    return Check(name, True, f"uint8, so without NaN; {counts}")
+
+
+def _check_against_source(path: Path, source: Path, manifest: Manifest, on_progress: Progress | None) -> Iterator[Check]:
+    if source.is_dir():
+        yield Check("source", False, f"{source} is a folder; give the original .npz file")
+        return
+    try:
+        with NpzReader(path) as release, NpzReader(source) as original:
+            yield _check_source(source, manifest)
+            shapes = _check_shapes(release, original)
+            yield shapes
+            coverage = _check_coverage(release, original, manifest)
+            yield coverage
+            if shapes.ok:
+                yield _check_equal("labels", "aligned with the source in all splits", release, original, "_labels")
+                yield _check_equal("val and test", "images untouched", release, original, "val_images", "test_images")
+                yield from _check_images(release, original, manifest, on_progress)
+    except ReleaseError as error:
+        yield Check("readable", False, str(error))
+
+
+def _check_source(source: Path, manifest: Manifest) -> Check:
+    if manifest.source is None:
+        return Check("source", False, "the release was made from drawn data; there is no original file to compare with")
+    digest = file_sha256(source)
+    same = digest == manifest.source.sha256
+    return Check("source", same, f"sha256 {digest}" + ("" if same else f", the manifest says {manifest.source.sha256}"))
+
+
+def _check_shapes(release: NpzReader, original: NpzReader) -> Check:
+    differing = [
+        f"{name}: {release.specs[name]} against {original.specs.get(name, 'nothing')}"
+        for name in ARRAYS
+        if release.specs[name] != original.specs.get(name)
+    ]
+    return Check("same arrays", not differing, "; ".join(differing) or "types and shapes as in the source")
+
+
+def _check_coverage(release: NpzReader, original: NpzReader, manifest: Manifest) -> Check:
+    stored = release.specs["train_images"].shape[0]
+    spec = original.specs.get("train_images")
+    there = 0 if spec is None else spec.shape[0]
+    written, samples = manifest.coverage.written, manifest.coverage.samples
+    good = stored == there == written == samples == manifest.measured.images
+    detail = f"{written} of {samples} training images written once, {stored} stored, {there} in the source"
+    return Check("coverage", good, detail)
+
+
+def _check_equal(name: str, detail: str, release: NpzReader, original: NpzReader, *endings: str) -> Check:
+    """Check that all arrays whose names end so are equal in both files."""
+    for array in ARRAYS:
+        if array.endswith(endings):
+            row = 0
+            for ours, theirs in _pairs(release, original, array):
+                wrong = np.flatnonzero((ours != theirs).reshape(len(ours), -1).any(axis=1))
+                if len(wrong):
+                    return Check(name, False, f"{array} differs from the source, first at index {row + wrong[0]}")
+                row += len(ours)
+    return Check(name, True, detail)
+
+
+def _check_images(release: NpzReader, original: NpzReader, manifest: Manifest, on_progress: Progress | None) -> Iterator[Check]:
+    meter, total, done = Meter(), release.specs["train_images"].shape[0], 0
+    for ours, theirs in _pairs(release, original, "train_images"):
+        meter.update(theirs, ours)
+        done += len(ours)
+        if on_progress is not None:
+            on_progress(done, total)
+    measured, bound = meter.compute(), manifest.bound
+    violation = bound.violation(measured)
+    pixels = "" if bound.max_changed_pixels is None else f", bound {bound.max_changed_pixels}"
+    levels = f"largest difference {measured.linf} grey levels, bound {bound.grey_levels}"
+    yield Check("bound", violation is None, violation or f"{levels}; at most {measured.l0_max} pixels changed{pixels}")
+    black = meter.blackened
+    first = f"{len(black)} training images are all black and were not, first indices {black[:10]}"
+    yield Check("black images", not black, first if black else "none that was not black before")
+    yield _check_measured(measured, manifest.measured)
+
+
+def _check_measured(found: Measured, stated: Measured) -> Check:
+    ours, theirs = found.to_dict(), stated.to_dict()
+    wrong = [f"{key} is {ours[key]}, the manifest says {theirs[key]}" for key in ours if not _agree(ours[key], theirs[key])]
+    psnr = "infinite" if found.psnr is None else f"{found.psnr:.2f} dB"
+    summary = f"SSIM {found.ssim:.4f}, PSNR {psnr}, {100 * found.changed_share:.2f} % of the pixels changed, as in the manifest"
+    return Check("measured values", not wrong, "; ".join(wrong) or summary)
+
+
+def _agree(found: Any, stated: Any) -> bool:
+    if isinstance(found, float) and isinstance(stated, float):
+        return math.isclose(found, stated, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+    return bool(found == stated)
+
+
+def _pairs(release: NpzReader, original: NpzReader, name: str) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    return zip(release.chunks(name, _ROWS), original.chunks(name, _ROWS), strict=True)

@@ -1,0 +1,252 @@
+"""Writing a protected dataset: streamed, measured while it is written, and there completely or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from salm_lightning.data.arrays import file_sha256
+from salm_lightning.data.base import SPLITS, Split
+from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
+from salm_lightning.release.archive import ARRAYS, ArraySpec, slices, write_array
+from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, FileSum, Manifest, archive_name, info_of, safe_name
+from salm_lightning.release.measure import Bound, Meter
+from salm_lightning.release.parts import as_stored
+
+_PACKAGES = ("lightning", "numpy", "salm-lightning", "torch", "torchvision")
+_ROWS = 128  # of the splits that are copied
+
+
+def check_destination(folder: Path | str, overwrite: bool = False) -> None:
+    """Refuse, before any work is done, a destination that :func:`write_release` would refuse.
+
+    It only looks, so all ranks may call it.
+
+    Raises:
+        OutputExistsError: The folder exists and ``overwrite`` is off, or it is on and the folder is not a protected dataset:
+            other files are never deleted.
+    """
+    folder = _absolute(folder)
+    # a run that was killed while it replaced a release may have left it set aside
+    present = folder if os.path.lexists(folder) else _aside(folder)
+    if not os.path.lexists(present):
+        return
+    if not overwrite:
+        raise OutputExistsError(f"{present} exists; name another folder, or pass --overwrite to replace the release in it.")
+    if not _is_release(present):
+        raise OutputExistsError(
+            f"{present} exists and is not a protected dataset (or holds other files too), so it is not overwritten; "
+            "name another folder, or remove it yourself."
+        )
+
+
+def write_release(
+    folder: Path | str,
+    source: ImageDataModule,
+    protected: Iterable[NDArray[np.uint8]],
+    settings: Mapping[str, Any],
+    bound: Mapping[str, Any],
+    overwrite: bool = False,
+) -> Manifest:
+    """Write a protected dataset: ``<name>.npz``, ``manifest.json`` and ``datamodule.yaml``.
+
+    The folder is built under a temporary name beside the destination and renamed when complete. A process that is killed
+    leaves nothing else than that temporary folder, which the next call removes; a release that is replaced stays until the new
+    one is complete. Memory is bounded by the blocks of ``protected``. The same images and settings give the same bytes of the
+    ``.npz`` and of the manifest.
+
+    Args:
+        folder: Destination.
+        source: DataModule of the originals, set up. Its val and test splits and all labels are copied as they are.
+        protected: The protected training images in index order, each exactly once, in blocks of any length: uint8
+            ``[B, H, W]``, ``[B, H, W, C]`` or ``[B, C, H, W]``.
+        settings: The method with every setting, and the seed; plain values that JSON can hold.
+        bound: ``norm`` (``"linf"``), ``radius`` in units of 1/255, and for masks that guarantee it ``max_changed_pixels``.
+        overwrite: Replace an existing release.
+
+    Returns:
+        The manifest, as written.
+
+    Raises:
+        OutputExistsError: See :func:`check_destination`.
+        ConfigurationError: ``settings`` or ``bound`` cannot be written down.
+        ReleaseError: Images are missing, are too many, have another shape, exceed the bound, or became black. Nothing is
+            written then.
+    """
+    folder = _absolute(folder)
+    check_destination(folder, overwrite)
+    plain, promise = _plain(settings), Bound.from_dict(bound)
+    _recover(folder)
+    building = _building(folder)
+    building.mkdir(parents=True)
+    try:
+        manifest = _build(building, source, protected, plain, promise)
+        _write_text(building / DATAMODULE, datamodule_yaml(folder))
+        _write_text(building / MANIFEST, manifest.to_json())
+        _publish(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return manifest
+
+
+def datamodule_yaml(folder: Path) -> str:
+    """Return the config file that makes a victim train on the release in ``folder``.
+
+    Its root is relative if the folder lies below the current one, so that a project can be moved as a whole.
+    """
+    folder = _absolute(folder)
+    here = Path.cwd()
+    root = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    config = {"data": {"class_path": "PoisonedDataModule", "init_args": {"root": root.as_posix()}}}
+    return yaml.safe_dump(config, sort_keys=False, width=10**6, allow_unicode=True)
+
+
+def _build(
+    building: Path, source: ImageDataModule, protected: Iterable[NDArray[np.uint8]], settings: dict[str, Any], bound: Bound
+) -> Manifest:
+    dataset = _plain(source.describe())
+    dataset["name"] = safe_name(dataset["name"])
+    path = building / archive_name(info_of(dataset))
+    splits = {split: source.split(split) for split in SPLITS}
+    meter = Meter()
+    specs = _write_archive(path, splits, _measured_blocks(splits["train"], protected, meter))
+    measured = meter.compute()
+    _refuse_bad_images(bound.violation(measured), meter)
+    original = source.source_path
+    return Manifest(
+        dataset=dataset,
+        settings=settings,
+        bound=bound,
+        measured=measured,
+        coverage=Coverage(samples=len(splits["train"]), written=measured.images),
+        source=None if original is None else FileSum(Path(original).name, file_sha256(original)),
+        archive=FileSum(path.name, file_sha256(path)),
+        arrays=specs,
+        versions=_versions(),
+    )
+
+
+def _write_archive(path: Path, splits: dict[str, Split], train_images: Iterator[NDArray[np.uint8]]) -> dict[str, ArraySpec]:
+    specs = {}
+    with path.open("wb") as stream:
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name in ARRAYS:
+                split, kind = name.split("_")
+                array = splits[split].images if kind == "images" else splits[split].labels
+                specs[name] = ArraySpec.of(array)
+                blocks = train_images if name == "train_images" else slices(array, _ROWS)
+                write_array(archive, name, specs[name], blocks)
+        _flush(stream.fileno())
+    return specs
+
+
+def _measured_blocks(train: Split, protected: Iterable[NDArray[np.uint8]], meter: Meter) -> Iterator[NDArray[np.uint8]]:
+    """Pass the protected blocks through and compare each with the originals of the same indices."""
+    start = 0
+    for block in protected:
+        images = as_stored(block, train.images.shape[1:])
+        if start + len(images) > len(train):
+            raise ReleaseError(f"more than the {len(train)} training images were given; each must be given exactly once.")
+        meter.update(train.images[start : start + len(images)], images)
+        start += len(images)
+        yield images
+    if start != len(train):
+        raise ReleaseError(
+            f"{start} of {len(train)} training images were protected; run the last pass to its end, every image exactly once."
+        )
+
+
+def _refuse_bad_images(violation: str | None, meter: Meter) -> None:
+    if violation:
+        raise ReleaseError(f"the protected images break the method's bound: {violation}. Nothing was written.")
+    if meter.blackened:
+        raise ReleaseError(
+            f"{len(meter.blackened)} protected images would be all black though their originals are not (first indices: "
+            f"{meter.blackened[:10]}). Such originals are nearly black: remove them, or use a smaller radius."
+        )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # used from a source tree
+            versions[package] = "unknown"
+    return versions
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as JSON gives them back, so that a manifest in memory equals the one on disk."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"settings={dict(values)!r} cannot be written as JSON ({error}); use plain values.") from error
+    return plain
+
+
+def _is_release(folder: Path) -> bool:
+    """Whether a folder holds what :func:`write_release` writes and nothing else, so that deleting it loses nothing else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    names = {entry.name for entry in folder.iterdir()}
+    others = names - {MANIFEST, DATAMODULE}
+    return MANIFEST in names and len(others) <= 1 and all(name.endswith(".npz") for name in others)
+
+
+def _absolute(folder: Path | str) -> Path:
+    return Path(os.path.abspath(folder))  # noqa: PTH100 (Path.resolve would follow links)
+
+
+def _building(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.salm-tmp")
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.salm-old")
+
+
+def _recover(folder: Path) -> None:
+    """Clear what a killed run left behind, and put a release back that it had set aside."""
+    shutil.rmtree(_building(folder), ignore_errors=True)
+    aside = _aside(folder)
+    if aside.exists() and not folder.exists():
+        aside.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _publish(building: Path, folder: Path) -> None:
+    aside = _aside(folder)
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        building.rename(folder)
+    except OSError:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+        stream.flush()
+        _flush(stream.fileno())
+
+
+def _flush(descriptor: int) -> None:
+    """Wait until the disk has the bytes: a power cut must not leave a renamed folder without them."""
+    os.fsync(descriptor)

@@ -1,0 +1,99 @@
+"""What a run prints and writes at its end: where the artefacts are, what was measured, and the next command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from salm_lightning.data import ImageDataModule
+from salm_lightning.metrics import majority_baseline
+from salm_lightning.modules import VictimModule
+from salm_lightning.modules.victim import SCALARS
+from salm_lightning.release import Manifest
+
+RESULTS = "results.json"
+"""File name of a victim's results in its run folder."""
+_TITLES = {"last": "after the last step", "best_on_val": "at the best validation accuracy", "peak": "peak over training"}
+
+
+def victim_results(module: VictimModule, data: ImageDataModule) -> dict[str, Any]:
+    """Return a tested victim's results as JSON values.
+
+    Returns:
+        ``test`` (after the last step, with recall per class and the confusion matrix), ``history`` (``last``, ``best_on_val``,
+        ``peak``), the test split's ``majority`` line, and the victim's settings.
+    """
+    majority = majority_baseline(data.split("test").labels, data.task, data.num_classes)
+    return {
+        "data": data.describe(),
+        "victim": module.settings(),
+        "steps": int(module.history.get("last", {}).get("step", 0)),
+        "majority": majority,
+        "test": module.result,
+        "history": module.history,
+    }
+
+
+def print_victim(module: VictimModule, data: ImageDataModule, folder: Path) -> None:
+    """Write ``results.json`` into the run's folder and show the results."""
+    results = victim_results(module, data)
+    write_json(folder / RESULTS, results)
+    table = Table(title=f"{module.arch} (width {module.width:g}) on the clean test split of {data.info.name}")
+    for heading in ("", "accuracy", "AUC", "balanced accuracy"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    rows = [("after the last step", results["test"])]
+    rows += [(_TITLES[name], results["history"][name]) for name in ("best_on_val", "peak") if name in results["history"]]
+    for title, row in rows:
+        table.add_row(title, *(f"{row[name]:.2%}" if name != "auc" else f"{row[name]:.4f}" for name in SCALARS))
+    table.add_row("majority class", f"{results['majority']:.2%}", "0.5000", "")
+    console = Console()
+    console.print(table)
+    console.print(f"Run folder: {folder}\nCurves and confusion matrix: tensorboard --logdir {folder}", highlight=False)
+
+
+def print_release(folder: Path, run: Path, data: ImageDataModule) -> None:
+    """Show where a release is, what was measured on its bytes, and the next commands."""
+    manifest = Manifest.read(folder)
+    console = Console()
+    console.print(measured_table(manifest))
+    source = f" --source {data.source_path}" if data.source_path else ""
+    console.print(
+        f"Protected dataset: {folder}\nRun folder: {run} (curves and pictures: tensorboard --logdir {run})\n"
+        f"Check it:       salm-cli verify {folder}{source}\n"
+        f"Train on it:    salm-cli fit --config victim.yaml --config {folder}/datamodule.yaml",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def measured_table(manifest: Manifest) -> Table:
+    """Return a table of the bounds that were measured on the stored bytes."""
+    table = Table(title="Measured on the stored bytes of the training images", show_header=False)
+    for name, value in manifest.measured_rows():
+        table.add_row(name, value)
+    return table
+
+
+def save_predictions(batches: list[dict[str, Tensor]], path: Path) -> None:
+    """Write a victim's predictions on the clean test split as ``.npz`` with probabilities, labels and indices."""
+    arrays = {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in ("indices", "labels", "probabilities")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, **arrays)
+    temporary.replace(path)
+    Console().print(f"Predictions on the test split: {path}", highlight=False)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON to a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)

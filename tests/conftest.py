@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Bytes are promised for one thread; it is also the fastest on images this small.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _unpack_into_tmp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep unpacked archives out of the user's cache."""
+    monkeypatch.setenv("SALM_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def real_data_root() -> Path:
+    """Folder of real MedMNIST files."""
+    root = os.environ.get("SALM_DATA_ROOT")
+    if not root:
+        pytest.skip("SALM_DATA_ROOT is not set; it names a folder with breastmnist.npz, retinamnist.npz and bloodmnist.npz")
+    return Path(root)
