@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from salm_lightning import commands
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
-from salm_lightning.config_files import resolve_paths
+from salm_lightning.config_files import is_given, resolve_paths
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError, SalmError
 from salm_lightning.generation import generate
@@ -48,6 +49,7 @@ class SalmCLI(LightningCLI):
     """LightningCLI over the two modules and all DataModules."""
 
     def __init__(self, args: Sequence[str]) -> None:
+        self._args = args
         super().__init__(
             LightningModule,
             ImageDataModule,
@@ -93,12 +95,9 @@ class SalmCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse values that the data settles, and a run's folder that is in use."""
-        given = self._get(self.config, "model").get("init_args", {})
         for name in FROM_DATA:
-            if given.get(name) is not None and name in self._given_model_keys():
-                raise ConfigurationError(
-                    f"model.{name}={given[name]!r} cannot be set: it is taken from the data. Remove it, or choose other data."
-                )
+            if is_given(self._args, "model", name):
+                raise ConfigurationError(f"model.{name} cannot be set: it is taken from the data. Remove it, or choose other data.")
         folder = self._run_path()
         if folder is not None and not self._resumes() and self.subcommand == "fit" and folder.is_dir() and any(folder.iterdir()):
             if not self._get(self.config, "overwrite"):
@@ -107,9 +106,6 @@ class SalmCLI(LightningCLI):
                     "with --overwrite true."
                 )
             _clear_run(folder)
-
-    def _given_model_keys(self) -> set[str]:
-        return set(vars(self._get(self.config, "model").get("init_args", {})))
 
     def _resumes(self) -> bool:
         return bool(self._get(self.config, "ckpt_path"))
@@ -215,7 +211,7 @@ def _clear_run(folder: Path) -> None:
     """Remove a run that is to be replaced; only what looks like one."""
     if not (folder / "config.yaml").is_file():
         raise OutputExistsError(f"{folder} does not look like a run (it has no config.yaml) and is left alone; choose another --run.")
-    commands.remove_folder(folder)
+    shutil.rmtree(folder)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -230,6 +226,7 @@ def main(args: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if args is None else args)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     torch.set_float32_matmul_precision("high")
     try:
         resolved = resolve_paths(arguments)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import yaml
 
 from salm_lightning.callbacks.checkpoint import latest_checkpoint
 from salm_lightning.errors import ConfigurationError, did_you_mean
@@ -51,6 +54,26 @@ def resolve_checkpoint(name: str) -> str:
     if not path.is_file():
         raise ConfigurationError(f"--ckpt_path {name} does not exist; name a run's folder or a .ckpt file.")
     return name
+
+
+def is_given(args: Sequence[str], group: str, name: str) -> bool:
+    """Return whether the user sets ``name`` of ``group`` (``model`` or ``data``), as an option or in a config file."""
+    options = {f"--{group}.{name}", f"--{group}.init_args.{name}"}
+    if any(arg.partition("=")[0] in options for arg in args):
+        return True
+    for path in _config_paths(args):
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        section = values.get(group) if isinstance(values, dict) else None
+        if isinstance(section, dict) and name in {**section, **(section.get("init_args") or {})}:
+            return True
+    return False
+
+
+def _config_paths(args: Sequence[str]) -> Iterator[Path]:
+    for position, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if option in ("--config", "-c"):
+            yield Path(value if equals else args[position + 1])
 
 
 def resolve_paths(args: list[str]) -> list[str]:

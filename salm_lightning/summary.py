@@ -76,8 +76,12 @@ def print_release(folder: Path, run: Path, data: ImageDataModule) -> None:
 def measured_table(manifest: Manifest) -> Table:
     """Return a table of the bounds that were measured on the stored bytes."""
     table = Table(title="Measured on the stored bytes of the training images", show_header=False)
-    for name, value in manifest.measured_rows():
-        table.add_row(name, value)
+    measured, bound = manifest.measured, manifest.bound
+    psnr = "identical" if measured.psnr is None else f"{measured.psnr:.1f} dB"
+    table.add_row("largest change (l-inf)", f"{measured.linf} of 255 (bound {bound.radius:g})")
+    table.add_row("changed pixels per image (l0)", f"{measured.l0_mean:.1f}, {measured.changed_share:.1%} of all")
+    table.add_row("SSIM / PSNR", f"{measured.ssim:.4f} / {psnr}")
+    table.add_row("images covered", f"{measured.images} of {measured.images}")
     return table
 
 

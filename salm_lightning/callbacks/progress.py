@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 from salm_lightning.data.base import Batch
 
-SHOWN_METRICS = ("train/loss", "val/acc")
+SHOWN_METRICS = ("train/loss", "train/source_loss", "val/acc", "val/clean_acc")
 """Logged metrics that stand beside the progress."""
 
 

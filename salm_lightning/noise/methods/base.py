@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -65,8 +66,7 @@ class Method(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and every setting as JSON values."""
-        values = {key: dict(vars(value)) if isinstance(value, CropFlip) else value for key, value in vars(self).items()}
-        return {"name": self.name, **values}
+        return {"name": self.name, **{key: _plain(value) for key, value in vars(self).items()}}
 
     def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
         """Return the first noise of each sample: uniform in [-radius, radius] (paper: Appendix B.2), within [0, 1] of the images.
@@ -90,6 +90,13 @@ class Method(ABC):
             gradient: Gradient of the loss with respect to the noise, for a delta and a step number.
             steps: PGD steps K_a.
         """
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as a JSON value; an enum member would make checkpoints unreadable without its class."""
+    if isinstance(value, CropFlip):
+        return dict(vars(value))
+    return value.value if isinstance(value, StrEnum) else value
 
 
 def full_mask(delta: Tensor) -> Tensor:
