@@ -4,35 +4,49 @@ from __future__ import annotations
 
 import shutil
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, cast
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from salm_lightning import commands
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
-from salm_lightning.config_files import is_given, resolve_paths
+from salm_lightning.config_files import read_settings, resolve_checkpoint, resolve_configs
 from salm_lightning.data import ImageDataModule
-from salm_lightning.errors import ConfigurationError, OutputExistsError, SalmError
+from salm_lightning.errors import ConfigurationError, OutputExistsError, SalmError, look_up
 from salm_lightning.generation import generate
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.modules.run_folder import checkpoint_folder, run_folder
-from salm_lightning.parser import SalmArgumentParser
+from salm_lightning.parser import SalmArgumentParser, explain, own_error
+from salm_lightning.quiet import quieten
 from salm_lightning.release import check_destination
 from salm_lightning.summary import print_release, print_victim, save_predictions
 
 FROM_DATA = ("num_classes", "channels", "image_size", "task")
 """Arguments of a module that the command line takes from the data."""
+LINKED = (*(f"model.{name}" for name in FROM_DATA), "model.seed", "data.seed")
+"""Options that are settled by others; a value for them would be replaced silently."""
 INTERRUPTED = 128 + 15
 """Exit code of a run that saved its state on SIGTERM, as a shell reports it."""
+
+HELP = {
+    "fit": "Train a noise generator and write the protected dataset, or train a victim.",
+    "validate": "Measure a checkpoint on the clean validation split.",
+    "test": "Measure a checkpoint on the clean test split.",
+    "predict": "Write the protected dataset from a generator's checkpoint, or a victim's predictions.",
+}
+"""What the Trainer's subcommands do here."""
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 5000,
@@ -50,6 +64,8 @@ class SalmCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         self._args = args
+        self._checkpoint: str | None = None
+        self._overwrites = False
         super().__init__(
             LightningModule,
             ImageDataModule,
@@ -60,17 +76,21 @@ class SalmCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS,
             parser_class=SalmArgumentParser,
-            parser_kwargs={"prog": "salm-cli", "description": commands.overview()},
+            parser_kwargs={"prog": "salm-cli"},
             save_config_kwargs={"overwrite": True},
             args=list(args),
         )
 
     # Parsing ------------------------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return the Trainer's subcommands with the arguments that the command line settles itself."""
-        return {name: skipped | {"weights_only", "return_predictions"} for name, skipped in LightningCLI.subcommands().items()}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the Trainer's subcommands with the arguments that the command line settles itself.
+
+        Only the one that is asked for, where that is plain: a parser takes a while to build.
+        """
+        found = {name: skipped | {"weights_only", "return_predictions"} for name, skipped in LightningCLI.subcommands().items()}
+        asked = self._args[0]
+        return {asked: found[asked]} if asked in found else found
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the one seed that settles everything."""
@@ -78,7 +98,9 @@ class SalmCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name and place, and hand the data's facts and the seed to the module."""
-        parser.add_argument("--run", type=str | None, default=None, help="Folder name under lightning_logs; version_N by default.")
+        parser.add_argument(
+            "--run", type=str | None, default=None, help="Folder name under lightning_logs; version_N by default."
+        )
         parser.add_argument(
             "--release", type=str | None, default=None, help="Where the protected dataset goes; <run>/protected by default."
         )
@@ -88,33 +110,57 @@ class SalmCLI(LightningCLI):
         for target in ("model", "data"):
             parser.link_arguments("seed_everything", f"{target}.init_args.seed")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; refuse values for linked options, and say what is wrong in the user's words."""
+        settings = read_settings(self._args)
+        for path in LINKED:
+            given = settings.find(path)
+            if given is not None:
+                way_out = "use --seed_everything" if path.endswith("seed") else "it is taken from the data, remove it"
+                raise ConfigurationError(f"{next(given.origins(), path)} cannot be set: {way_out}.")
+        try:
+            super().parse_arguments(parser, args)
+        except ConfigurationError as error:
+            raise explain(self._subcommand_parsers.get(self._args[0], parser), self._args[1:], error, LINKED) from error
+
     def _parse_ckpt_path(self) -> None:
-        """Let the command line win over a checkpoint; the modules compare the settings and say what differs."""
+        """Find the checkpoint; the command line wins over its settings, and the modules say what differs."""
+        config = self.config[self.config["subcommand"]]
+        self._overwrites = config["overwrite"]
+        if config["ckpt_path"]:
+            self._checkpoint = config["ckpt_path"] = resolve_checkpoint(config["ckpt_path"])
 
     # Building -----------------------------------------------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
-        """Refuse values that the data settles, and a run's folder that is in use."""
-        for name in FROM_DATA:
-            if is_given(self._args, "model", name):
-                raise ConfigurationError(f"model.{name} cannot be set: it is taken from the data. Remove it, or choose other data.")
+        """Refuse a run's folder that is in use."""
         folder = self._run_path()
-        if folder is not None and not self._resumes() and self.subcommand == "fit" and folder.is_dir() and any(folder.iterdir()):
-            if not self._get(self.config, "overwrite"):
+        if folder is not None and not self._checkpoint and self.subcommand == "fit" and folder.is_dir() and any(folder.iterdir()):
+            if not self._overwrites:
                 raise OutputExistsError(
-                    f"run={folder.name}: {folder} is in use. Go on with --ckpt_path {folder}, choose another --run, or replace it "
-                    "with --overwrite true."
+                    f"run={folder.name}: {folder} is in use. Go on with --ckpt_path {folder}, choose another --run, or replace "
+                    "it with --overwrite true."
                 )
             _clear_run(folder)
 
-    def _resumes(self) -> bool:
-        return bool(self._get(self.config, "ckpt_path"))
+    def instantiate_classes(self) -> None:
+        """Build data, module and Trainer; an error of this package arrives as it is, whatever was wrapped around it.
+
+        Raises:
+            SalmError: A setting cannot work.
+        """
+        try:
+            super().instantiate_classes()
+        except (MisconfigurationException, ValueError) as error:
+            raise own_error(error) from error
+        if self._checkpoint:
+            _require_fit(self._checkpoint, self.model)
 
     def _run_path(self) -> Path | None:
         """Return the folder of a named or resumed run; ``None`` lets the logger choose the next version."""
-        checkpoint, run = self._get(self.config, "ckpt_path"), self._get(self.config, "run")
-        if checkpoint and Path(checkpoint).parent.name == "checkpoints":
-            return Path(checkpoint).parent.parent
+        run = self._get(self.config, "run")
+        if self._checkpoint and Path(self._checkpoint).parent.name == "checkpoints":
+            return Path(self._checkpoint).parent.parent
         root = Path(self._get(self.config, "trainer").get("default_root_dir") or ".") / "lightning_logs"
         return root / run if run else None
 
@@ -126,7 +172,13 @@ class SalmCLI(LightningCLI):
         if config["logger"] in (None, True) and not config["fast_dev_run"]:
             folder = self._run_path()
             root = Path(config["default_root_dir"] or ".") / "lightning_logs"
-            config["logger"] = TensorBoardLogger(folder.parent if folder else root, name="", version=folder.name if folder else None)
+            config["logger"] = TensorBoardLogger(
+                folder.parent if folder else root, name="", version=folder.name if folder else None
+            )
+        if self.subcommand != "fit":
+            self.save_config_callback = None  # a run's config.yaml is that of its fit
+        # The saved config begins anew: by then this checkpoint may be gone, and a run must not be replaced without being asked.
+        self.config[str(self.subcommand)].update(Namespace(ckpt_path=None, overwrite=False))
         config["enable_model_summary"] = bool(config["enable_model_summary"])
         return super()._instantiate_trainer(config, callbacks)
 
@@ -135,8 +187,8 @@ class SalmCLI(LightningCLI):
     def before_fit(self) -> None:
         """Look at the data and the place of the release before any long work."""
         self.datamodule.setup("fit")
-        if isinstance(self.model, NoiseGeneratorModule) and not self.trainer.fast_dev_run:
-            check_destination(self._release_folder(), self._overwrites_release())
+        if isinstance(self.model, NoiseGeneratorModule) and not self._rehearses:
+            check_destination(self._release_folder(), self._overwrites)
 
     def fit(self, **kwargs: Any) -> None:
         """Train; a method without a source model has nothing to train."""
@@ -145,7 +197,7 @@ class SalmCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Make the release, or measure the victim, and say what to do next."""
-        if self.trainer.fast_dev_run:
+        if self._rehearses:
             return
         if isinstance(self.model, NoiseGeneratorModule):
             self._generate(latest_checkpoint(checkpoint_folder(self.trainer)))
@@ -155,7 +207,7 @@ class SalmCLI(LightningCLI):
 
     def after_test(self) -> None:
         """Save and show what a victim's test found."""
-        if isinstance(self.model, VictimModule) and self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+        if isinstance(self.model, VictimModule) and self.trainer.is_global_zero and not self._rehearses:
             print_victim(self.model, self.datamodule, run_folder(self.trainer))
 
     def validate(self, **kwargs: Any) -> None:
@@ -163,7 +215,8 @@ class SalmCLI(LightningCLI):
         self.trainer.validate(**kwargs, weights_only=True)
 
     def test(self, **kwargs: Any) -> None:
-        """Measure on the clean test split."""
+        """Measure on the clean test split; a victim's results get their own table."""
+        kwargs["verbose"] = kwargs["verbose"] and not isinstance(self.model, VictimModule)
         self.trainer.test(**kwargs, weights_only=True)
 
     def predict(self, **kwargs: Any) -> None:
@@ -171,26 +224,33 @@ class SalmCLI(LightningCLI):
         checkpoint = kwargs.get("ckpt_path")
         if isinstance(self.model, NoiseGeneratorModule):
             if checkpoint is None and self.model.method.trains_source:
-                raise ConfigurationError("predict needs --ckpt_path: the run (or .ckpt file) whose noise generator makes the release.")
+                raise ConfigurationError(
+                    "predict needs --ckpt_path: the run (or .ckpt file) whose noise generator makes the release."
+                )
             self._generate(Path(checkpoint) if checkpoint else None)
             return
         self.datamodule.trainer = self.trainer
         batches = self.trainer.predict(self.model, self.datamodule.test_dataloader(), ckpt_path=checkpoint, weights_only=True)
-        save_predictions(batches or [], run_folder(self.trainer) / "predictions.npz")
+        save_predictions(cast("list[dict[str, Tensor]]", batches or []), run_folder(self.trainer) / "predictions.npz")
 
     def _generate(self, checkpoint: Path | None) -> None:
         folder = generate(
-            self.trainer, self.model, self.datamodule, self._release_folder(), checkpoint, self._overwrites_release()
+            self.trainer, self.model, self.datamodule, self._release_folder(), checkpoint, self._overwrites
         )
         if self.trainer.is_global_zero:
             print_release(folder, run_folder(self.trainer), self.datamodule)
+
+    @property
+    def _rehearses(self) -> bool:
+        """Whether this is a ``fast_dev_run``, which leaves nothing behind."""
+        return bool(getattr(self.trainer, "fast_dev_run", False))
 
     def _release_folder(self) -> Path:
         chosen = self._get(self.config, "release")
         return Path(chosen) if chosen else run_folder(self.trainer) / "protected"
 
     def _overwrites_release(self) -> bool:
-        return bool(self._get(self.config, "overwrite"))
+        return self._overwrites
 
 
 def _with_default_callbacks(config: dict[str, Any], model: LightningModule) -> list[Callback]:
@@ -207,10 +267,33 @@ def _with_default_callbacks(config: dict[str, Any], model: LightningModule) -> l
     return callbacks + [build() for kind, build in defaults if not any(isinstance(callback, kind) for callback in callbacks)]
 
 
+def _require_fit(path: str, module: LightningModule) -> None:
+    """Compare a checkpoint's weights with the module's before any work.
+
+    Raises:
+        ConfigurationError: They differ in name or shape, or the file is damaged.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    except (RuntimeError, KeyError, UnpicklingError) as error:
+        raise ConfigurationError(f"--ckpt_path {path} is damaged, or no checkpoint of this program ({error}).") from error
+    now = module.state_dict()
+    other = sorted(
+        name for name in saved.keys() | now.keys() if name not in saved or name not in now or saved[name].shape != now[name].shape
+    )
+    if other:
+        raise ConfigurationError(
+            f"--ckpt_path {path} does not fit this {type(module).__name__}: {len(other)} weights differ in name or shape, such as "
+            f"{other[0]}. Give the architecture, width, data and image size that it was trained with; they are in the config.yaml of its run."
+        )
+
+
 def _clear_run(folder: Path) -> None:
     """Remove a run that is to be replaced; only what looks like one."""
     if not (folder / "config.yaml").is_file():
-        raise OutputExistsError(f"{folder} does not look like a run (it has no config.yaml) and is left alone; choose another --run.")
+        raise OutputExistsError(
+            f"{folder} does not look like a run (it has no config.yaml) and is left alone; choose another --run."
+        )
     shutil.rmtree(folder)
 
 
@@ -224,16 +307,22 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit code: 0 on success, 1 when ``verify`` finds a fault, 2 for a user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(commands.overview(HELP))
+        return 0 if arguments else 2
+    quieten()
     torch.set_float32_matmul_precision("high")
     try:
-        resolved = resolve_paths(arguments)
-        if resolved and resolved[0] in commands.COMMANDS:
+        if not arguments[0].startswith("-"):
+            look_up("command", arguments[0], [*HELP, *commands.COMMANDS])
+        resolved = resolve_configs(arguments)
+        if resolved[0] in commands.COMMANDS:
             return commands.run(resolved[0], resolved[1:])
         SalmCLI(resolved)
     except SalmError as error:
+        sys.stderr.write(f"salm-cli: error: {error}\n")
+        return 2
+    except MisconfigurationException as error:
         sys.stderr.write(f"salm-cli: error: {error}\n")
         return 2
     except SIGTERMException:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -35,7 +38,8 @@ def resolve_config(name: str) -> str:
         return str(root / relative)
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
     raise ConfigurationError(
-        f"--config {name} is neither a file nor a shipped config{did_you_mean(relative, names) or '.'} Shipped: {', '.join(names)}."
+        f"--config {name} is neither a file nor a shipped config{did_you_mean(relative, names) or '.'} "
+        f"Shipped: {', '.join(names)}."
     )
 
 
@@ -49,44 +53,149 @@ def resolve_checkpoint(name: str) -> str:
     if path.is_dir():
         found = latest_checkpoint(path / "checkpoints") or latest_checkpoint(path)
         if found is None:
-            raise ConfigurationError(f"--ckpt_path {name} is a folder without checkpoints/step=N.ckpt; name a run's folder or a .ckpt file.")
+            raise ConfigurationError(
+                f"--ckpt_path {name} is a folder without checkpoints/step=N.ckpt; name a run's folder or a .ckpt file."
+            )
         return str(found)
     if not path.is_file():
         raise ConfigurationError(f"--ckpt_path {name} does not exist; name a run's folder or a .ckpt file.")
+    if not zipfile.is_zipfile(path):
+        raise ConfigurationError(
+            f"--ckpt_path {name} is not a checkpoint, or only part of one; name a run's folder or another .ckpt file."
+        )
     return name
 
 
-def is_given(args: Sequence[str], group: str, name: str) -> bool:
-    """Return whether the user sets ``name`` of ``group`` (``model`` or ``data``), as an option or in a config file."""
-    options = {f"--{group}.{name}", f"--{group}.init_args.{name}"}
-    if any(arg.partition("=")[0] in options for arg in args):
-        return True
-    for path in _config_paths(args):
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        section = values.get(group) if isinstance(values, dict) else None
-        if isinstance(section, dict) and name in {**section, **(section.get("init_args") or {})}:
-            return True
-    return False
+def read_config(path: str) -> dict[str, Any]:
+    """Return the content of a config file.
+
+    Raises:
+        ConfigurationError: It cannot be read, is not YAML, or holds no options.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--config {path} cannot be read as text ({error}); name a YAML file.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error)
+        raise ConfigurationError(f"--config {path} is not valid YAML{where}: {reason}.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigurationError(
+            f"--config {path} holds a {type(values).__name__}; it has to hold options, such as 'seed_everything: 0'."
+        )
+    return values
 
 
-def _config_paths(args: Sequence[str]) -> Iterator[Path]:
+@dataclass
+class Setting:
+    """An option as the user gave it, on the command line or in a config file, and the options below it.
+
+    ``class_path`` and ``init_args`` are resolved: the setting ``model`` has the class's name as value, its options as children.
+
+    Attributes:
+        origin: Where and how it was given, such as ``--model.width`` or ``my.yaml: model.width``.
+        value: Its value as it stands; ``None`` where only options below it are given.
+        order: Position among all settings.
+        from_option: Whether it comes from the command line.
+        children: Options below it by name.
+    """
+
+    origin: str = ""
+    value: Any = None
+    order: int = -1
+    from_option: bool = False
+    children: dict[str, Setting] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: Any, origin: str) -> Setting:
+        """Return a setting for a value that may itself hold options."""
+        setting = cls(origin)
+        setting.put(value, origin, 0, False)
+        return setting
+
+    def find(self, path: str) -> Setting | None:
+        """Return the setting at a dotted path below this one, or ``None``."""
+        found: Setting | None = self
+        for name in path.split("."):
+            found = found.children.get(name) if found else None
+        return found
+
+    def origins(self) -> Iterator[str]:
+        """Yield where this setting, or those below it, were given."""
+        if self.origin:
+            yield self.origin
+        for child in self.children.values():
+            yield from child.origins()
+
+    def put(self, value: Any, origin: str, order: int, from_option: bool) -> None:
+        """Take a value over; an earlier one is replaced, options below it stay."""
+        if not isinstance(value, dict):
+            self.value, self.origin, self.order, self.from_option = value, origin, order, from_option
+            return
+        for name, below in value.items():
+            if name in _WRAPPERS:
+                self.put(below, origin, order, from_option)
+            else:
+                child = self.children.setdefault(str(name), Setting())
+                child.put(below, f"{origin}.{name}" if self.order != _ROOT else f"{origin}{name}", order, from_option)
+
+
+_CONFIG = ("-c", "--config")
+_WRAPPERS = ("class_path", "init_args", "dict_kwargs")
+_ROOT = -2
+
+
+def read_settings(args: Sequence[str]) -> Setting:
+    """Return all settings that arguments and their config files make, the later of two winning."""
+    root = Setting(order=_ROOT)
+    for order, (option, value) in enumerate(_options(args)):
+        if option in _CONFIG:
+            if value is not None and Path(value).is_file():
+                root.put(read_config(value), f"{value}: ", order, False)
+            continue
+        below: Any = _structure(value)
+        for name in reversed([part.rstrip("+") for part in option.lstrip("-").split(".")]):
+            below = {name: below}
+        root.put(below, "--", order, True)
+    return root
+
+
+def _structure(value: str | None) -> Any:
+    """Return an option's value, read as YAML if it looks like a list or a mapping."""
+    if value is None or value[:1] not in ("{", "["):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+def _options(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield option and value; positional arguments are left out."""
     for position, arg in enumerate(args):
         option, equals, value = arg.partition("=")
-        if option in ("--config", "-c"):
-            yield Path(value if equals else args[position + 1])
+        if not option.startswith("-"):
+            continue
+        following = args[position + 1] if position + 1 < len(args) else None
+        if equals:
+            yield option, value
+        else:
+            yield option, None if following is None or following.startswith("--") else following
 
 
-def resolve_paths(args: list[str]) -> list[str]:
-    """Return command-line arguments with the values of ``--config`` and ``--ckpt_path`` resolved."""
-    resolvers = {"--config": resolve_config, "-c": resolve_config, "--ckpt_path": resolve_checkpoint}
+def resolve_configs(args: Sequence[str]) -> list[str]:
+    """Return command-line arguments with the values of ``--config`` resolved."""
     resolved: list[str] = []
     for position, arg in enumerate(args):
         option, equals, value = arg.partition("=")
-        before = args[position - 1] if position else ""
-        if equals and option in resolvers:
-            resolved.append(f"{option}={resolvers[option](value)}")
-        elif before in resolvers and not before.count("="):
-            resolved.append(resolvers[before](arg))
+        if equals and option in _CONFIG:
+            resolved.append(f"{option}={resolve_config(value)}")
+        elif position and args[position - 1] in _CONFIG:
+            resolved.append(resolve_config(arg))
         else:
             resolved.append(arg)
     return resolved

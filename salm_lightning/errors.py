@@ -22,6 +22,10 @@ class ReleaseError(SalmError, ValueError):
     """A protected dataset on disk is missing, incomplete or not what its manifest says."""
 
 
+class DivergedError(SalmError, RuntimeError):
+    """A model's loss is no longer a finite number; its accuracy would look like protection."""
+
+
 class OutputExistsError(SalmError, FileExistsError):
     """Something already stands where the output should go, and overwriting was not asked for."""
 
@@ -45,4 +49,4 @@ def look_up(argument: str, value: str, choices: Iterable[str]) -> str:
     known = list(choices)
     if value in known:
         return value
-    raise ConfigurationError(f"{argument}={value!r} is not known{did_you_mean(value, known)} Choices: {', '.join(known)}.")
+    raise ConfigurationError(f"{argument}={value!r} is not known{did_you_mean(value, known) or '.'} Choices: {', '.join(known)}.")

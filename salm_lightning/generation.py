@@ -8,10 +8,11 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
+from salm_lightning.callbacks.checkpoint import save_run
 from salm_lightning.callbacks.protected_writer import ProtectedWriter
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.modules.noise_generator import NoiseGeneratorModule
-from salm_lightning.modules.run_folder import checkpoint_folder, run_folder
+from salm_lightning.modules.run_folder import run_folder
 from salm_lightning.release.parts import Parts
 from salm_lightning.release.writer import check_destination, write_release
 
@@ -45,8 +46,7 @@ def generate(
     folder = folder or run_folder(trainer) / "protected"
     check_destination(folder, overwrite)
     if ckpt_path is None and module.method.trains_source:
-        ckpt_path = checkpoint_folder(trainer) / f"step={trainer.global_step}.ckpt"
-        trainer.save_checkpoint(ckpt_path)
+        ckpt_path = save_run(trainer)
     data.setup("predict")
     images = data.split("train").images
     parts = Parts(folder.with_name(f".{folder.name}.parts"), _fingerprint(module, data, ckpt_path), *images.shape[:1], data.chunk_size, images.shape[1:])

@@ -1,33 +1,79 @@
-"""The argument parser: no abbreviations, and errors that suggest what was meant and list the choices."""
+"""The argument parser: exact option names, and errors that are raised instead of printed under a long list of all options."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
+from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 
-from salm_lightning.errors import did_you_mean
+from salm_lightning.config_files import read_settings
+from salm_lightning.diagnosis import condense, find_problem
+from salm_lightning.errors import ConfigurationError, SalmError
+from salm_lightning.noise.masks import Score
 
-_UNKNOWN_KEY = re.compile(r"(?:Unrecognized arguments: |Key ['\"]|option ['\"]|--)-*(?P<key>[\w.]+)")
+
+def _score(text: str) -> Score:
+    return Score[text] if text in Score.__members__ else Score(text)
+
+
+# By itself jsonargparse takes and writes the names of an enum's members, in capitals.
+register_type(Score, serializer=str, deserializer=_score, fail_already_registered=False)
 
 
 class SalmArgumentParser(LightningArgumentParser):
-    """LightningCLI's parser with exact option names and helpful errors."""
+    """LightningCLI's parser with exact option names, whose errors reach the caller as :class:`ConfigurationError`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong, with the closest known name, and exit with 2."""
-        super().error(message + self._suggestion(message), ex)
+        """Raise what is wrong; parsers that jsonargparse makes for its own use behave as it expects.
 
-    def _suggestion(self, message: str) -> str:
-        found = _UNKNOWN_KEY.search(message)
-        if found is None:
-            return ""
-        return did_you_mean(found["key"], self._known_keys())
+        Raises:
+            ConfigurationError: Always.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise ConfigurationError(message) from ex
 
-    def _known_keys(self) -> Iterable[str]:
-        return [action.dest for action in self._actions]
+
+def explain(
+    parser: LightningArgumentParser,
+    args: Sequence[str],
+    error: ConfigurationError,
+    taken: Collection[str] = (),
+    example: str = "",
+) -> ConfigurationError:
+    """Return a parser's error in the words of the options that the user gave, naming the closest choice where there is one.
+
+    Args:
+        parser: Parser of the subcommand.
+        args: The arguments after the subcommand.
+        error: What the parser raised.
+        taken: Dotted options that the program settles and the user therefore neither gives nor gets as a choice.
+        example: A command that works, shown where an argument is missing.
+    """
+    known = {action.dest: getattr(action, "_typehint", None) or action.type for action in parser._actions}
+    settings = read_settings(args)
+    for action in parser._actions:
+        below, default = settings.children.get(action.dest), getattr(action.default, "class_path", None)
+        if below is not None and below.value is None and below.children and default is not None:
+            below.value = default  # only options of the default class are given
+    problem = find_problem(settings, known, taken)
+    if problem is None:
+        tip = f"{parser.prog.replace(' [options]', '')} --help lists the options"
+        missing = f"; for example: {example}" if example and "required" in str(error) else ""
+        problem = f"{condense(str(error))}{missing} ({tip})"
+    return ConfigurationError(problem)
+
+
+def own_error(error: BaseException) -> SalmError:
+    """Return the error of this package that others were raised from, or else one with the given error's message."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SalmError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return ConfigurationError(condense(str(error)))

@@ -55,7 +55,12 @@ def print_victim(module: VictimModule, data: ImageDataModule, folder: Path) -> N
     table.add_row("majority class", f"{results['majority']:.2%}", "0.5000", "")
     console = Console()
     console.print(table)
-    console.print(f"Run folder: {folder}\nCurves and confusion matrix: tensorboard --logdir {folder}", highlight=False)
+    console.print(
+        f"Run folder: {folder} (curves and confusion matrix: tensorboard --logdir {folder})\n"
+        f"Predictions: salm-cli predict --config {folder}/config.yaml --ckpt_path {folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def print_release(folder: Path, run: Path, data: ImageDataModule) -> None:
@@ -87,7 +92,8 @@ def measured_table(manifest: Manifest) -> Table:
 
 def save_predictions(batches: list[dict[str, Tensor]], path: Path) -> None:
     """Write a victim's predictions on the clean test split as ``.npz`` with probabilities, labels and indices."""
-    arrays = {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in ("indices", "labels", "probabilities")}
+    names = ("indices", "labels", "probabilities")
+    arrays: dict[str, Any] = {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in names}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.npz")
     np.savez(temporary, **arrays)

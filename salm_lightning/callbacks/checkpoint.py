@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from salm_lightning.callbacks.interruption import Interruption
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.modules.run_folder import checkpoint_folder
 
 _CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
+_OURS = re.compile(r"step=\d+\.ckpt|\.step=\d+\.ckpt\.tmp")
 
 
 class RunCheckpoint(Checkpoint):
@@ -35,38 +38,66 @@ class RunCheckpoint(Checkpoint):
         if every_n_steps < 1:
             raise ConfigurationError(f"every_n_steps={every_n_steps} is out of range; give 1 or more training steps.")
         self.every_n_steps = every_n_steps
+        self._interruption = Interruption()
         self._saved_step = -1
+        self._after_validation = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the step that a resumed run starts from, which is saved already."""
         self._saved_step = trainer.global_step
+        self._after_validation = False
+        self._interruption.listen()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save when a multiple of ``every_n_steps`` is reached."""
-        if trainer.global_step % self.every_n_steps == 0:
-            self._save(trainer)
+        """Save when a multiple of ``every_n_steps`` is reached or the run has to stop, after the validation of this step if it has one.
+
+        Lightning skips the validation of the step that it resumes from, so a checkpoint before it would lose its results.
+        """
+        stopping = self._interruption.agreed(trainer)
+        if not stopping and trainer.global_step % self.every_n_steps:
+            return
+        if _validates_now(trainer):
+            self._after_validation = True
+        else:
+            self._save(trainer, stopping)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what had to wait for the validation."""
+        if self._after_validation:
+            self._after_validation = False
+            self._save(trainer, self._interruption.agreed(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the final state, which the last pass starts from."""
-        self._save(trainer)
+        self._save(trainer, self._interruption.agreed(trainer))
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what an interruption (SIGTERM, Ctrl-C) would lose; after an error the state may be broken and is not saved."""
-        if isinstance(exception, SystemExit | KeyboardInterrupt) and trainer.state.fn == "fit":
-            self._save(trainer)
+    def _save(self, trainer: Trainer, stopping: bool) -> None:
+        if not trainer.fast_dev_run and trainer.global_step != self._saved_step:
+            save_run(trainer)
+            self._saved_step = trainer.global_step
+        if stopping:
+            self._interruption.stop()
 
-    def _save(self, trainer: Trainer) -> None:
-        if trainer.fast_dev_run or trainer.sanity_checking or trainer.global_step == self._saved_step:
-            return
-        folder = checkpoint_folder(trainer)
-        path = folder / f"step={trainer.global_step}.ckpt"
-        temporary = folder / f".{path.name}.tmp"
-        trainer.save_checkpoint(temporary)
-        self._saved_step = trainer.global_step
-        if trainer.is_global_zero:
-            temporary.replace(path)
-            _remove_others(folder, path)
-        trainer.strategy.barrier("checkpoint")
+
+def save_run(trainer: Trainer) -> Path:
+    """Save the state of a run as its only checkpoint, committed by one rename; all ranks call it together.
+
+    Returns:
+        The checkpoint.
+    """
+    folder = checkpoint_folder(trainer)
+    path = folder / f"step={trainer.global_step}.ckpt"
+    temporary = folder / f".{path.name}.tmp"
+    if trainer.is_global_zero:
+        _clear(folder, latest_checkpoint(folder))  # what a killed run left behind, before the ranks add their noise to it
+    trainer.strategy.barrier("leftovers")
+    trainer.save_checkpoint(temporary, weights_only=False)
+    if trainer.is_global_zero:
+        _flush(temporary)
+        temporary.replace(path)
+        _clear(folder, path)
+    trainer.strategy.barrier("checkpoint")
+    return path
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -75,11 +106,23 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[max(found)] if found else None
 
 
-def _remove_others(folder: Path, kept: Path) -> None:
-    """Delete older checkpoints, then every noise snapshot whose checkpoint is gone."""
-    for path in folder.glob("step=*.ckpt"):
-        if path != kept and _CHECKPOINT_NAME.fullmatch(path.name):
+def _clear(folder: Path, kept: Path | None) -> None:
+    """Delete other checkpoints, then every noise snapshot whose checkpoint is gone, and unfinished files."""
+    for path in folder.glob("*step=*.ckpt*"):
+        if path != kept and _OURS.fullmatch(path.name):
             path.unlink()
     for path in (folder / "noise").glob("step=*"):
-        if path.name != kept.stem:
+        if kept is None or path.name != kept.stem:
             shutil.rmtree(path)
+
+
+def _flush(path: Path) -> None:
+    """Wait until the disk has a file's bytes: older checkpoints are deleted once it stands."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _validates_now(trainer: Trainer) -> bool:
+    """Return whether Lightning is about to validate; it has no public way to ask."""
+    loop = trainer.fit_loop
+    return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from salm_lightning.callbacks.interruption import Interruption
 from salm_lightning.modules.noise_generator import ProtectedChunk
 from salm_lightning.release.parts import Parts
 
@@ -22,6 +23,12 @@ class ProtectedWriter(BasePredictionWriter):
     def __init__(self, parts: Parts) -> None:
         super().__init__(write_interval="batch")
         self.parts = parts
+        self._interruption = Interruption()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let SIGTERM and Ctrl-C wait until the chunk at hand is stored."""
+        super().on_predict_start(trainer, pl_module)
+        self._interruption.listen()
 
     def write_on_batch_end(
         self,
@@ -33,6 +40,11 @@ class ProtectedWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Store one chunk."""
+        """Store one chunk, and stop after it if the run was asked to.
+
+        Ranks share nothing in the last pass, so each stops by itself.
+        """
         chunk = int(prediction.indices[0]) // self.parts.chunk_size
         self.parts.save(chunk, prediction.images)
+        if self._interruption.noted:
+            self._interruption.stop()

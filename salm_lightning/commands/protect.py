@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
@@ -15,8 +15,9 @@ from rich.table import Table
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint
 from salm_lightning.data import MEDMNIST, ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule
-from salm_lightning.errors import ConfigurationError, DataError, OutputExistsError, did_you_mean
+from salm_lightning.errors import ConfigurationError, DataError, OutputExistsError, did_you_mean, look_up
 from salm_lightning.generation import generate
+from salm_lightning.models import ARCHITECTURES
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release import Manifest, PoisonedDataModule
@@ -32,7 +33,7 @@ def protect(
     out: Path | None = None,
     size: int = 28,
     root: Path | None = None,
-    method: Method | None = None,
+    method: Method = SALM(),  # noqa: B008 (it has no state)
     source: str = "resnet18",
     width: float = 1.0,
     steps: int = 5000,
@@ -78,21 +79,29 @@ def protect(
     for name, value in (("steps", steps), ("victim_steps", victim_steps), ("devices", devices)):
         if value < 1:
             raise ConfigurationError(f"{name}={value} is out of range; give 1 or more.")
+    for name, arch in (("source", source), ("victim", victim)):
+        look_up(name, arch, ARCHITECTURES)
     seed_everything(seed, verbose=False)
     begin = time.perf_counter()
-    method = method or SALM()
     images = open_data(data, size, root, batch_size=batch_size, seed=seed)
     images.prepare_data()
     images.setup("fit")
     folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
     release = folder / "protected"
     if release.exists() and not overwrite:
-        raise OutputExistsError(f"out={folder}: {release} stands there. Choose another --out, or replace it with --overwrite true.")
+        raise OutputExistsError(
+            f"out={folder}: {release} stands there. Choose another --out, or replace it with --overwrite true."
+        )
     shared: dict[str, Any] = {
         "accelerator": accelerator, "devices": devices, "precision": precision, "use_distributed_sampler": False,
         "max_epochs": -1, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "enable_model_summary": False,
     }  # fmt: skip
-    facts = {"num_classes": images.num_classes, "channels": images.channels, "image_size": images.image_size, "task": images.task}
+    facts: dict[str, Any] = {
+        "num_classes": images.num_classes,
+        "channels": images.channels,
+        "image_size": images.image_size,
+        "task": images.task,
+    }
 
     module = NoiseGeneratorModule(method, **facts, source=source, width=width, updates_per_visit=updates_per_visit, seed=seed)
     trainer = _trainer(folder, "generator", steps, [RunCheckpoint(max(1, steps // 10)), NoisePictures()], shared)
@@ -130,14 +139,17 @@ def open_data(data: str, size: int, root: Path | None, **options: Any) -> ImageD
 
 
 def _trainer(folder: Path, name: str, steps: int, callbacks: list[Any], shared: dict[str, Any]) -> Trainer:
-    return Trainer(
-        max_steps=steps,
-        val_check_interval=min(250, max(1, steps // 5)),
-        logger=TensorBoardLogger(folder, name="", version=name),
-        callbacks=[Throughput(), progress_bar(), *callbacks],
-        enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
-        **shared,
-    )
+    try:
+        return Trainer(
+            max_steps=steps,
+            val_check_interval=min(250, max(1, steps // 5)),
+            logger=TensorBoardLogger(folder, name="", version=name),
+            callbacks=[Throughput(), progress_bar(), *callbacks],
+            enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
+            **shared,
+        )
+    except ValueError as error:  # such as an accelerator that is not known
+        raise ConfigurationError(str(error)) from error
 
 
 def _train_victim(model: VictimModule, data: ImageDataModule, trainer: Trainer) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from salm_lightning.metrics import ClassificationMetrics, classification_loss
 from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import seed_dropout
 from salm_lightning.modules.run_folder import checkpoint_folder
-from salm_lightning.modules.schedule import FractionalStepLR, configure
+from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
 from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import InputGradient, frozen
 from salm_lightning.noise.store import LEVELS, NoiseStore, Snapshot, dequantise, merge_checksums, snapshot_folder
@@ -85,7 +85,7 @@ class NoiseGeneratorModule(LightningModule):
         pgd_steps: int = 10,
         last_pass_steps: int = 10,
         optimizer: OptimizerCallable = lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
-        lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, fractions=(0.4, 0.8), gamma=0.1),
+        lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, gamma=0.1),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class NoiseGeneratorModule(LightningModule):
             )
         self.method = method
         self.task = Task(task)
-        self.loop = loop
+        self.loop = look_up("loop", loop, ("persistent", "fresh"))
         self.updates_per_visit = updates_per_visit
         self.pgd_steps = pgd_steps
         self.last_pass_steps = last_pass_steps
@@ -207,6 +207,7 @@ class NoiseGeneratorModule(LightningModule):
         )
 
     def _log_step(self, loss: Tensor, logits: Tensor, labels: Tensor, delta: Tensor) -> None:
+        require_finite(loss, self.global_step)
         guessed = (logits > 0).float() if self.task is Task.MULTI_LABEL else logits.argmax(dim=1)
         touched = ((delta * 255).round() != 0).any(dim=1)
         values = {
@@ -305,6 +306,7 @@ class NoiseGeneratorModule(LightningModule):
         """
         _warn_of_changes(checkpoint.get("settings", {}), self.settings())
         saved, path = checkpoint.get("noise"), self.trainer.ckpt_path
+        self._snapshot = None
         same_data = checkpoint.get("data") == _data_fingerprint(_image_data(self))
         if self.trainer.state.fn == "fit" and not same_data:
             raise ConfigurationError(
@@ -313,9 +315,11 @@ class NoiseGeneratorModule(LightningModule):
             )
         if saved is None or path is None or not same_data:
             return
-        self._snapshot = Snapshot(snapshot_folder(Path(path).parent, saved["folder"]), saved["files"])
-        if self._store is not None:
-            self._store.load(self._snapshot)
+        snapshot = Snapshot(snapshot_folder(Path(path).parent, saved["folder"]), saved["files"])
+        if self.trainer.state.fn != "fit":
+            self._snapshot = snapshot
+        elif self._store is not None:
+            self._store.load(snapshot)
 
 
 def release_images(images: Tensor, delta: Tensor, radius: float) -> Tensor:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import ParamsT
 
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import ConfigurationError, DivergedError
 
 
 class FractionalStepLR(LRScheduler):
@@ -53,3 +55,13 @@ def configure(
     if isinstance(scheduler, FractionalStepLR) and scheduler.total_steps is None:
         scheduler.total_steps = int(module.trainer.estimated_stepping_batches)
     return {"optimizer": built, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def require_finite(loss: Tensor, step: int) -> None:
+    """Stop a training that has diverged; call it where the loss is logged, because it waits for the device.
+
+    Raises:
+        DivergedError: The loss is NaN or infinite.
+    """
+    if not torch.isfinite(loss):
+        raise DivergedError(f"The loss is {loss.item()} at step {step}: training has diverged. Lower the learning rate or use 32-true.")

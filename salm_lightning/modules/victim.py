@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -16,7 +15,7 @@ from salm_lightning.data.base import Batch, Task
 from salm_lightning.metrics import ClassificationMetrics, classification_loss, confusion_image
 from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import seed_dropout
-from salm_lightning.modules.schedule import FractionalStepLR, configure
+from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
 from salm_lightning.noise.transforms import CropFlip
 
 SCALARS = ("acc", "auc", "balanced_acc")
@@ -55,7 +54,7 @@ class VictimModule(LightningModule):
         width: float = 1.0,
         transform: CropFlip | None = None,
         optimizer: OptimizerCallable = lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
-        lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, fractions=(0.4, 0.8), gamma=0.1),
+        lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, gamma=0.1),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -94,6 +93,7 @@ class VictimModule(LightningModule):
         logits = self(self.transform(images, indices, self.seed, "victim", self.global_step))
         loss = classification_loss(logits, labels, self.task)
         if self.global_step % self.trainer.log_every_n_steps == 0:
+            require_finite(loss, self.global_step)
             self.log("train/loss", loss.detach(), batch_size=len(labels))
             self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(labels))  # type: ignore[union-attr]
         return loss

@@ -7,6 +7,7 @@ nothing at all.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,8 @@ class NoiseStore:
             scratch.parent.mkdir(parents=True, exist_ok=True)
             self._noise = torch.from_numpy(np.lib.format.open_memmap(scratch, mode="w+", dtype=np.int8, shape=size))
         self._visited = torch.zeros(len(self.indices), dtype=torch.bool, device=home)
-        rows = torch.full((int(self.indices.max(initial=-1)) + 1,), -1, dtype=torch.int64)
+        # A sample that another rank owns gets a row past the end, so that asking for it fails instead of hitting the last row.
+        rows = torch.full((int(self.indices.max(initial=-1)) + 1,), len(self.indices), dtype=torch.int64)
         rows[torch.from_numpy(self.indices)] = torch.arange(len(self.indices))
         self._rows = rows.to(home)
 
@@ -194,6 +196,8 @@ def _save_array(path: Path, array: NDArray[Any]) -> str:
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as stream:
         np.save(stream, array, allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())  # the checkpoint that names this file must not outlive its bytes in a power cut
     checksum = file_sha256(temporary)
     temporary.replace(path)
     return checksum

@@ -25,6 +25,6 @@ class Random(Method):
     def __init__(self, radius: float = 8.0) -> None:
         super().__init__(radius)
 
-    def improve(self, images: Tensor, delta: Tensor, gradient: GradientFn, steps: int) -> Perturbation:  # noqa: ARG002
+    def improve(self, images: Tensor, delta: Tensor, gradient: GradientFn, steps: int) -> Perturbation:
         """Return the noise as it is."""
         return Perturbation(delta, full_mask(delta))

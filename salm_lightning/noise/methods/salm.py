@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.noise.masks import Score, keep_top, top_percent_mask
 from salm_lightning.noise.methods.base import Method, Perturbation
 from salm_lightning.noise.pgd import GradientFn, descend
@@ -22,14 +22,15 @@ class SALM(Method):
         radius: rho_u in units of 1/255.
         step_size: alpha_u in units of 1/255.
         score: What is ranked.
-        mask: ``per_step`` ranks anew at every step (Algorithm 1); ``fixed`` ranks once per call and keeps that mask.
+        mask: ``per_step`` ranks anew at every step (Algorithm 1); ``fixed`` ranks once per call and
+            clears the noise outside that mask.
         project: After the last step keep only the top K percent of the pixels by ``abs(delta)``.
         start: ``uniform`` in the radius (Appendix B.2), or ``zero``.
         transform: T; ``None`` is ``CropFlip()``.
         eot_samples: J, transforms averaged per gradient.
 
     Raises:
-        ConfigurationError: A value is out of range.
+        ConfigurationError: A value is unknown or out of range.
     """
 
     def __init__(
@@ -53,10 +54,10 @@ class SALM(Method):
             )
         self.percent = percent
         self.step_size = step_size
-        self.score = Score(score)
-        self.mask = mask
+        self.score = Score(look_up("score", score, Score))
+        self.mask = look_up("mask", mask, ("per_step", "fixed"))
         self.project = project
-        self.start_from = start
+        self.start_from = look_up("start", start, ("uniform", "zero"))
 
     def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
         """Return the first noise: zero when ``start`` is ``zero`` or K is 0, else uniform in the radius."""
@@ -73,6 +74,9 @@ class SALM(Method):
             grad = gradient(delta, step)
             if self.mask == "per_step" or step == 0:
                 mask = top_percent_mask(grad, self.percent, self.score)
+            if self.mask == "fixed" and step == 0:
+                # A uniform start, or noise of an earlier visit, would reach beyond the mask.
+                delta = delta * mask
             delta = descend(delta, mask * grad, images, self.step_size / 255, self.radius_unit)
         if self.project:
             delta = delta * keep_top(delta.abs().amax(dim=1, keepdim=True), self.percent)

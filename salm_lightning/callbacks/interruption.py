@@ -1,0 +1,51 @@
+"""Interruption: SIGTERM and Ctrl-C wait for a moment at which the state of a run is complete."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import NoReturn
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+
+class Interruption:
+    """Notes that a run has been asked to stop; a second Ctrl-C stops it at once.
+
+    Lightning's own handler starts a collective operation wherever the signal finds the process. With several ranks in different
+    places that can wait for ever, and a rank may leave a step before the others. This one notes the signal and nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+
+    def listen(self) -> None:
+        """Take the signals over until the Trainer, at the end of its fit or prediction, puts the handlers before it back."""
+        self._received = None
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._note)
+
+    def agreed(self, trainer: Trainer) -> bool:
+        """Return whether any rank was asked to stop; all ranks have to call it together."""
+        return trainer.strategy.reduce_boolean_decision(self.noted, all=False)
+
+    @property
+    def noted(self) -> bool:
+        """Whether this rank was asked to stop."""
+        return self._received is not None
+
+    def stop(self) -> NoReturn:
+        """Leave the run with the exit code of the signal, as a shell reports it.
+
+        Raises:
+            SIGTERMException: Always.
+        """
+        raise SIGTERMException(128 + (self._received or signal.SIGTERM))
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._received = number
+        if number == signal.SIGINT:  # SIGTERM may come twice by design, from a scheduler and from the launcher
+            signal.signal(signal.SIGINT, signal.default_int_handler)
