@@ -249,9 +249,6 @@ class SalmCLI(LightningCLI):
         chosen = self._get(self.config, "release")
         return Path(chosen) if chosen else run_folder(self.trainer) / "protected"
 
-    def _overwrites_release(self) -> bool:
-        return self._overwrites
-
 
 def _with_default_callbacks(config: dict[str, Any], model: LightningModule) -> list[Callback]:
     """Return the configured callbacks and those that every run has unless one of their kind is configured."""

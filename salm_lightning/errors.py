@@ -35,7 +35,7 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
 
     Case is ignored, so ``PathMnist`` finds ``pathmnist``.
     """
-    by_lower = {choice.lower(): choice for choice in choices}
+    by_lower = {choice.lower(): str(choice) for choice in choices}
     close = get_close_matches(value.lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 

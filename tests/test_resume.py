@@ -366,7 +366,7 @@ def assert_same_end(found: Path, expected: Path) -> None:
     left, right = final_state(found), final_state(expected)
     for state in (left, right):
         # Lightning counts an epoch less when it resumes from the last batch of one; nothing here depends on that number.
-        del state["loops"]["fit_loop"]["epoch_progress"]
+        del state["epoch"], state["loops"]["fit_loop"]["epoch_progress"]
     assert left.keys() == right.keys()
     for key in left:
         assert same(left[key], right[key]), key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -351,7 +352,8 @@ def test_command_on_a_folder_that_is_no_release(tmp_path: Path, capsys: pytest.C
 MEMORY_SCRIPT = """
 import re, sys
 from pathlib import Path
-from salm_lightning.release import verify_release
+from salm_lightning.release import measure, verify_release
+measure.ssim_per_image = lambda a, b: a.new_ones(len(a))
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 before = peak()
 assert all(check.ok for check in verify_release(Path(sys.argv[1]), Path(sys.argv[2])))
@@ -361,13 +363,18 @@ print(peak() - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
-def test_memory_does_not_grow_with_the_dataset_at_224_pixels(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_dataset_at_224_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # similarity takes minutes at this size and works on a few images at a time, whatever the chunk
+    monkeypatch.setattr("salm_lightning.release.measure.ssim_per_image", lambda a, b: a.new_ones(len(a)))
     used = []
-    for count in (256, 512):
+    # large blocks go back to the system at once, else the C library's habits blur the peak
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
+    for count in (260, 520):  # two whole chunks and more in both
         (tmp_path / str(count)).mkdir()
         paths = write(tmp_path / str(count), make_arrays({"train": count, "val": 1, "test": 1}, 224))
-        output = subprocess.run([sys.executable, "-c", MEMORY_SCRIPT, *paths], check=True, capture_output=True, text=True)
+        command = [sys.executable, "-c", MEMORY_SCRIPT, *paths]
+        output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         used.append(int(output.stdout) / 2**20)
-    print(f"verify used {used[0]:.0f} MiB for 37 MiB of images, {used[1]:.0f} MiB for 73 MiB")
+    print(f"verify used {used[0]:.0f} MiB for 38 MiB of images, {used[1]:.0f} MiB for 75 MiB")
     assert used[1] > 0
-    assert used[1] - used[0] < 15
+    assert used[1] - used[0] < 10

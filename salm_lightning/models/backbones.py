@@ -63,20 +63,37 @@ def resnet50(num_classes: int, channels: int, small: bool, width: float) -> nn.M
     return _ScaledResNet(Bottleneck, [3, 4, 6, 3], num_classes, channels, small, width)
 
 
+class _ScaledVGG(VGG):
+    """torchvision's VGG without its constructor, which takes seconds to draw the 120 million weights of a head that small images drop."""
+
+    def __init__(self, num_classes: int, channels: int, small: bool, width: float) -> None:
+        nn.Module.__init__(self)
+        layers = [layer if isinstance(layer, str) else _scaled(layer, width) for layer in cfgs["A"]]
+        features = _scaled(512, width)
+        self.features = make_layers(layers, batch_norm=True)
+        self.features[0] = nn.Conv2d(channels, _scaled(64, width), kernel_size=3, padding=1)
+        self.avgpool = nn.AdaptiveAvgPool2d(1 if small else 7)
+        self.classifier = nn.Sequential(nn.Linear(features, num_classes)) if small else _vgg_head(features, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.01)
+                nn.init.zeros_(module.bias)
+
+
+def _vgg_head(features: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(features * 7 * 7, 4096), nn.ReLU(True), nn.Dropout(),
+        nn.Linear(4096, 4096), nn.ReLU(True), nn.Dropout(),
+        nn.Linear(4096, num_classes),
+    )  # fmt: skip
+
+
 def vgg11(num_classes: int, channels: int, small: bool, width: float) -> nn.Module:
     """Build VGG-11 with batch norm (Simonyan and Zisserman 2015); small images get global pooling and one linear layer as head."""
-    layers = [layer if isinstance(layer, str) else _scaled(layer, width) for layer in cfgs["A"]]
-    network = VGG(make_layers(layers, batch_norm=True), num_classes)
-    features = _scaled(512, width)
-    first = network.features[0]
-    network.features[0] = nn.Conv2d(channels, first.out_channels, kernel_size=3, padding=1)
-    nn.init.kaiming_normal_(network.features[0].weight, mode="fan_out", nonlinearity="relu")
-    if small:
-        network.avgpool = nn.AdaptiveAvgPool2d(1)
-        network.classifier = nn.Sequential(nn.Linear(features, num_classes))
-    else:
-        network.classifier[0] = nn.Linear(features * 7 * 7, 4096)
-    return network
+    return _ScaledVGG(num_classes, channels, small, width)
 
 
 def densenet121(num_classes: int, channels: int, small: bool, width: float) -> nn.Module:

@@ -18,7 +18,7 @@ from torch.optim import SGD
 
 from salm_lightning.data.base import Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.metrics import ClassificationMetrics, classification_loss
 from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import seed_dropout

@@ -1,0 +1,234 @@
+"""The main path through ``salm-cli``: generator, release, victim, predictions, resuming, and what stands in the way."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from salm_lightning import cli
+from salm_lightning.cli import main
+from salm_lightning.release import Manifest
+
+ROOT = Path(__file__).parent.parent
+DATA = "--data SyntheticDataModule --data.size 16 --data.train_size 20 --data.val_size 8 --data.test_size 10 --data.chunk_size 16"
+SHORT = "--model.width 0.125 --trainer.accelerator cpu --trainer.max_steps 2 --data.batch_size 8"
+GENERATOR = f"--model NoiseGeneratorModule --model.method SALM {DATA} {SHORT}"
+VICTIM = f"--model VictimModule {DATA} {SHORT}"
+RUN = Path("lightning_logs/g")
+
+
+@pytest.fixture(autouse=True)
+def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def _run(arguments: str) -> int:
+    return main(shlex.split(arguments))
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name}
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("fit", "validate", "test", "predict", "protect", "verify"):
+        assert re.search(rf"^  {name} +\w.*\.$", shown, flags=re.MULTILINE), name
+    assert main([]) == 2
+    assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize(("command", "expected"), [("protect", "MedMNIST name, an ``.npz`` file"), ("verify", "original ``.npz``")])
+def test_help_of_a_command_describes_its_arguments(command: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert expected in " ".join(capsys.readouterr().out.split())
+
+
+def test_module_is_the_same_program() -> None:
+    ran = subprocess.run([sys.executable, "-m", "salm_lightning", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout == cli.commands.overview(cli.HELP)
+
+
+def test_fit_names_commands_that_work(capsys: pytest.CaptureFixture[str]) -> None:
+    """Generator, then what its summary names: verify, a victim; then what the victim's summary names: predict."""
+    assert _run(f"fit {GENERATOR} --run g") == 0
+    assert _files(RUN) == {
+        "config.yaml",
+        "hparams.yaml",
+        "checkpoints/step=2.ckpt",
+        "checkpoints/noise/step=2/rank=0.noise.npy",
+        "checkpoints/noise/step=2/rank=0.indices.npy",
+        "protected/synthetic.npz",
+        "protected/manifest.json",
+        "protected/datamodule.yaml",
+    }
+    shown = capsys.readouterr()
+    named = re.findall(r"salm-cli (\w+ .*)", shown.out)
+    assert [command.split()[0] for command in named] == ["verify", "fit"]
+    assert f"Protected dataset: {RUN}/protected" in shown.out
+    assert "8 of 255 (bound 8)" in shown.out
+    assert "20 of 20" in shown.out
+    assert _run(named[0]) == 0
+    capsys.readouterr()
+
+    short = "--model.width 0.125 --trainer.accelerator cpu --trainer.max_steps 2 --run v"
+    assert _run(f"{named[1]} {short}") == 0
+    shown = capsys.readouterr()
+    results = json.loads(Path("lightning_logs/v/results.json").read_text())
+    assert results["test"]["acc"] == pytest.approx(results["history"]["last"]["acc"])
+    for text in ("after the last step", "peak over training", "majority class", "Run folder: lightning_logs/v"):
+        assert text in shown.out
+
+    (named_next,) = re.findall(r"salm-cli (predict .*)", shown.out)
+    assert _run(named_next) == 0
+    predictions = np.load("lightning_logs/v/predictions.npz", allow_pickle=False)
+    assert predictions["probabilities"].shape == (10, 4)
+    assert predictions["probabilities"].sum(axis=1) == pytest.approx(np.ones(10), abs=1e-5)
+    labels = np.load(RUN / "protected/synthetic.npz", allow_pickle=False)["test_labels"][:, 0]
+    assert np.array_equal(predictions["labels"], labels)
+    accuracy = (predictions["probabilities"].argmax(axis=1) == labels).mean()
+    assert accuracy == pytest.approx(results["test"]["acc"])
+
+    capsys.readouterr()
+    assert _run("test --config lightning_logs/v/config.yaml --ckpt_path lightning_logs/v") == 0
+    assert "after the last step" in capsys.readouterr().out
+    assert json.loads(Path("lightning_logs/v/results.json").read_text())["test"] == results["test"]
+
+
+def test_saved_config_runs_again_and_resumes(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*Unable to serialize.*")
+        assert _run(f"fit {GENERATOR} --run g --model.optimizer.lr 0.05") == 0
+    saved = yaml.safe_load((RUN / "config.yaml").read_text())
+    settings = saved["model"]["init_args"]
+    assert settings["optimizer"]["class_path"] == "torch.optim.SGD"
+    assert settings["optimizer"]["init_args"]["lr"] == 0.05
+    assert settings["lr_scheduler"]["init_args"] == {"fractions": [0.4, 0.8], "gamma": 0.1, "total_steps": None}
+    assert settings["method"]["init_args"]["score"] == "pixel"
+    assert "num_classes" not in settings
+
+    again = f"fit --config {RUN}/config.yaml"
+    assert _run(f"{again} --run again") == 0
+    first, second = RUN / "protected/synthetic.npz", Path("lightning_logs/again/protected/synthetic.npz")
+    assert first.read_bytes() == second.read_bytes()
+
+    capsys.readouterr()
+    assert _run(again) == 2
+    assert f"{RUN} is in use. Go on with --ckpt_path {RUN}" in capsys.readouterr().err
+    assert _run(f"{again} --ckpt_path {RUN} --trainer.max_steps 3") == 2
+    assert "protected exists" in capsys.readouterr().err
+    assert _run(f"{again} --ckpt_path {RUN} --trainer.max_steps 3 --overwrite true") == 0
+    assert (RUN / "checkpoints/step=3.ckpt").is_file()
+
+    saved = yaml.safe_load((RUN / "config.yaml").read_text())
+    assert (saved["ckpt_path"], saved["overwrite"], saved["trainer"]["max_steps"]) == (None, False, 3)
+    assert _run(again) == 2, "a run that was replaced once must not be replaced again without being asked"
+
+
+def test_predict_makes_the_same_release_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"fit {GENERATOR} --run g") == 0
+    before = (RUN / "config.yaml").read_bytes()
+    assert _run(f"predict --config {RUN}/config.yaml --ckpt_path {RUN}/checkpoints/step=2.ckpt --release other") == 0
+    assert Path("other/synthetic.npz").read_bytes() == (RUN / "protected/synthetic.npz").read_bytes()
+    assert (RUN / "config.yaml").read_bytes() == before
+    assert "Protected dataset: other" in capsys.readouterr().out
+
+    assert _run(f"predict {GENERATOR} --release another") == 2
+    assert "predict needs --ckpt_path" in capsys.readouterr().err
+    assert _run(f"predict --config {RUN}/config.yaml --ckpt_path {RUN}") == 2
+    assert "protected exists" in capsys.readouterr().err
+
+    assert _run(f"test --config {RUN}/config.yaml --ckpt_path {RUN}") == 0
+    assert "test/clean_acc" in capsys.readouterr().out
+
+
+def test_random_noise_needs_no_training() -> None:
+    assert _run(f"fit --model NoiseGeneratorModule --model.method Random {DATA} {SHORT} --run r") == 0
+    manifest = Manifest.read(Path("lightning_logs/r/protected"))
+    assert manifest.method["method"]["name"] == "random"
+    assert not Path("lightning_logs/r/checkpoints").exists()
+
+
+def test_overwrite_replaces_runs_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"fit {VICTIM} --run v") == 0
+    old = {path.name for path in Path("lightning_logs/v").iterdir() if "tfevents" in path.name}
+    assert _run(f"fit {VICTIM} --run v --overwrite true") == 0
+    assert not old & {path.name for path in Path("lightning_logs/v").iterdir()}
+    Path("lightning_logs/mine").mkdir()
+    Path("lightning_logs/mine/notes.txt").write_text("mine")
+    capsys.readouterr()
+    assert _run(f"fit {VICTIM} --run mine --overwrite true") == 2
+    assert "does not look like a run" in capsys.readouterr().err
+    assert Path("lightning_logs/mine/notes.txt").read_text() == "mine"
+
+
+def test_checkpoints_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"fit {VICTIM} --run v") == 0
+    checkpoint = Path("lightning_logs/v/checkpoints/step=2.ckpt")
+    Path("empty").mkdir()
+    Path("text.ckpt").write_text("no checkpoint")
+    Path("half.ckpt").write_bytes(checkpoint.read_bytes()[:5000])
+    np.savez("arrays.ckpt", a=np.zeros(3))
+    Path("arrays.ckpt.npz").rename("arrays.ckpt")
+    capsys.readouterr()
+    for path, expected in {
+        "nowhere": "does not exist",
+        "empty": "is a folder without checkpoints/step=N.ckpt",
+        "text.ckpt": "is not a checkpoint",
+        "half.ckpt": "is not a checkpoint, or only part of one",
+        "arrays.ckpt": "is damaged, or no checkpoint of this program",
+    }.items():
+        assert _run(f"test {VICTIM} --ckpt_path {path}") == 2
+        assert f"--ckpt_path {path} {expected}" in capsys.readouterr().err
+    assert _run(f"test {VICTIM.replace('0.125', '0.25')} --ckpt_path lightning_logs/v") == 2
+    assert "does not fit this VictimModule" in capsys.readouterr().err
+    Path("my.yaml").write_text("ckpt_path: nowhere\n")
+    assert _run(f"test {VICTIM} --config my.yaml") == 2
+    assert "--ckpt_path nowhere does not exist" in capsys.readouterr().err
+
+
+def test_quiet_about_what_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """In a process of its own, because pytest has its own ideas about logging."""
+    command = [sys.executable, "-m", "salm_lightning", "fit", *shlex.split(GENERATOR), "--run", "g"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=_environment())
+    shown = ran.stdout + ran.stderr
+    for noise in ("litlogger", "weights_only", "TPU", "batch indices", "logging interval", "Warning", "Unable to serialize"):
+        assert noise not in shown, shown
+    assert "step 2/2, val/clean_acc" in shown
+
+
+def test_fast_dev_run_leaves_nothing() -> None:
+    assert _run(f"fit {GENERATOR} --trainer.fast_dev_run true") == 0
+    assert list(Path().iterdir()) == []
+
+
+def test_exit_codes_of_interruptions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for error, code in ((SIGTERMException(), 143), (KeyboardInterrupt(), 130)):
+
+        def interrupt(args: list[str], error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(cli, "SalmCLI", interrupt)
+        assert main(["fit"]) == code
+    assert "the state is saved" in capsys.readouterr().err
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

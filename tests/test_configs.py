@@ -1,0 +1,173 @@
+"""Every shipped config runs on tiny fake files; those for hardware that is not here are built as far as possible."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fakes import write_fake_npz
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+
+from salm_lightning.cli import SalmCLI, main
+from salm_lightning.config_files import resolve_config, resolve_configs, shipped_configs
+from salm_lightning.data import MEDMNIST, MedMNISTDataModule
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.models import ARCHITECTURES
+from salm_lightning.modules import NoiseGeneratorModule, VictimModule
+from salm_lightning.noise.methods import EM, SALM, Random
+
+CONFIGS = shipped_configs()
+SHORT = ["--model.width", "0.125", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+FAST = [*SHORT, "--trainer.fast_dev_run", "true"]
+
+
+@pytest.fixture(autouse=True)
+def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("SALM_DATA_ROOT", str(tmp_path))
+
+
+def _fake(name: str) -> None:
+    write_fake_npz(Path(f"{name}.npz"), MEDMNIST[name], (16, 8, 8))
+
+
+def _fit(*arguments: str) -> int:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*MD5.*")
+        return main(["fit", *arguments])
+
+
+class Built(SalmCLI):
+    """Builds everything and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Stop here."""
+
+
+def _build(*arguments: str) -> Built:
+    return Built(resolve_configs(["fit", *arguments]))
+
+
+def test_the_set_is_complete() -> None:
+    shipped = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
+    assert shipped == {
+        "quickstart.yaml", "salm_pathmnist.yaml", "victim_pathmnist.yaml", "victim.yaml",
+        *(f"dataset/{name}.yaml" for name in MEDMNIST), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
+        *(f"method/{name}.yaml" for name in ("salm", "em", "random")),
+        *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(MEDMNIST))
+def test_dataset(name: str) -> None:
+    _fake(name)
+    assert _fit("--config", "method/salm.yaml", "--config", f"dataset/{name}.yaml", *FAST) == 0
+
+
+@pytest.mark.parametrize(("name", "method"), [("salm", SALM), ("em", EM), ("random", Random)])
+def test_method(name: str, method: type) -> None:
+    _fake("breastmnist")
+    arguments = ["--config", f"method/{name}.yaml", "--config", "dataset/breastmnist.yaml"]
+    assert type(_build(*arguments, *SHORT).model.method) is method
+    assert _fit(*arguments, *FAST) == 0
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_arch(name: str) -> None:
+    _fake("bloodmnist")
+    arguments = ["--config", "victim.yaml", "--config", f"arch/{name}.yaml", "--config", "dataset/bloodmnist.yaml"]
+    assert _build(*arguments, *SHORT).model.arch == name
+    assert _fit(*arguments, *FAST) == 0
+
+
+def test_one_flag_away() -> None:
+    """Each of the other datasets is an option, and later values win."""
+    cli = _build("--config", "salm_pathmnist.yaml", "--data.name", "chestmnist", *SHORT, "--trainer.max_steps", "7")
+    assert isinstance(cli.datamodule, MedMNISTDataModule)
+    assert cli.datamodule.info.name == "chestmnist"
+    assert (cli.model.task, cli.model.image_shape) == ("multi-label", (1, 28, 28))
+    assert cli.trainer.max_steps == 7
+
+
+def test_pathmnist_pair_has_the_settings_of_the_paper() -> None:
+    _fake("pathmnist")
+    cli = _build("--config", "salm_pathmnist.yaml", *SHORT)
+    module = cli.model
+    assert isinstance(module, NoiseGeneratorModule)
+    assert (module.method.percent, module.method.radius, module.method.step_size, module.pgd_steps) == (10, 8, 1.6, 10)
+    assert (cli.trainer.max_steps, cli.datamodule.batch_size) == (5000, 128)
+
+    assert _fit("--config", "salm_pathmnist.yaml", *SHORT, "--trainer.max_steps", "2") == 0
+    cli = _build("--config", "victim_pathmnist.yaml", *SHORT)
+    assert isinstance(cli.model, VictimModule)
+    assert cli.trainer.max_steps == 20000
+    optimizer = cli.model.build_optimizer(cli.model.parameters())
+    assert [optimizer.defaults[name] for name in ("lr", "momentum", "weight_decay")] == [0.1, 0.9, 5e-4]
+    assert cli.model.build_scheduler(optimizer).fractions == (0.4, 0.8)
+    assert _fit("--config", "victim_pathmnist.yaml", *FAST) == 0
+
+
+def test_quickstart() -> None:
+    _fake("breastmnist")
+    values = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
+    assert values["data"] == "synthetic"
+    short = ["--steps", "2", "--victim_steps", "2", "--width", "0.125", "--batch_size", "8", "--out", "out"]
+    assert main(["protect", "breastmnist.npz", "--config", "quickstart.yaml", *short]) == 0
+    assert Path("out/victim-protected/results.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_trainer_for_one_device(name: str) -> None:
+    _fake("breastmnist")
+    arguments = ["--config", "victim.yaml", "--config", "dataset/breastmnist.yaml", "--config", f"trainer/{name}.yaml"]
+    assert yaml.safe_load((CONFIGS / f"trainer/{name}.yaml").read_text())["trainer"]["accelerator"] == name
+    assert _fit(*arguments, *FAST) == 0
+
+
+@pytest.mark.parametrize("name", ["ddp", "slurm"])
+def test_trainer_for_many_devices(name: str) -> None:
+    """The processes of a real job are started elsewhere; here the Trainer is built, on the CPU."""
+    arguments = ["--config", "method/salm.yaml", "--config", "dataset/breastmnist.yaml", "--config", f"trainer/{name}.yaml"]
+    cli = _build(*arguments, *SHORT)
+    assert isinstance(cli.trainer.strategy, DDPStrategy)
+    assert cli.trainer._accelerator_connector.use_distributed_sampler is False
+    assert cli.config["fit"]["trainer"]["sync_batchnorm"] is True
+    if name == "slurm":
+        environment = cli.trainer.strategy.cluster_environment
+        assert isinstance(environment, SLURMEnvironment)
+        assert environment.auto_requeue is False
+
+
+def _classes(values: Any) -> int:
+    if isinstance(values, dict):
+        return ("class_path" in values) + sum(map(_classes, values.values()))
+    return sum(map(_classes, values)) if isinstance(values, list) else 0
+
+
+def test_small_configs_say_one_thing() -> None:
+    """A later file that changes a class keeps the earlier one's options of the same name, so files must not overlap."""
+    for folder, section in (("dataset", "data"), ("method", "model"), ("arch", "model"), ("trainer", "trainer")):
+        for path in (CONFIGS / folder).glob("*.yaml"):
+            values = yaml.safe_load(path.read_text())
+            assert set(values) == {section}, path
+            assert _classes(values) <= (2 if folder == "method" else 1), path
+
+
+def test_every_config_begins_with_a_comment() -> None:
+    for path in CONFIGS.rglob("*.yaml"):
+        assert path.read_text().startswith("# "), path
+
+
+def test_bare_names_find_shipped_configs() -> None:
+    assert Path(resolve_config("method/em.yaml")) == CONFIGS / "method/em.yaml"
+    assert Path(resolve_config("configs/victim.yaml")) == CONFIGS / "victim.yaml"
+    Path("victim.yaml").write_text("run: mine\n")
+    assert resolve_config("victim.yaml") == "victim.yaml", "the user's own file comes first"
+    for name in ("../pyproject.toml", "/victim.yaml"):
+        with pytest.raises(ConfigurationError, match="neither a file nor a shipped config"):
+            resolve_config(name)

@@ -1,0 +1,218 @@
+"""SALM, EM and Random: K at its ends, guarantees, starts, settings and errors."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+import oracles
+import pytest
+import torch
+from torch import Tensor
+
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.modules.noise_generator import release_images
+from salm_lightning.noise.masks import Score
+from salm_lightning.noise.methods import EM, SALM, Method, Random
+from salm_lightning.noise.transforms import CropFlip
+
+SHAPE = (7, 3, 16, 16)
+INDICES = torch.arange(20, 27)
+
+
+def clean(seed: int = 0) -> Tensor:
+    """Return images in whole grey levels, black and white included."""
+    grey = torch.randint(0, 256, SHAPE, generator=torch.Generator().manual_seed(seed))
+    grey[:, :, :3], grey[:, :, 3:5] = 0, 255
+    return grey / 255
+
+
+def wandering_gradient(delta: Tensor, step: int) -> Tensor:
+    """Return another gradient at each step, with exact zeros in it."""
+    noise = torch.randn(delta.shape, generator=torch.Generator().manual_seed(100 + step))
+    return torch.where(noise.abs() < 0.1, 0.0, noise + 3 * delta)
+
+
+def changed_pixels(delta: Tensor) -> Tensor:
+    return (delta != 0).any(dim=1).flatten(1).sum(1)
+
+
+def test_all_pixels_give_the_bytes_of_an_em_without_mask_code() -> None:
+    images, radius, step_size = clean(), 8 / 255, 1.6 / 255
+    delta = oracles.start_noise(images, INDICES, 8, 5)
+    method = SALM(percent=100, radius=8, step_size=1.6)
+    start = method.start(images, INDICES, 5)
+    torch.testing.assert_close(start, delta, rtol=0, atol=1e-7)
+    delta = start
+    for step in range(10):
+        delta = (delta - step_size * wandering_gradient(delta, step).sign()).clamp(-radius, radius)
+        delta = torch.minimum(torch.maximum(delta, -images), 1 - images)
+    expected = ((images + delta).clamp(0, 1) * 255).round().to(torch.uint8)
+    for some in (method, EM(), *(SALM(percent=100, score=score) for score in Score)):
+        made = some.improve(images, some.start(images, INDICES, 5), wandering_gradient, 10)
+        assert torch.equal(made.delta, delta)
+        assert torch.equal(release_images(images, made.delta, 8), expected)
+        assert made.mask.min() == 1
+    assert (expected != (images * 255).round()).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("setting", [{}, {"mask": "fixed"}, {"project": True}, {"score": Score.ELEMENT}, {"start": "zero"}])
+def test_no_pixels_give_the_clean_bytes(setting: dict[str, Any]) -> None:
+    images, method = clean(), SALM(percent=0, **setting)
+    start = method.start(images, INDICES, 5)
+    assert not start.any()
+
+    def refused(delta: Tensor, step: int) -> Tensor:
+        raise AssertionError("K = 0 needs no gradient")
+
+    # Noise from elsewhere is dropped, too.
+    made = method.improve(images, torch.full(SHAPE, 0.01), refused, 10)
+    assert not made.mask.any()
+    assert torch.equal(release_images(images, made.delta, 8), (images * 255).round().to(torch.uint8))
+
+
+@pytest.mark.parametrize("percent", [1, 10, 37.5])
+@pytest.mark.parametrize("start", ["zero", "uniform"])
+@pytest.mark.parametrize("setting", [{"mask": "fixed"}, {"project": True}, {"mask": "fixed", "project": True}])
+@pytest.mark.parametrize("score", [Score.PIXEL, Score.SIGNED])
+def test_fixed_and_project_guarantee_the_number_of_changed_pixels(
+    percent: float, start: Any, setting: dict[str, Any], score: Score
+) -> None:
+    images, method = clean(), SALM(percent=percent, start=start, score=score, **setting)
+    first = method.start(images, INDICES, 0)
+    made = method.improve(images, first, wandering_gradient, 10)
+    limit = max(1, round(percent / 100 * 256))
+    assert changed_pixels(made.delta).max() <= limit
+    assert changed_pixels(made.delta).min() >= 1
+    again = method.improve(images, made.delta, lambda delta, step: wandering_gradient(delta, step + 50), 10)  # the next visit
+    assert changed_pixels(again.delta).max() <= limit
+
+
+def test_fixed_by_element_guarantees_the_number_of_changed_values() -> None:
+    images, method = clean(), SALM(percent=10, score=Score.ELEMENT, mask="fixed")
+    made = method.improve(images, method.start(images, INDICES, 0), wandering_gradient, 10)
+    assert 1 <= (made.delta != 0).flatten(1).sum(1).max() <= round(0.1 * 768)
+
+
+def test_project_keeps_the_largest_noise() -> None:
+    images = torch.full(SHAPE, 0.5)
+    free = SALM(percent=30, start="zero").improve(images, torch.zeros(SHAPE), wandering_gradient, 6).delta
+    kept = SALM(percent=10, start="zero", project=True)
+    kept.percent = 30  # the same steps ...
+    made = kept.improve(images, torch.zeros(SHAPE), wandering_gradient, 6).delta
+    size = free.abs().amax(1)
+    for image in range(len(images)):
+        chosen = made[image].abs().amax(0) > 0
+        assert torch.equal(made[image, :, chosen], free[image, :, chosen])
+        assert size[image][chosen].min() >= size[image][~chosen].max()
+
+
+def test_ranking_anew_at_each_step_reaches_more_than_k_percent() -> None:
+    images, method = torch.full(SHAPE, 0.5), SALM(percent=10, start="zero")
+    once = method.improve(images, torch.zeros(SHAPE), wandering_gradient, 1)
+    assert changed_pixels(once.delta).tolist() == [26] * 7
+    assert torch.equal(once.mask[:, 0] > 0, (once.delta != 0).any(1))
+    assert changed_pixels(method.improve(images, torch.zeros(SHAPE), wandering_gradient, 10).delta).min() > 60
+
+
+def test_signed_scores_only_ever_darken_where_every_channel_agrees() -> None:
+    images = torch.full((4, 1, 16, 16), 0.5)
+    made = SALM(percent=10, score=Score.SIGNED, start="zero").improve(
+        images, torch.zeros(4, 1, 16, 16), lambda delta, step: wandering_gradient(delta, step), 5
+    )
+    assert made.delta.max() == 0
+    assert made.delta.min() < 0
+
+
+@pytest.mark.parametrize("method", [SALM(), EM(), Random(), SALM(radius=3.5, step_size=1)])
+def test_uniform_starts_equal_the_oracle_and_fill_the_radius(method: Method) -> None:
+    images = clean()
+    start = method.start(images, INDICES, 7, 3)
+    torch.testing.assert_close(start, oracles.start_noise(images, INDICES, method.radius, 7, 3), rtol=0, atol=1e-7)
+    assert start.abs().max() <= method.radius / 255
+    assert (images + start).min() >= 0
+    assert (images + start).max() <= 1
+    grey = method.start(torch.full(SHAPE, 0.5), INDICES, 7)
+    assert grey.max() > 0.99 * method.radius / 255
+    assert grey.min() < -0.99 * method.radius / 255
+    assert abs(grey.mean().item()) < 0.05 * method.radius / 255
+
+
+@pytest.mark.parametrize("method", [SALM(start="zero"), EM(start="zero")])
+def test_zero_starts_are_zero(method: Method) -> None:
+    assert not method.start(clean(), INDICES, 0).any()
+
+
+def test_starts_differ_between_samples_seeds_and_counters() -> None:
+    images, method = torch.full(SHAPE, 0.5), SALM()
+    starts = [method.start(images, INDICES, *key) for key in ((0,), (1,), (0, 0), (0, 1))]
+    assert len(torch.stack(starts).flatten(2).flatten(0, 1).unique(dim=0)) == 4 * 7
+
+
+def test_random_noise_is_its_start_within_the_bound() -> None:
+    images, method = clean(), Random(radius=8)
+    assert not method.trains_source
+    start = method.start(images, INDICES, 0)
+
+    def refused(delta: Tensor, step: int) -> Tensor:
+        raise AssertionError("random noise needs no gradient")
+
+    assert torch.equal(method.improve(images, start, refused, 10).delta, start)
+    change = release_images(images, start, 8).int() - (images * 255).round().int()
+    assert change.abs().max() == 8
+    assert change.min() < 0
+
+
+@pytest.mark.parametrize("radius", [1, 2.5, 8, 16])
+def test_noise_stays_within_the_bound(radius: float) -> None:
+    images, method = clean(), SALM(percent=50, radius=radius, step_size=radius / 2)
+    made = method.improve(images, method.start(images, INDICES, 0), wandering_gradient, 10).delta
+    assert made.abs().max() <= torch.tensor(radius / 255)
+    assert (images + made).min() >= 0
+    assert (images + made).max() <= 1
+
+
+METHODS: list[Callable[..., Method]] = [SALM, EM, Random]
+
+
+@pytest.mark.parametrize("build", METHODS)
+def test_settings_are_json_and_name_every_argument(build: Callable[..., Method]) -> None:
+    settings = build().settings()
+    assert json.loads(json.dumps(settings)) == settings
+    assert settings["name"] == build.__name__.lower()
+    for argument in inspect.signature(build).parameters:
+        assert argument in settings or argument == "start"
+    assert type(settings.get("score", "")) is str  # an enum member would need its class to be unpickled
+    if build is SALM:
+        assert settings | {"percent": 10.0, "radius": 8.0, "step_size": 1.6, "score": "pixel", "eot_samples": 1} == settings
+        assert settings["transform"] == {"padding": None, "flip": True}
+        assert SALM(start="zero").settings() != settings
+        assert SALM(mask="fixed").settings() != settings
+        assert SALM(transform=CropFlip(2)).settings() != settings
+
+
+@pytest.mark.parametrize(
+    ("build", "setting", "message"),
+    [
+        (SALM, {"percent": -1}, r"percent=-1 is out of range.*0 to 100"),
+        (SALM, {"percent": 100.5}, r"percent=100.5 is out of range"),
+        (SALM, {"percent": float("nan")}, r"percent=nan is out of range"),
+        (SALM, {"radius": 0.03}, r"radius=0.03 is out of range.*units of 1/255"),
+        (SALM, {"radius": 256}, r"radius=256 is out of range"),
+        (EM, {"radius": 0}, r"radius=0 is out of range"),
+        (Random, {"radius": float("nan")}, r"radius=nan is out of range"),
+        (SALM, {"step_size": 0}, r"step_size=0 is out of range.*at most the radius \(8\)"),
+        (SALM, {"step_size": 9}, r"step_size=9 is out of range"),
+        (EM, {"step_size": -1.6}, r"step_size=-1.6 is out of range"),
+        (SALM, {"eot_samples": 0}, r"eot_samples=0 is out of range"),
+        (SALM, {"score": "pixels"}, r"score='pixels' is not known; did you mean 'pixel'\?"),
+        (SALM, {"mask": "fix"}, r"mask='fix' is not known; did you mean 'fixed'\?"),
+        (SALM, {"start": "random"}, r"start='random' is not known.* Choices: uniform, zero"),
+        (EM, {"start": "uniforms"}, r"start='uniforms' is not known; did you mean 'uniform'\?"),
+    ],
+)
+def test_bad_arguments_are_refused(build: Callable[..., Method], setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        build(**setting)

@@ -1,0 +1,163 @@
+"""Classifiers: shapes for every size, torchvision's own networks at full width, padding, normalisation and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models as tv
+
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.models import ARCHITECTURES, Classifier, build_classifier
+
+STOCK: dict[str, Callable[..., nn.Module]] = {
+    "vgg11": tv.vgg11_bn,
+    "resnet18": tv.resnet18,
+    "resnet50": tv.resnet50,
+    "densenet121": tv.densenet121,
+}
+
+
+@pytest.mark.parametrize("size", [28, 64, 128, 224])
+@pytest.mark.parametrize("arch", STOCK)
+def test_every_architecture_takes_every_size(arch: str, size: int) -> None:
+    for channels in (1, 3):
+        network = build_classifier(arch, 5, channels, size, width=0.125).eval()
+        with torch.inference_mode():
+            logits = network(torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0)))
+        assert logits.shape == (2, 5)
+        assert torch.isfinite(logits).all()
+        assert not torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("size", [28, 224])
+@pytest.mark.parametrize("arch", STOCK)
+def test_gradients_reach_every_parameter(arch: str, size: int) -> None:
+    network = build_classifier(arch, 3, 3, size, width=0.125)
+    network(torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_all_architectures_are_tested() -> None:
+    assert set(STOCK) == set(ARCHITECTURES)
+
+
+def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("arch", STOCK)
+def test_full_width_at_224_is_torchvisions_network(arch: str) -> None:
+    with torch.device("meta"):  # nothing is drawn
+        stock = STOCK[arch](num_classes=9)
+        made = build_classifier(arch, 9, 3, 224).network
+    assert shapes(made) == shapes(stock)
+    for (name, layer), (_, other) in zip(made.named_modules(), stock.named_modules(), strict=True):
+        assert [repr(child) for child in layer.children()] == [repr(child) for child in other.children()], name
+        assert isinstance(layer, type(other)), name
+
+
+@pytest.mark.parametrize("arch", STOCK)
+def test_full_width_at_28_differs_from_torchvision_in_stem_and_head_alone(arch: str) -> None:
+    with torch.device("meta"):
+        stock, made = shapes(STOCK[arch](num_classes=9)), shapes(build_classifier(arch, 9, 3, 28).network)
+    differing = {name for name in stock.keys() | made.keys() if stock.get(name) != made.get(name)}
+    stem = {"resnet18": {"conv1.weight"}, "resnet50": {"conv1.weight"}, "densenet121": {"features.conv0.weight"}, "vgg11": set()}[arch]
+    assert {name for name in differing if not name.startswith("classifier.")} == stem
+    if arch != "vgg11":
+        assert differing == stem
+    else:
+        assert made["classifier.0.weight"] == (9, 512)
+    # The well-known sizes for CIFAR-like stems: 11.17 M for ResNet-18.
+    if arch == "resnet18":
+        assert sum(torch.Size(made[name]).numel() for name in made if not name.endswith(("mean", "var", "tracked"))) == 11_173_962 - 513
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("arch", STOCK)
+def test_small_stems_keep_the_resolution(arch: str, channels: int) -> None:
+    network = build_classifier(arch, 4, channels, 28, width=0.125)
+    inside = network.network
+    first = {"vgg11": lambda: inside.features[2], "densenet121": lambda: inside.features.denseblock1}.get(arch, lambda: inside.layer1)()
+    seen: list[tuple[int, ...]] = []
+    first.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[2:])))
+    network(torch.rand(2, channels, 28, 28))
+    assert seen == [(32, 32) if arch == "vgg11" else (28, 28)]
+
+
+@pytest.mark.parametrize(("size", "resolution"), [(64, 64), (128, 32), (224, 56)])
+def test_large_images_get_torchvisions_stem(size: int, resolution: int) -> None:
+    network = build_classifier("resnet18", 4, 3, size, width=0.125).eval()
+    seen: list[int] = []
+    network.network.layer1.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[-1]))
+    network(torch.rand(1, 3, size, size))
+    assert seen == [resolution]
+
+
+class Peek(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = torch.zeros(0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen = images
+        return images.mean((1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize(("size", "before", "after"), [(28, 2, 2), (27, 2, 3), (32, 0, 0), (64, 0, 0)])
+def test_small_images_are_padded_with_black_and_normalised(size: int, before: int, after: int) -> None:
+    images, peek = torch.rand(2, 3, size, size), Peek()
+    Classifier(peek, min_size=32)(images)
+    expected = torch.full((2, 3, size + before + after, size + before + after), -2.0)  # black: (0 - 0.5) / 0.25
+    expected[:, :, before : before + size, before : before + size] = (images - 0.5) / 0.25
+    torch.testing.assert_close(peek.seen, expected, rtol=0, atol=1e-6)
+
+
+def test_only_vgg_pads() -> None:
+    assert {arch: build_classifier(arch, 2, 1, 28, 0.125).min_size for arch in STOCK} == {
+        "vgg11": 32, "resnet18": 0, "resnet50": 0, "densenet121": 0,
+    }  # fmt: skip
+
+
+def test_memory_format_does_not_matter() -> None:
+    network, images = build_classifier("resnet18", 4, 3, 28, 0.125).eval(), torch.rand(3, 3, 28, 28)
+    assert torch.equal(network(images), network(images.contiguous(memory_format=torch.channels_last)))
+
+
+def test_seeds_settle_the_weights_and_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = build_classifier("resnet18", 4, 3, 28, 0.125, seed=5).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again, other = (build_classifier("resnet18", 4, 3, 28, 0.125, seed=seed).state_dict() for seed in (5, 6))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["network.conv1.weight"], other["network.conv1.weight"])
+
+
+@pytest.mark.parametrize("arch", STOCK)
+def test_width_scales_every_layer(arch: str) -> None:
+    with torch.device("meta"):
+        whole, half = (
+            sum(parameter.numel() for parameter in build_classifier(arch, 2, 3, 28, width).parameters()) for width in (1.0, 0.5)
+        )
+    assert 3.5 < whole / half < 4.3  # both sides of nearly every weight shrink
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"arch": "resnet-18"}, r"arch='resnet-18' is not known; did you mean 'resnet18'\?.*densenet121"),
+        ({"arch": "vit"}, r"arch='vit' is not known\. Choices: vgg11"),
+        ({"width": 0}, "width=0 is out of range"),
+        ({"width": -0.5}, "width=-0.5 is out of range"),
+        ({"num_classes": 0}, "num_classes=0 is out of range"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        build_classifier(**({"arch": "resnet18", "num_classes": 4} | arguments))  # type: ignore[arg-type]

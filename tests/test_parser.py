@@ -1,0 +1,180 @@
+"""What a user reads when the command line or a config file is wrong: one message that says which option, and the way out."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from jsonargparse import Namespace
+
+from salm_lightning.cli import LINKED, main
+from salm_lightning.config_files import Setting, read_settings
+from salm_lightning.diagnosis import find_problem
+from salm_lightning.errors import ConfigurationError, SalmError
+from salm_lightning.parser import own_error
+
+DATA = "--data SyntheticDataModule"
+GENERATOR = f"fit --model NoiseGeneratorModule --model.method SALM {DATA}"
+VICTIM = f"fit --model VictimModule {DATA}"
+
+WRONG = [
+    # No abbreviations, and typos in options at every level.
+    (f"{VICTIM} --trainer.max_epoch 3", ["--trainer.max_epoch is not an option", "did you mean 'max_epochs'", "max_steps, max_time"]),
+    (f"{VICTIM} --runn x", ["--runn is not an option", "did you mean 'run'", "ckpt_path, data, model"]),
+    (f"{VICTIM} --model.widht 3", ["--model.widht is not an option", "did you mean 'width'", "VictimModule options: arch"]),
+    (f"{VICTIM} --model.init_args.widht=3", ["--model.widht is not an option", "did you mean 'width'"]),
+    (f"{VICTIM} --data.trian_size 3", ["--data.trian_size is not an option", "did you mean 'train_size'", "SyntheticDataModule options"]),
+    (f"{GENERATOR} --model.method.percnt 3", ["--model.method.percnt is not an option", "did you mean 'percent'", "SALM options"]),
+    (f"{VICTIM} --model.optimizer.momentun 3", ["--model.optimizer.momentun", "did you mean 'momentum'", "SGD options: dampening"]),
+    # Typos in names.
+    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, verify"]),
+    ("fit --model VictimModul", ["--model=VictimModul is not known", "did you mean 'VictimModule'", "NoiseGeneratorModule, VictimModule"]),
+    (f"fit --model NoiseGeneratorModule --model.method SALN {DATA}", ["--model.method=SALN", "did you mean 'SALM'", "EM, Random, SALM"]),
+    ("fit --model VictimModule --data MedMNISTDatamodule", ["did you mean 'MedMNISTDataModule'", "PoisonedDataModule"]),
+    ("fit --model VictimModule --data MedMNISTDataModule --data.name patmnist", ["did you mean 'pathmnist'", "tissuemnist"]),
+    (f"{VICTIM} --model.arch resnet19", ["'resnet19' is not known", "did you mean 'resnet18'", "vgg11"]),
+    (f"{VICTIM} --model.optimizer SGDD", ["--model.optimizer=SGDD", "did you mean 'SGD'", "AdamW"]),
+    (f"{VICTIM} --trainer.callbacks Throughputt", ["--trainer.callbacks=Throughputt", "did you mean 'Throughput'"]),
+    # Values.
+    (f"{GENERATOR} --model.loop persistant", ["--model.loop=persistant", "did you mean 'persistent'", "fresh, persistent"]),
+    (f"{GENERATOR} --model.method.score singed", ["did you mean 'signed'", "element, pixel, signed"]),
+    (f"{GENERATOR} --model.method.percent 101", ["percent=101.0 is out of range", "give 0 to 100"]),
+    (f"{GENERATOR} --model.updates_per_visit autoo", ["--model.updates_per_visit=autoo", "a whole number or 'auto'"]),
+    (f"{VICTIM} --model.width wide", ["--model.width=wide: expected a number"]),
+    (f"{VICTIM} --model.optimizer.lr high", ["--model.optimizer.lr=high: expected a number"]),
+    (f"{VICTIM} --trainer.max_steps many", ["--trainer.max_steps=many: expected a whole number"]),
+    (f"{VICTIM} --overwrite perhaps", ["--overwrite=perhaps: expected true or false"]),
+    (f"{VICTIM} --trainer.precision bf17", ["--trainer.precision=bf17 is not known", "bf16-mixed"]),
+    (f"{VICTIM} --trainer.accelerator gpuu", ["accelerator='gpuu'", "cpu"]),
+    # Linked options.
+    (f"{VICTIM} --model.num_classes 7", ["--model.num_classes cannot be set", "taken from the data"]),
+    (f"{VICTIM} --model.init_args.task binary-class", ["--model.task cannot be set", "taken from the data"]),
+    (f"{VICTIM} --data.seed 7", ["--data.seed cannot be set", "--seed_everything"]),
+    # What is missing.
+    ("fit", ["--model is missing", "--model NoiseGeneratorModule --model.method SALM", "--data is missing", "--data.name pathmnist"]),
+    ("fit --model VictimModule", ["--data is missing", "dataset/pathmnist.yaml"]),
+    (f"fit --model NoiseGeneratorModule {DATA}", ["needs method", "--model.method SALM", "EM, Random, SALM"]),
+    ("fit --model VictimModule --data MedMNISTDataModule", ["MedMNISTDataModule needs name", "--data.name pathmnist"]),
+    ("fit --model VictimModule --data PoisonedDataModule --data.root none", ["none is not a protected dataset", "manifest.json"]),
+    # The order on the command line.
+    (f"fit --model.width 0.5 --model VictimModule {DATA}", ["--model.width stands before --model", "give the class first"]),
+    (f"fit --model.method.percent 5 --model NoiseGeneratorModule {DATA}", ["--model.method.percent", "choose it first", "SALM"]),
+    (f"{VICTIM} stray", ["unrecognized arguments: stray", "salm-cli fit --help"]),
+    # Config files that are none.
+    (f"{VICTIM} --config salm_patmnist.yaml", ["neither a file nor a shipped config", "did you mean 'salm_pathmnist.yaml'", "victim.yaml"]),
+    (f"{VICTIM} --config .", ["neither a file nor a shipped config"]),
+    (f"{VICTIM} --config", ["expected one argument"]),
+    # The other commands.
+    ("protect", ["required: data", "salm-cli protect pathmnist"]),
+    ("protect synthetic --widht 3", ["--widht is not an option", "did you mean 'width'"]),
+    ("protect synthetic --method.percnt 3", ["--method.percnt is not an option", "did you mean 'percent'"]),
+    ("protect synthetic --method SALN", ["--method=SALN", "did you mean 'SALM'"]),
+    ("protect synthetic --method.percent 120", ["percent=120.0 is out of range"]),
+    ("protect synthetic --victim resnet19", ["victim='resnet19'", "did you mean 'resnet18'"]),
+    ("protect synthetic --steps 0", ["steps=0 is out of range"]),
+    ("protect patmnist", ["data='patmnist'", "did you mean 'pathmnist'"]),
+    ("verify", ["required: release", "salm-cli verify"]),
+    ("verify somewhere --sorce x", ["--sorce is not an option", "did you mean 'source'"]),
+]  # fmt: skip
+
+FILES = [
+    ("trainer: {max_step: 5}", ["my.yaml: trainer.max_step is not an option", "did you mean 'max_steps'"]),
+    ("modle: {class_path: VictimModule}", ["my.yaml: modle is not an option", "did you mean 'model'"]),
+    ("model: {class_path: VictimModul}", ["my.yaml: model=VictimModul is not known", "did you mean 'VictimModule'"]),
+    (
+        "model: {class_path: VictimModule, init_args: {widht: 1}}",
+        ["my.yaml: model.widht is not an option", "did you mean 'width'", "VictimModule options"],
+    ),
+    (
+        "model: {class_path: NoiseGeneratorModule, init_args: {method: {class_path: SALN}}}",
+        ["my.yaml: model.method=SALN is not known", "did you mean 'SALM'"],
+    ),
+    (
+        "model: {class_path: NoiseGeneratorModule, init_args: {method: {class_path: SALM, init_args: {percnt: 1}}}}",
+        ["my.yaml: model.method.percnt is not an option", "did you mean 'percent'"],
+    ),
+    (
+        "data: {class_path: MedMNISTDataModule, init_args: {nane: pathmnist}}",
+        ["my.yaml: data.nane is not an option", "did you mean 'name'"],
+    ),
+    (
+        "trainer: {callbacks: [{class_path: RunCheckpoint, init_args: {every_n_step: 1}}]}",
+        ["my.yaml: trainer.callbacks, element 1.every_n_step", "did you mean 'every_n_steps'"],
+    ),
+    ("model: {class_path: VictimModule, init_args: {width: wide}}", ["my.yaml: model.width=wide: expected a number"]),
+    ("model: {class_path: VictimModule, init_args: {channels: 1}}", ["my.yaml: model.channels cannot be set"]),
+    ("model: [1\n  b: {", ["--config my.yaml is not valid YAML in line 2"]),
+    ("- 1\n- 2", ["--config my.yaml holds a list"]),
+    ("\udcff", ["--config my.yaml cannot be read as text"]),
+]
+
+
+def _message(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that has to fail; return what it says."""
+    assert main(shlex.split(arguments)) == 2
+    message = capsys.readouterr().err
+    message = message[message.index("salm-cli: error: ") :]  # Lightning may have named its devices before
+    assert "usage:" not in message
+    assert "Traceback" not in message
+    assert message.count("\n") <= 3, message
+    return message
+
+
+@pytest.mark.parametrize(("arguments", "fragments"), WRONG, ids=[case[0] for case in WRONG])
+def test_wrong_arguments(
+    arguments: str, fragments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = _message(arguments, capsys)
+    assert [fragment for fragment in fragments if fragment not in message] == [], message
+    assert list(tmp_path.iterdir()) == [], "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize(("content", "fragments"), FILES, ids=[case[0] for case in FILES])
+def test_wrong_config_files(
+    content: str, fragments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text(content, encoding="utf-8", errors="surrogateescape")
+    message = _message(f"fit --config my.yaml {'' if 'data:' in content else DATA}", capsys)
+    assert [fragment for fragment in fragments if fragment not in message] == [], message
+
+
+def test_a_config_of_protect_is_checked_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("data: synthetic\nwidht: 0.25\n")
+    assert "my.yaml: widht is not an option; did you mean 'width'?" in _message("protect --config my.yaml", capsys)
+
+
+def test_settings_of_files_and_options_merge(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("model: {class_path: A, init_args: {width: 1, method: {class_path: M}}}\n")
+    settings = read_settings(["--config", str(file), "--model.width=2", "--model.init_args.method.init_args.percent", "5", "x"])
+    width, method = settings.find("model.width"), settings.find("model.method")
+    assert width is not None
+    assert (width.value, width.origin) == ("2", "--model.width")
+    assert method is not None
+    assert (method.value, method.origin) == ("M", f"{file}: model.method")
+    assert method.children["percent"].value == "5"
+    assert settings.find("model.heigth") is None
+
+
+def test_nothing_is_found_wrong_with_right_settings() -> None:
+    settings = Setting.of({"run": "x", "trainer": {"max_steps": 3, "precision": "bf16-mixed"}}, "a.yaml: ")
+    assert find_problem(settings, {"run": str | None, "trainer.max_steps": int, "trainer.precision": None}, LINKED) is None
+
+
+def test_an_error_of_the_package_is_found_under_others() -> None:
+    cause = SalmError("what the user reads")
+    try:
+        try:
+            raise cause
+        except SalmError as error:
+            raise ValueError(f"wrapped {Namespace()}") from error
+    except ValueError as error:
+        assert own_error(error) is cause
+    assert isinstance(own_error(ValueError("Errors:\nbad")), ConfigurationError)
+    assert str(own_error(ValueError("Errors:\nbad"))) == "bad"

@@ -1,0 +1,115 @@
+"""``salm-cli protect``: from images to a protected copy with a first proof, on a few tiny images."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import write_fake_npz
+
+from salm_lightning.cli import main
+from salm_lightning.data import MEDMNIST
+from salm_lightning.release import Manifest
+
+OUT = Path("out")
+SHORT = "--out out --steps 2 --victim_steps 2 --width 0.125 --batch_size 8 --accelerator cpu"
+
+
+@pytest.fixture(autouse=True)
+def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("SALM_DATA_ROOT", str(tmp_path))
+    write_fake_npz(tmp_path / "mine.npz", MEDMNIST["breastmnist"], (20, 8, 10))
+
+
+def _protect(arguments: str) -> int:
+    return main(["protect", *shlex.split(arguments)])
+
+
+@pytest.mark.filterwarnings("ignore:.*MD5.*")
+def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
+    write_fake_npz(Path("bloodmnist.npz"), MEDMNIST["bloodmnist"], (20, 8, 10))
+    assert _protect(f"bloodmnist {SHORT} --method.percent 20 --seed 3") == 0
+    shown = capsys.readouterr().out
+    for number, text in enumerate(("training the noise generator: salm, 2 steps", "victim on the clean", "victim on the protected"), 1):
+        assert f"[{number}/3] " in shown
+        assert text in shown
+
+    manifest = Manifest.read(OUT / "protected")
+    assert manifest.method["method"]["percent"] == 20
+    assert manifest.method["seed"] == 3
+    original = np.load("bloodmnist.npz", allow_pickle=False)
+    released = np.load(OUT / "protected/bloodmnist.npz", allow_pickle=False)
+    change = released["train_images"].astype(int) - original["train_images"]
+    assert 1 <= np.abs(change).max() <= 8
+    assert np.array_equal(released["test_images"], original["test_images"])
+
+    clean, protected = (json.loads((OUT / f"victim-{name}/results.json").read_text()) for name in ("clean", "protected"))
+    rows = {line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:5]] for line in shown.splitlines() if "│" in line}
+    for name, results in (("clean images", clean), ("protected images", protected)):
+        test = results["test"]
+        assert rows[name] == [f"{test['acc']:.1%}", f"{test['auc']:.3f}", f"{test['balanced_acc']:.1%}"]
+    shares = np.bincount(original["test_labels"][:, 0]) / len(original["test_labels"])
+    assert rows["majority class (no model)"] == [f"{shares.max():.1%}", "0.500", "12.5%"]
+    assert rows["largest change (l-inf)"][0] == f"{np.abs(change).max()} of 255 (bound 8)"
+    assert rows["images covered"][0] == "20 of 20"
+    assert "Time taken:        0:00:" in shown
+
+    (check,) = [line.partition("salm-cli ")[2] for line in shown.splitlines() if line.startswith("Check it:")]
+    assert main(shlex.split(check)) == 0
+    assert "compared with" in capsys.readouterr().out
+
+
+def test_without_proof_and_never_over_a_result(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _protect(f"mine.npz {SHORT} --method EM --proof false") == 0
+    shown = capsys.readouterr().out
+    assert "[1/1] training the noise generator: em" in shown
+    assert "victim" not in shown
+    assert "clean images" not in shown
+    assert {path.name for path in OUT.iterdir()} == {"generator", "protected"}
+    archive = OUT / "protected/mine.npz"
+    before = (archive.read_bytes(), archive.stat().st_mtime_ns)
+
+    assert _protect(f"mine.npz {SHORT} --method Random --proof false") == 2
+    message = capsys.readouterr().err
+    assert "out=out" in message
+    assert "--overwrite true" in message
+    assert (archive.read_bytes(), archive.stat().st_mtime_ns) == before
+
+    assert _protect(f"mine.npz {SHORT} --method Random --proof false --overwrite true") == 0
+    assert Manifest.read(OUT / "protected").method["method"]["name"] == "random"
+
+
+def test_options_from_a_file_give_way_to_the_command_line() -> None:
+    Path("my.yaml").write_text("data: synthetic\nmethod: {class_path: SALM, init_args: {percent: 30, step_size: 4}}\nproof: false\n")
+    assert _protect(f"mine.npz --config my.yaml {SHORT} --method.percent 40") == 0
+    manifest = Manifest.read(OUT / "protected")
+    assert manifest.dataset["name"] == "mine"
+    assert (manifest.method["method"]["percent"], manifest.method["method"]["step_size"]) == (40, 4)
+
+
+def test_the_default_folder_names_data_and_method() -> None:
+    assert _protect(f"mine.npz {SHORT.replace('--out out', '')} --method Random --proof false") == 0
+    assert Path("lightning_logs/mine-random/protected/mine.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (".", [". is a folder", "an .npz archive in MedMNIST's layout is taken"]),
+        ("missing.npz", ["missing.npz"]),
+        ("text.npz", ["text.npz"]),
+    ],
+)
+def test_what_is_not_taken(data: str, expected: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.npz").write_text("no archive")
+    assert _protect(f"{data} {SHORT}") == 2
+    message = capsys.readouterr().err
+    assert message.startswith("salm-cli: error: ")
+    assert [text for text in expected if text not in message] == []
+    assert not OUT.exists()

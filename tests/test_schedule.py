@@ -1,0 +1,99 @@
+"""The learning-rate schedule against PyTorch's own at the steps that the shares mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import MultiStepLR
+
+from salm_lightning.errors import ConfigurationError, DivergedError
+from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
+
+
+def sgd(*rates: float) -> Optimizer:
+    return SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates], lr=0.1)
+
+
+def rates(scheduler: Any, steps: int) -> list[list[float]]:
+    seen = []
+    for _ in range(steps):
+        seen.append([group["lr"] for group in scheduler.optimizer.param_groups])
+        scheduler.optimizer.step()
+        scheduler.step()
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("total", "fractions", "milestones"),
+    [(10, (0.4, 0.8), [4, 8]), (5000, (0.4, 0.8), [2000, 4000]), (7, (0.4, 0.8), [3, 6]), (20, (0.25,), [5]), (12, (), []),
+     (8, (0.5, 1.0), [4, 8])],
+)  # fmt: skip
+@pytest.mark.parametrize("gamma", [0.1, 0.5])
+def test_rates_equal_those_of_multi_step_lr(total: int, fractions: tuple[float, ...], milestones: list[int], gamma: float) -> None:
+    made = rates(FractionalStepLR(sgd(0.1, 0.02), fractions, gamma, total), total)
+    expected = rates(MultiStepLR(sgd(0.1, 0.02), milestones, gamma), total)
+    torch.testing.assert_close(torch.tensor(made), torch.tensor(expected), rtol=1e-6, atol=0)
+
+
+def test_the_papers_schedule_is_the_default() -> None:
+    made = [rate for (rate,) in rates(FractionalStepLR(sgd(0.1), total_steps=5000), 5000)]
+    assert made[0] == made[1999] == 0.1
+    assert made[2000] == made[3999] == pytest.approx(0.01)
+    assert made[4000] == made[4999] == pytest.approx(0.001)
+
+
+def test_without_a_length_the_rate_stays() -> None:
+    assert rates(FractionalStepLR(sgd(0.1)), 50) == [[0.1]] * 50
+
+
+def test_a_resumed_schedule_goes_on() -> None:
+    whole = rates(FractionalStepLR(sgd(0.1), total_steps=20), 20)
+    first = FractionalStepLR(sgd(0.1), total_steps=20)
+    begun = rates(first, 11)
+    optimizer = sgd(0.1)
+    second = FractionalStepLR(optimizer, total_steps=20)
+    optimizer.load_state_dict(first.optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    assert begun + rates(second, 9) == whole
+
+
+@pytest.mark.parametrize("fractions", [(0.8, 0.4), (0.0, 0.5), (0.5, 1.1), (-0.1,), (float("nan"),)])
+def test_fractions_that_do_not_ascend_within_the_training_are_refused(fractions: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigurationError, match=r"fractions=.*must ascend"):
+        FractionalStepLR(sgd(0.1), fractions)
+
+
+class Stub:
+    """What ``configure`` asks of a module: a Trainer that knows the training length."""
+
+    class trainer:  # noqa: N801
+        estimated_stepping_batches = 40
+
+
+@pytest.mark.parametrize("total", [None, 10])
+def test_the_trainers_length_is_taken_unless_one_is_given(total: int | None) -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    made: Any = configure(
+        Stub(), parameters, lambda p: SGD(p, lr=0.1), lambda o: FractionalStepLR(o, total_steps=total)  # type: ignore[arg-type]
+    )
+    assert made["lr_scheduler"]["interval"] == "step"
+    assert made["optimizer"].param_groups[0]["params"] == parameters
+    seen = [rate for (rate,) in rates(made["lr_scheduler"]["scheduler"], total or 40)]
+    assert seen.index(pytest.approx(0.01)) == 0.4 * (total or 40)
+
+
+def test_other_schedulers_are_left_alone() -> None:
+    made: Any = configure(
+        Stub(), [torch.nn.Parameter(torch.zeros(1))], lambda p: SGD(p, lr=0.1), lambda o: MultiStepLR(o, [3])  # type: ignore[arg-type]
+    )
+    assert isinstance(made["lr_scheduler"]["scheduler"], MultiStepLR)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_diverged_loss_stops_the_training(loss: float) -> None:
+    require_finite(torch.tensor(1e30), 3)
+    with pytest.raises(DivergedError, match="at step 3"):
+        require_finite(torch.tensor(loss), 3)
