@@ -153,6 +153,13 @@ class SalmCLI(LightningCLI):
             super().instantiate_classes()
         except (MisconfigurationException, ValueError) as error:
             raise own_error(error) from error
+        except KeyError as error:
+            if "SLURM" not in str(error):
+                raise
+            raise ConfigurationError(
+                f"SLURMEnvironment in trainer.plugins needs a SLURM job ({error} is not set): start it with srun, or use "
+                "--config trainer/ddp.yaml instead."
+            ) from error
         if self._checkpoint:
             _require_fit(self._checkpoint, self.model)
 
@@ -178,7 +185,7 @@ class SalmCLI(LightningCLI):
         if self.subcommand != "fit":
             self.save_config_callback = None  # a run's config.yaml is that of its fit
         # The saved config begins anew: by then this checkpoint may be gone, and a run must not be replaced without being asked.
-        self.config[str(self.subcommand)].update(Namespace(ckpt_path=None, overwrite=False))
+        self.config[str(self.subcommand)].update(Namespace(ckpt_path=None, overwrite=False))  # type: ignore[no-untyped-call]
         config["enable_model_summary"] = bool(config["enable_model_summary"])
         return super()._instantiate_trainer(config, callbacks)
 
@@ -234,9 +241,7 @@ class SalmCLI(LightningCLI):
         save_predictions(cast("list[dict[str, Tensor]]", batches or []), run_folder(self.trainer) / "predictions.npz")
 
     def _generate(self, checkpoint: Path | None) -> None:
-        folder = generate(
-            self.trainer, self.model, self.datamodule, self._release_folder(), checkpoint, self._overwrites
-        )
+        folder = generate(self.trainer, self.model, self.datamodule, self._release_folder(), checkpoint, self._overwrites)
         if self.trainer.is_global_zero:
             print_release(folder, run_folder(self.trainer), self.datamodule)
 

@@ -13,6 +13,8 @@ import yaml
 from salm_lightning.callbacks.checkpoint import latest_checkpoint
 from salm_lightning.errors import ConfigurationError, did_you_mean
 
+CONFIG_OPTIONS = ("-c", "--config")
+
 
 def shipped_configs() -> Path:
     """Return the folder of the shipped configs: inside an installed package, or beside it in a checkout."""
@@ -144,7 +146,6 @@ class Setting:
                 child.put(below, f"{origin}.{name}" if self.order != _ROOT else f"{origin}{name}", order, from_option)
 
 
-_CONFIG = ("-c", "--config")
 _WRAPPERS = ("class_path", "init_args", "dict_kwargs")
 _ROOT = -2
 
@@ -153,7 +154,7 @@ def read_settings(args: Sequence[str]) -> Setting:
     """Return all settings that arguments and their config files make, the later of two winning."""
     root = Setting(order=_ROOT)
     for order, (option, value) in enumerate(_options(args)):
-        if option in _CONFIG:
+        if option in CONFIG_OPTIONS:
             if value is not None and Path(value).is_file():
                 root.put(read_config(value), f"{value}: ", order, False)
             continue
@@ -192,9 +193,9 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
     resolved: list[str] = []
     for position, arg in enumerate(args):
         option, equals, value = arg.partition("=")
-        if equals and option in _CONFIG:
+        if equals and option in CONFIG_OPTIONS:
             resolved.append(f"{option}={resolve_config(value)}")
-        elif position and args[position - 1] in _CONFIG:
+        elif position and args[position - 1] in CONFIG_OPTIONS:
             resolved.append(resolve_config(arg))
         else:
             resolved.append(arg)

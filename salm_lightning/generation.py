@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
 
@@ -49,7 +51,9 @@ def generate(
         ckpt_path = save_run(trainer)
     data.setup("predict")
     images = data.split("train").images
-    parts = Parts(folder.with_name(f".{folder.name}.parts"), _fingerprint(module, data, ckpt_path), *images.shape[:1], data.chunk_size, images.shape[1:])
+    parts = Parts(
+        folder.with_name(f".{folder.name}.parts"), _fingerprint(module, data, ckpt_path), len(images), data.chunk_size, images.shape[1:]
+    )
     data.pending_chunks = parts.pending()
     writer = ProtectedWriter(parts)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
@@ -61,11 +65,19 @@ def generate(
         data.pending_chunks = None
     trainer.strategy.barrier("last pass")
     if trainer.is_global_zero:
-        bound = {"norm": module.method.norm, "radius": module.method.radius}
-        write_release(folder, data, parts, module.settings(), bound, overwrite)
+        write_release(folder, data, parts, module.settings(), _bound(module), overwrite)
         parts.remove()
     trainer.strategy.barrier("release")
     return folder
+
+
+def _bound(module: NoiseGeneratorModule) -> dict[str, Any]:
+    """Return what the method promises about every stored image."""
+    bound: dict[str, Any] = {"norm": module.method.norm, "radius": module.method.radius}
+    pixels = module.method.max_changed_pixels(math.prod(module.image_shape[1:]))
+    if pixels is not None and module.last_pass_steps > 0:
+        bound["max_changed_pixels"] = pixels
+    return bound
 
 
 def _fingerprint(module: NoiseGeneratorModule, data: ImageDataModule, ckpt_path: Path | None) -> str:

@@ -1,13 +1,16 @@
-"""Plain NumPy and PyTorch versions of the method, written from the paper; nothing in here calls ``salm_lightning``."""
+"""Plain NumPy and PyTorch versions of the method, written from the paper, and a quiet Trainer; nothing here calls ``salm_lightning``."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,7 +44,7 @@ def start_noise(images: Tensor, indices: Tensor, radius: float, seed: int, *coun
     """Return uniform noise in [-radius, radius] (in 1/255 units) that keeps the images in [0, 1]."""
     draws = torch.from_numpy(uniform(fold(seed, "start", *counters), indices.tolist(), images[0].numel()))
     noise = (2 * draws.view(images.shape) - 1) * (radius / 255)
-    return torch.clamp(images + noise, 0, 1) - images
+    return torch.minimum(torch.maximum(noise, -images), 1 - images)
 
 
 def crop_flip(images: Tensor, indices: Tensor, padding: int, seed: int, purpose: str, *counters: int) -> Tensor:
@@ -165,3 +168,39 @@ def _loss(logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
     if labels.is_floating_point():
         return F.binary_cross_entropy_with_logits(logits, labels, reduction=reduction)
     return F.cross_entropy(logits, labels, reduction=reduction)
+
+
+class Recorder(Logger):
+    """Keep what is logged: ``rows`` of (step, metrics)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    @property
+    def name(self) -> str:
+        return "recorder"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append((-1 if step is None else step, dict(metrics)))
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def values(self, key: str) -> list[float]:
+        """Return every value of one metric, in order."""
+        return [metrics[key] for _, metrics in self.rows if key in metrics]
+
+
+def make_trainer(folder: Path, steps: int, **arguments: Any) -> Trainer:
+    """Return a quiet Trainer on one CPU that logs each step to a :class:`Recorder` and validates only if asked to."""
+    settings: dict[str, Any] = {
+        "max_steps": steps, "max_epochs": -1, "accelerator": "cpu", "devices": 1, "logger": Recorder(), "log_every_n_steps": 1,
+        "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "num_sanity_val_steps": 0,
+        "limit_val_batches": 0, "use_distributed_sampler": False, "default_root_dir": folder,
+    }  # fmt: skip
+    return Trainer(**(settings | arguments))

@@ -130,9 +130,14 @@ def test_trainer_for_one_device(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ddp", "slurm"])
-def test_trainer_for_many_devices(name: str) -> None:
+def test_trainer_for_many_devices(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The processes of a real job are started elsewhere; here the Trainer is built, on the CPU."""
     arguments = ["--config", "method/salm.yaml", "--config", "dataset/breastmnist.yaml", "--config", f"trainer/{name}.yaml"]
+    if name == "slurm":
+        assert _fit(*arguments, *SHORT) == 2
+        assert "needs a SLURM job" in capsys.readouterr().err
+        for variable, value in {"JOB_ID": "7", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+            monkeypatch.setenv(f"SLURM_{variable}", value)
     cli = _build(*arguments, *SHORT)
     assert isinstance(cli.trainer.strategy, DDPStrategy)
     assert cli.trainer._accelerator_connector.use_distributed_sampler is False

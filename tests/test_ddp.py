@@ -58,11 +58,13 @@ def pair(folder: Path) -> Path:
 
 
 def keep_models(folder: Path) -> Patch:
-    """Save each rank's source model after training and when its last pass has begun."""
+    """Save each rank's source model after each step of training."""
 
     def patch(rank: int) -> None:
-        for name in ("on_train_end", "on_predict_start"):
-            with_module(name, lambda module, name=name: torch.save(module.source.state_dict(), folder / f"{name}.{rank}.pt"))
+        def save(module: NoiseGeneratorModule) -> None:
+            torch.save(module.source.state_dict(), folder / f"step={module.global_step}.{rank}.pt")
+
+        with_module("training_step", save)
 
     return patch
 
@@ -102,15 +104,17 @@ def test_noise_stays_on_its_owner_and_covers_every_sample(folder: Path, pair: Pa
     assert len(set(noise.values())) == TRAIN
 
 
-def test_ranks_agree_on_the_parameters_and_on_the_buffers_of_the_last_pass(folder: Path, pair: Path) -> None:
-    trained = [torch.load(folder / f"on_train_end.{rank}.pt", weights_only=True) for rank in (0, 1)]
-    statistics = [name for name in trained[0] if "running" in name]
-    for name in trained[0].keys() - set(statistics):
-        assert torch.equal(trained[0][name], trained[1][name]), name
-    assert not all(torch.equal(trained[0][name], trained[1][name]) for name in statistics)
-    used = [torch.load(folder / f"on_predict_start.{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert same(used[0], used[1])
-    assert same(used[0], trained[0])
+def test_ranks_have_one_source_model_with_one_set_of_statistics(folder: Path, pair: Path) -> None:
+    states = {
+        (step, rank): torch.load(folder / f"step={step}.{rank}.pt", weights_only=True)
+        for step in range(1, STEPS + 1)
+        for rank in (0, 1)
+    }
+    for step in range(1, STEPS + 1):
+        assert same(states[step, 0], states[step, 1]), step
+    assert not any(torch.equal(states[1, 0][name], states[2, 0][name]) for name in states[1, 0])
+    saved = final_state(pair)["state_dict"]
+    assert all(torch.equal(saved[f"source.{name}"], value) for name, value in states[STEPS, 1].items())
 
 
 def test_two_processes_leave_these_files_and_a_release_that_verifies(folder: Path, pair: Path) -> None:
@@ -160,6 +164,26 @@ def test_sigterm_to_one_rank_stops_both_and_the_resumed_pair_equals_the_uninterr
         assert (run_folder / "protected" / name).read_bytes() == (pair / "protected" / name).read_bytes(), name
 
 
+@pytest.mark.slow
+def test_sigterm_to_the_launching_process_stops_the_launched_one(folder: Path, pair: Path) -> None:
+    fit = arguments(folder, "fit", "NoiseGeneratorModule")
+    ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    run_folder = folder / "lightning_logs" / "launched"
+    codes = []
+    for rest, stop in ((["--run", "launched"], True), (["--ckpt_path", str(run_folder)], False)):
+        command = [sys.executable, "-m", "salm_lightning", *fit, *ddp, *rest]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
+            assert process.stdout is not None
+            for line in process.stdout:  # ends when both processes have closed it
+                if stop and line.startswith("step 5/"):
+                    process.send_signal(signal.SIGTERM)
+            codes.append(process.wait())
+    assert codes == [143, 0]
+    assert (run_folder / "protected" / "tiny.npz").read_bytes() == (pair / "protected" / "tiny.npz").read_bytes()
+
+
+@pytest.mark.slow
 def test_killed_in_the_last_pass_of_two_a_single_process_makes_the_missing_chunks(folder: Path, pair: Path) -> None:
     args, out = [*arguments(folder, "predict", "NoiseGeneratorModule"), "--ckpt_path", str(pair)], folder / "cut"
 

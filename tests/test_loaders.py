@@ -208,11 +208,12 @@ def test_an_iterator_that_is_never_asked_moves_nothing() -> None:
     assert indices(loader) == expected
 
 
-def test_an_abandoned_pass_is_followed_by_the_next_one() -> None:
+def test_a_pass_that_was_left_on_its_way_goes_on() -> None:
     whole = loader_of("device")
     epochs = [indices(whole), indices(whole)]
     loader = loader_of("device")
     assert indices(islice(loader, 2)) == epochs[0][:2]
+    assert indices(loader) == epochs[0][2:]
     assert indices(loader) == epochs[1]
 
 
@@ -283,7 +284,7 @@ def test_a_resumed_fit_sees_the_batches_of_the_uninterrupted_one(tmp_path: Path,
     whole = fit(tmp_path, 15, resident=resident, **settings)
     assert len(whole.seen) == 15
     per_epoch = settings.get("limit_train_batches", 6)
-    reference = loader_of("device")
+    reference = loader_of("device", limit=per_epoch)
     expected = [batch for _ in range(4) for batch in indices(islice(reference, per_epoch))][:15]
     assert whole.seen == expected
     for step in (3, 4, 6, 7, 8, 12):

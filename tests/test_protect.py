@@ -36,13 +36,15 @@ def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     write_fake_npz(Path("bloodmnist.npz"), MEDMNIST["bloodmnist"], (20, 8, 10))
     assert _protect(f"bloodmnist {SHORT} --method.percent 20 --seed 3") == 0
     shown = capsys.readouterr().out
-    for number, text in enumerate(("training the noise generator: salm, 2 steps", "victim on the clean", "victim on the protected"), 1):
+    for number, text in enumerate(
+        ("training the noise generator: salm, 2 steps", "victim on the clean", "victim on the protected"), 1
+    ):
         assert f"[{number}/3] " in shown
         assert text in shown
 
     manifest = Manifest.read(OUT / "protected")
-    assert manifest.method["method"]["percent"] == 20
-    assert manifest.method["seed"] == 3
+    assert manifest.settings["method"]["percent"] == 20
+    assert manifest.settings["seed"] == 3
     original = np.load("bloodmnist.npz", allow_pickle=False)
     released = np.load(OUT / "protected/bloodmnist.npz", allow_pickle=False)
     change = released["train_images"].astype(int) - original["train_images"]
@@ -50,7 +52,9 @@ def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert np.array_equal(released["test_images"], original["test_images"])
 
     clean, protected = (json.loads((OUT / f"victim-{name}/results.json").read_text()) for name in ("clean", "protected"))
-    rows = {line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:5]] for line in shown.splitlines() if "│" in line}
+    rows = {
+        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:5]] for line in shown.splitlines() if "│" in line
+    }
     for name, results in (("clean images", clean), ("protected images", protected)):
         test = results["test"]
         assert rows[name] == [f"{test['acc']:.1%}", f"{test['auc']:.3f}", f"{test['balanced_acc']:.1%}"]
@@ -82,15 +86,17 @@ def test_without_proof_and_never_over_a_result(capsys: pytest.CaptureFixture[str
     assert (archive.read_bytes(), archive.stat().st_mtime_ns) == before
 
     assert _protect(f"mine.npz {SHORT} --method Random --proof false --overwrite true") == 0
-    assert Manifest.read(OUT / "protected").method["method"]["name"] == "random"
+    assert Manifest.read(OUT / "protected").settings["method"]["name"] == "random"
 
 
 def test_options_from_a_file_give_way_to_the_command_line() -> None:
-    Path("my.yaml").write_text("data: synthetic\nmethod: {class_path: SALM, init_args: {percent: 30, step_size: 4}}\nproof: false\n")
+    Path("my.yaml").write_text(
+        "data: synthetic\nmethod: {class_path: SALM, init_args: {percent: 30, step_size: 4}}\nproof: false\n"
+    )
     assert _protect(f"mine.npz --config my.yaml {SHORT} --method.percent 40") == 0
     manifest = Manifest.read(OUT / "protected")
     assert manifest.dataset["name"] == "mine"
-    assert (manifest.method["method"]["percent"], manifest.method["method"]["step_size"]) == (40, 4)
+    assert (manifest.settings["method"]["percent"], manifest.settings["method"]["step_size"]) == (40, 4)
 
 
 def test_the_default_folder_names_data_and_method() -> None:

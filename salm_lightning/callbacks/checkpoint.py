@@ -46,7 +46,7 @@ class RunCheckpoint(Checkpoint):
         """Note the step that a resumed run starts from, which is saved already."""
         self._saved_step = trainer.global_step
         self._after_validation = False
-        self._interruption.listen()
+        self._interruption.listen(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save when a multiple of ``every_n_steps`` is reached or the run has to stop, after the validation of this step if it has one.
@@ -72,11 +72,11 @@ class RunCheckpoint(Checkpoint):
         self._save(trainer, self._interruption.agreed(trainer))
 
     def _save(self, trainer: Trainer, stopping: bool) -> None:
-        if not trainer.fast_dev_run and trainer.global_step != self._saved_step:
+        if not trainer.fast_dev_run and trainer.global_step != self._saved_step:  # type: ignore[attr-defined]
             save_run(trainer)
             self._saved_step = trainer.global_step
         if stopping:
-            self._interruption.stop()
+            self._interruption.stop(trainer)
 
 
 def save_run(trainer: Trainer) -> Path:

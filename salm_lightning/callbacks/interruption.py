@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import NoReturn
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+_RANK_ZERO_FIRST = 2.0
+"""Seconds that the other ranks stay: Lightning's launcher kills rank 0 when it finds one of them gone before."""
+
 
 class Interruption:
     """Notes that a run has been asked to stop; a second Ctrl-C stops it at once.
 
     Lightning's own handler starts a collective operation wherever the signal finds the process. With several ranks in different
-    places that can wait for ever, and a rank may leave a step before the others. This one notes the signal and nothing else.
+    places that can wait for ever, and a rank may leave a step before the others. This one notes the signal, and passes it on to the
+    processes that the Trainer has launched.
     """
 
     def __init__(self) -> None:
         self._received: int | None = None
+        self._trainer: Trainer | None = None
 
-    def listen(self) -> None:
+    def listen(self, trainer: Trainer) -> None:
         """Take the signals over until the Trainer, at the end of its fit or prediction, puts the handlers before it back."""
         self._received = None
+        self._trainer = trainer
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._note)
@@ -37,15 +44,20 @@ class Interruption:
         """Whether this rank was asked to stop."""
         return self._received is not None
 
-    def stop(self) -> NoReturn:
+    def stop(self, trainer: Trainer) -> NoReturn:
         """Leave the run with the exit code of the signal, as a shell reports it.
 
         Raises:
             SIGTERMException: Always.
         """
+        if not trainer.is_global_zero:
+            time.sleep(_RANK_ZERO_FIRST)
         raise SIGTERMException(128 + (self._received or signal.SIGTERM))
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        launcher = self._trainer.strategy.launcher if self._trainer else None
+        if launcher is not None and not self.noted:
+            launcher.kill(signal.SIGTERM)
         self._received = number
         if number == signal.SIGINT:  # SIGTERM may come twice by design, from a scheduler and from the launcher
             signal.signal(signal.SIGINT, signal.default_int_handler)

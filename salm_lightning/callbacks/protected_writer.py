@@ -28,7 +28,7 @@ class ProtectedWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let SIGTERM and Ctrl-C wait until the chunk at hand is stored."""
         super().on_predict_start(trainer, pl_module)
-        self._interruption.listen()
+        self._interruption.listen(trainer)
 
     def write_on_batch_end(
         self,
@@ -47,4 +47,4 @@ class ProtectedWriter(BasePredictionWriter):
         chunk = int(prediction.indices[0]) // self.parts.chunk_size
         self.parts.save(chunk, prediction.images)
         if self._interruption.noted:
-            self._interruption.stop()
+            self._interruption.stop(trainer)

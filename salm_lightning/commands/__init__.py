@@ -8,7 +8,7 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its _
 
 from salm_lightning.commands.protect import protect
 from salm_lightning.commands.verify import verify
-from salm_lightning.config_files import read_settings
+from salm_lightning.config_files import CONFIG_OPTIONS, read_settings
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.parser import SalmArgumentParser, explain, own_error
 
@@ -29,7 +29,7 @@ def run(name: str, args: Sequence[str]) -> int:
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below.")
     parser.add_function_arguments(function, as_positional=True)
     try:
-        config = parser.parse_args(list(args))
+        config = parser.parse_args(_files_first(args))
     except ConfigurationError as error:
         raise explain(parser, args, error, example=_EXAMPLES[name]) from error
     try:
@@ -53,6 +53,15 @@ def overview(others: Mapping[str, str]) -> str:
         f"commands:\n{commands}\n\n"
         "salm-cli COMMAND --help lists a command's options; COMMAND --print_config shows what they amount to.\n"
     )
+
+
+def _files_first(args: Sequence[str]) -> list[str]:
+    """Return the arguments with the config files in front, so that what is typed wins, the data's name included."""
+    files, typed = [], []
+    for position, arg in enumerate(args):
+        of_file = arg.partition("=")[0] in CONFIG_OPTIONS or (position > 0 and args[position - 1] in CONFIG_OPTIONS)
+        (files if of_file else typed).append(arg)
+    return files + typed
 
 
 def _first_line(function: Callable[..., int]) -> str:

@@ -75,8 +75,10 @@ def per_rank_batch_size(batch_size: int, world: int) -> int:
 class EpochBatches:
     """The training batches of one rank, epoch by epoch, and the position in them.
 
-    Iterating starts the next epoch, or goes on at the position that :meth:`load_state_dict` has set. Nothing moves before the
-    first batch is asked for, so that an iterator which is made and dropped skips nothing.
+    Iterating goes on at the next batch: the first of an epoch, unless the pass before was left on its way or
+    :meth:`load_state_dict` has set another. Lightning leaves a pass on its way when a run resumes on another number of ranks: it
+    counts the batches that the checkpoint's epoch had left, while the loader is at the start of the next one. Nothing moves before
+    the first batch is asked for, so that an iterator which is made and dropped skips nothing.
 
     Args:
         shard_size: Number of samples on this rank; batches hold positions in the shard.
@@ -105,7 +107,6 @@ class EpochBatches:
         self._last = max(1, min(share, self.num_batches))
         self._epoch = 0
         self._position = 0
-        self._resumed = False
 
     def __len__(self) -> int:
         return self.num_batches
@@ -115,11 +116,7 @@ class EpochBatches:
         return permutation(self._shard_size, self._seed, "epoch", epoch)
 
     def start(self) -> tuple[int, int]:
-        """Begin a pass: return its epoch and the number of its first batch."""
-        if self._position and not self._resumed:
-            # The last pass was abandoned on its way.
-            self._epoch, self._position = self._epoch + 1, 0
-        self._resumed = False
+        """Return the epoch of the next batch and its number in it."""
         return self._epoch, self._position
 
     def slices(self, epoch: int, first: int) -> Iterator[slice]:
@@ -139,7 +136,6 @@ class EpochBatches:
         self._epoch, self._position = state["epoch"], state["position"]
         if state["world_size"] != self._world_size and self._position:
             self._epoch, self._position = self._epoch + 1, 0
-        self._resumed = True
 
 
 def evaluation_batches(count: int, batch_size: int, rank: int, world: int) -> list[NDArray[np.int64]]:

@@ -32,7 +32,7 @@ def _first_conv(channels: int, features: int, small: bool) -> nn.Conv2d:
     return conv
 
 
-class _ScaledResNet(ResNet):
+class _ScaledResNet(ResNet):  # type: ignore[misc]
     """torchvision's ResNet with every layer's width multiplied; its constructor has the widths 64 to 512 written in."""
 
     def __init__(
@@ -45,12 +45,13 @@ class _ScaledResNet(ResNet):
         self.bn1 = nn.BatchNorm2d(stem)
         self.fc = nn.Linear(_scaled(512, width) * block.expansion, num_classes)
         if small:
-            self.maxpool = nn.Identity()  # type: ignore[assignment]
+            self.maxpool = nn.Identity()
 
     def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
         if planes == 64:  # the first stage, which takes the stem's output
             self.inplanes = _scaled(64, self._width)
-        return super()._make_layer(block, _scaled(planes, self._width), *args, **kwargs)
+        layer: nn.Sequential = super()._make_layer(block, _scaled(planes, self._width), *args, **kwargs)
+        return layer
 
 
 def resnet18(num_classes: int, channels: int, small: bool, width: float) -> nn.Module:
@@ -63,7 +64,7 @@ def resnet50(num_classes: int, channels: int, small: bool, width: float) -> nn.M
     return _ScaledResNet(Bottleneck, [3, 4, 6, 3], num_classes, channels, small, width)
 
 
-class _ScaledVGG(VGG):
+class _ScaledVGG(VGG):  # type: ignore[misc]
     """torchvision's VGG without its constructor, which takes seconds to draw the 120 million weights of a head that small images drop."""
 
     def __init__(self, num_classes: int, channels: int, small: bool, width: float) -> None:
@@ -72,7 +73,7 @@ class _ScaledVGG(VGG):
         features = _scaled(512, width)
         self.features = make_layers(layers, batch_norm=True)
         self.features[0] = nn.Conv2d(channels, _scaled(64, width), kernel_size=3, padding=1)
-        self.avgpool = nn.AdaptiveAvgPool2d(1 if small else 7)
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1) if small else (7, 7))
         self.classifier = nn.Sequential(nn.Linear(features, num_classes)) if small else _vgg_head(features, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -99,10 +100,11 @@ def vgg11(num_classes: int, channels: int, small: bool, width: float) -> nn.Modu
 def densenet121(num_classes: int, channels: int, small: bool, width: float) -> nn.Module:
     """Build DenseNet-121 (Huang et al. 2017)."""
     stem = _scaled(64, width)
-    network = DenseNet(
+    network: Any = DenseNet(
         growth_rate=_scaled(32, width), block_config=(6, 12, 24, 16), num_init_features=stem, num_classes=num_classes
     )
     network.features.conv0 = _first_conv(channels, stem, small)
     if small:
         network.features.pool0 = nn.Identity()
-    return network
+    built: nn.Module = network
+    return built

@@ -24,6 +24,7 @@ from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import seed_dropout
 from salm_lightning.modules.run_folder import checkpoint_folder
 from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
+from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import InputGradient, frozen
 from salm_lightning.noise.store import LEVELS, NoiseStore, Snapshot, dequantise, merge_checksums, snapshot_folder
@@ -169,8 +170,9 @@ class NoiseGeneratorModule(LightningModule):
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.manual_backward(loss)
         optimizer.step()  # type: ignore[union-attr]
-        self.lr_schedulers().step()  # type: ignore[union-attr,call-arg]
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        self.lr_schedulers().step()  # type: ignore[union-attr]
+        share_statistics(self.source)
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_step(loss.detach(), logits.detach(), labels, noise.delta)
         if self.pictures_wanted:
             self.last_pictures = {
@@ -244,13 +246,6 @@ class NoiseGeneratorModule(LightningModule):
         self.clean_metrics.reset()
 
     # The last pass ------------------------------------------------------------------------------------------------------------
-
-    def on_predict_start(self) -> None:
-        """Agree on the source model and open the stored noise, both the same on every rank."""
-        if self.trainer.world_size > 1:
-            # Without sync_batchnorm the running statistics differ between ranks after the last step.
-            for buffer in self.source.buffers():
-                torch.distributed.broadcast(buffer, src=0)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> ProtectedChunk:
         """Improve the stored (or a random) noise of a chunk against the trained source model and apply it."""

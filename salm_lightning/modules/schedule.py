@@ -39,7 +39,7 @@ class FractionalStepLR(LRScheduler):
         self.total_steps = total_steps
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Return the rate of every parameter group at the current step."""
         total = self.total_steps or 0
         passed = sum(total > 0 and self.last_epoch >= round(fraction * total) for fraction in self.fractions)

@@ -16,6 +16,7 @@ from salm_lightning.metrics import ClassificationMetrics, classification_loss, c
 from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import seed_dropout
 from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
+from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.transforms import CropFlip
 
 SCALARS = ("acc", "auc", "balanced_acc")
@@ -92,11 +93,15 @@ class VictimModule(LightningModule):
         seed_dropout(self.network, self.seed, self.global_step, self.global_rank)
         logits = self(self.transform(images, indices, self.seed, "victim", self.global_step))
         loss = classification_loss(logits, labels, self.task)
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             require_finite(loss, self.global_step)
             self.log("train/loss", loss.detach(), batch_size=len(labels))
             self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(labels))  # type: ignore[union-attr]
         return loss
+
+    def on_train_end(self) -> None:
+        """Let all ranks be tested with the statistics that the checkpoint holds."""
+        share_statistics(self.network)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect predictions on the clean validation split (loader 0) and the clean test split (loader 1)."""

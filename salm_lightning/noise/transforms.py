@@ -80,7 +80,7 @@ class CropFlip:
         key = fold(seed, purpose, *counters)
         offsets = integers(key, indices, 3, 2 * padding + 1)
         flips = integers(key, indices, 3, 2)[:, 2].bool() if self.flip else torch.zeros_like(indices, dtype=torch.bool)
-        transformed: Tensor = _CropFlip.apply(images, offsets[:, 0], offsets[:, 1], flips, padding)  # type: ignore[no-untyped-call]
+        transformed: Tensor = _CropFlip.apply(images, offsets[:, 0], offsets[:, 1], flips, padding)
         return transformed
 
 

@@ -68,6 +68,10 @@ class Method(ABC):
         """Return the method's name and every setting as JSON values."""
         return {"name": self.name, **{key: _plain(value) for key, value in vars(self).items()}}
 
+    def max_changed_pixels(self, pixels: int) -> int | None:
+        """Return how many of an image's ``pixels`` a call of :meth:`improve` can leave changed at most, or ``None`` without a promise."""
+        return None
+
     def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
         """Return the first noise of each sample: uniform in [-radius, radius] (paper: Appendix B.2), within [0, 1] of the images.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from salm_lightning.errors import ConfigurationError, look_up
-from salm_lightning.noise.masks import Score, keep_top, top_percent_mask
+from salm_lightning.noise.masks import Score, keep_top, masked_count, top_percent_mask
 from salm_lightning.noise.methods.base import Method, Perturbation
 from salm_lightning.noise.pgd import GradientFn, descend
 from salm_lightning.noise.transforms import CropFlip
@@ -58,6 +58,11 @@ class SALM(Method):
         self.mask = look_up("mask", mask, ("per_step", "fixed"))
         self.project = project
         self.start_from = look_up("start", start, ("uniform", "zero"))
+
+    def max_changed_pixels(self, pixels: int) -> int | None:
+        """Return the count that ``project`` and a ``fixed`` mask of pixels guarantee, and 0 for K = 0."""
+        guaranteed = self.project or self.percent == 0 or (self.mask == "fixed" and self.score is not Score.ELEMENT)
+        return masked_count(self.percent, pixels) if guaranteed else None
 
     def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
         """Return the first noise: zero when ``start`` is ``zero`` or K is 0, else uniform in the radius."""
