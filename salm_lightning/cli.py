@@ -10,8 +10,8 @@ from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -280,13 +280,13 @@ def _require_fit(path: str, module: LightningModule) -> None:
     except (RuntimeError, KeyError, UnpicklingError) as error:
         raise ConfigurationError(f"--ckpt_path {path} is damaged, or no checkpoint of this program ({error}).") from error
     now = module.state_dict()
-    other = sorted(
-        name for name in saved.keys() | now.keys() if name not in saved or name not in now or saved[name].shape != now[name].shape
-    )
+    names = saved.keys() | now.keys()
+    other = sorted(name for name in names if name not in saved or name not in now or saved[name].shape != now[name].shape)
     if other:
         raise ConfigurationError(
-            f"--ckpt_path {path} does not fit this {type(module).__name__}: {len(other)} weights differ in name or shape, such as "
-            f"{other[0]}. Give the architecture, width, data and image size that it was trained with; they are in the config.yaml of its run."
+            f"--ckpt_path {path} does not fit this {type(module).__name__}: {len(other)} weights differ in name or shape: "
+            f"{other[0]}, ... Give the architecture, width, data and image size that it was trained with, as in its run's "
+            "config.yaml."
         )
 
 

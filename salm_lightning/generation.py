@@ -36,7 +36,8 @@ def generate(
         module: The noise generator.
         data: The images to protect.
         folder: Where the release goes; ``None`` is ``<run>/protected``.
-        ckpt_path: Checkpoint to load; ``None`` saves the module as it is and loads that, except for a method without a source model.
+        ckpt_path: Checkpoint to load; ``None`` saves the module as it is and loads that, except for a method without a source
+            model.
         overwrite: Replace a release that stands there.
 
     Returns:
@@ -52,7 +53,11 @@ def generate(
     data.setup("predict")
     images = data.split("train").images
     parts = Parts(
-        folder.with_name(f".{folder.name}.parts"), _fingerprint(module, data, ckpt_path), len(images), data.chunk_size, images.shape[1:]
+        folder.with_name(f".{folder.name}.parts"),
+        _fingerprint(module, data, ckpt_path),
+        len(images),
+        data.chunk_size,
+        images.shape[1:],
     )
     data.pending_chunks = parts.pending()
     writer = ProtectedWriter(parts)

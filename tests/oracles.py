@@ -1,4 +1,4 @@
-"""Plain NumPy and PyTorch versions of the method, written from the paper, and a quiet Trainer; nothing here calls ``salm_lightning``."""
+"""The method in plain NumPy and PyTorch, written from the paper, and a quiet Trainer; nothing here calls ``salm_lightning``."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def masked_pgd(
         batch: Clean images in [0, 1], class indices (or float labels), sample indices.
         delta: First noise.
         steps: PGD steps.
-        **setting: ``radius``, ``step_size``, ``percent`` (``None``: no mask at all), ``seed``, ``purpose``, ``counters``, ``eot``,
-            ``padding``.
+        **setting: ``radius``, ``step_size``, ``percent`` (``None``: no mask at all), ``seed``, ``purpose``, ``counters``,
+            ``eot``, ``padding``.
     """
     images, labels, indices = batch
     radius, step_size = setting["radius"] / 255, setting["step_size"] / 255
@@ -114,6 +114,7 @@ def train_generator(
     Returns:
         The source loss of each step, and the stored noise int8 ``[N, C, H, W]``.
     """
+
     def forward(images: Tensor) -> Tensor:
         return network((images - 0.5) / 0.25)
 

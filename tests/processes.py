@@ -48,7 +48,7 @@ def run(args: list[str], log: Path, ranks: int = 1, patch: Patch | None = None) 
     return _wait(children)
 
 
-def kill_at(count: int, number: signal.Signals = signal.SIGKILL, rank: int | None = None) -> Callable[[], None]:
+def kill_at(count: int, number: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
     """Return a function that sends this process a signal when it is called for the ``count``-th time."""
     calls = [0]
 
@@ -174,9 +174,9 @@ def _note_validations(module: Any, note: Callable[[int], None]) -> None:
 
 def _fork(args: list[str], log: Path, rank: int, ranks: int, port: int, patch: Patch | None) -> int:
     child = os.fork()
-    if child:
-        return child
-    _become(args, log, rank, ranks, port, patch)
+    if not child:
+        _become(args, log, rank, ranks, port, patch)
+    return child
 
 
 def _become(args: list[str], log: Path, rank: int, ranks: int, port: int, patch: Patch | None) -> NoReturn:

@@ -15,7 +15,20 @@ import numpy as np
 import pytest
 import torch
 from fakes import write_fake_npz
-from processes import Patch, after, before, combine, files, final_state, kill_at, noise_by_index, record_calls, recorded, run, same
+from processes import (
+    Patch,
+    after,
+    before,
+    combine,
+    files,
+    final_state,
+    kill_at,
+    noise_by_index,
+    record_calls,
+    recorded,
+    run,
+    same,
+)
 
 from salm_lightning.cli import main
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
@@ -215,9 +228,7 @@ def test_a_pair_goes_on_as_a_single_process(folder: Path, pair: Path) -> None:
     assert run([*args, "--run", "shrunk"], folder / "shrunk", ranks=2, patch=stop) == [-9, -9], logs(folder / "shrunk")
     saved = noise_by_index(run_folder / "checkpoints" / "noise" / "step=4")
     calls = folder / "shrunk.calls"
-    codes = run(
-        [*args, "--ckpt_path", str(run_folder)], folder / "shrunk", patch=combine(record_calls(calls), keep_noise)
-    )
+    codes = run([*args, "--ckpt_path", str(run_folder)], folder / "shrunk", patch=combine(record_calls(calls), keep_noise))
     assert codes == [0], logs(folder / "shrunk")
     taken = np.load(folder / "taken-over.npy")
     assert len(saved) == 4 * BATCH

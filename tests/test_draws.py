@@ -48,8 +48,12 @@ def test_nothing_touches_the_global_generator() -> None:
 
 
 def test_streams_differ_in_every_part_of_the_key() -> None:
-    keys = [fold(seed, purpose, *counters) for seed in (0, 1) for purpose in ("eot", "source") for counters in
-            [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)]]
+    keys = [
+        fold(seed, purpose, *counters)
+        for seed in (0, 1)
+        for purpose in ("eot", "source")
+        for counters in [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)]
+    ]
     assert len(set(keys)) == len(keys)
     rows = torch.stack([uniform(key, INDICES, 16) for key in keys]).view(-1, 16)
     assert len(rows.unique(dim=0)) == len(rows)

@@ -84,6 +84,7 @@ def test_fixed_and_project_guarantee_the_number_of_changed_pixels(
     first = method.start(images, INDICES, 0)
     made = method.improve(images, first, wandering_gradient, 10)
     limit = max(1, round(percent / 100 * 256))
+    assert method.max_changed_pixels(256) == limit
     assert changed_pixels(made.delta).max() <= limit
     assert changed_pixels(made.delta).min() >= 1
     again = method.improve(images, made.delta, lambda delta, step: wandering_gradient(delta, step + 50), 10)  # the next visit
@@ -94,6 +95,13 @@ def test_fixed_by_element_guarantees_the_number_of_changed_values() -> None:
     images, method = clean(), SALM(percent=10, score=Score.ELEMENT, mask="fixed")
     made = method.improve(images, method.start(images, INDICES, 0), wandering_gradient, 10)
     assert 1 <= (made.delta != 0).flatten(1).sum(1).max() <= round(0.1 * 768)
+
+
+def test_only_what_is_guaranteed_is_promised() -> None:
+    for method in (SALM(), EM(), Random(), SALM(score=Score.ELEMENT, mask="fixed"), SALM(start="zero")):
+        assert method.max_changed_pixels(256) is None
+    assert SALM(percent=0).max_changed_pixels(256) == 0
+    assert SALM(score=Score.ELEMENT, project=True).max_changed_pixels(256) == 26
 
 
 def test_project_keeps_the_largest_noise() -> None:

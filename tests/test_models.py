@@ -66,7 +66,9 @@ def test_full_width_at_28_differs_from_torchvision_in_stem_and_head_alone(arch: 
     with torch.device("meta"):
         stock, made = shapes(STOCK[arch](num_classes=9)), shapes(build_classifier(arch, 9, 3, 28).network)
     differing = {name for name in stock.keys() | made.keys() if stock.get(name) != made.get(name)}
-    stem = {"resnet18": {"conv1.weight"}, "resnet50": {"conv1.weight"}, "densenet121": {"features.conv0.weight"}, "vgg11": set()}[arch]
+    stem = {"resnet18": {"conv1.weight"}, "resnet50": {"conv1.weight"}, "densenet121": {"features.conv0.weight"}, "vgg11": set()}[
+        arch
+    ]
     assert {name for name in differing if not name.startswith("classifier.")} == stem
     if arch != "vgg11":
         assert differing == stem
@@ -74,7 +76,10 @@ def test_full_width_at_28_differs_from_torchvision_in_stem_and_head_alone(arch: 
         assert made["classifier.0.weight"] == (9, 512)
     # The well-known sizes for CIFAR-like stems: 11.17 M for ResNet-18.
     if arch == "resnet18":
-        assert sum(torch.Size(made[name]).numel() for name in made if not name.endswith(("mean", "var", "tracked"))) == 11_173_962 - 513
+        assert (
+            sum(torch.Size(made[name]).numel() for name in made if not name.endswith(("mean", "var", "tracked")))
+            == 11_173_962 - 513
+        )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -82,7 +87,9 @@ def test_full_width_at_28_differs_from_torchvision_in_stem_and_head_alone(arch: 
 def test_small_stems_keep_the_resolution(arch: str, channels: int) -> None:
     network = build_classifier(arch, 4, channels, 28, width=0.125)
     inside = network.network
-    first = {"vgg11": lambda: inside.features[2], "densenet121": lambda: inside.features.denseblock1}.get(arch, lambda: inside.layer1)()
+    first = {"vgg11": lambda: inside.features[2], "densenet121": lambda: inside.features.denseblock1}.get(
+        arch, lambda: inside.layer1
+    )()
     seen: list[tuple[int, ...]] = []
     first.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[2:])))
     network(torch.rand(2, channels, 28, 28))

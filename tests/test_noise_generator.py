@@ -33,7 +33,9 @@ from salm_lightning.release import verify_release
 SIZE, SAMPLES, BATCH, STEPS, SEED = 16, 64, 16, 20, 3
 
 
-def make_data(folder: Path, channels: int = 3, samples: int = SAMPLES, multi_label: bool = False, **arguments: Any) -> NpzDataModule:
+def make_data(
+    folder: Path, channels: int = 3, samples: int = SAMPLES, multi_label: bool = False, **arguments: Any
+) -> NpzDataModule:
     """Write a small dataset and open it."""
     task = Task.MULTI_LABEL if multi_label else Task.MULTI_CLASS
     name = arguments.pop("name", "small")
@@ -80,12 +82,17 @@ def stored(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
     return noise
 
 
-# Training ----------------------------------------------------------------------------------------------------------------------------
+# Training ----------------------------------------
 
 
 @pytest.mark.parametrize(
     ("loop", "channels", "multi_label", "percent", "eot"),
-    [("persistent", 3, False, 10.0, 1), ("persistent", 1, True, 30.0, 2), ("fresh", 3, False, 10.0, 1), ("fresh", 1, False, 100.0, 1)],
+    [
+        ("persistent", 3, False, 10.0, 1),
+        ("persistent", 1, True, 30.0, 2),
+        ("fresh", 3, False, 10.0, 1),
+        ("fresh", 1, False, 100.0, 1),
+    ],
 )
 def test_training_equals_a_plain_loop(
     tmp_path: Path, loop: Literal["persistent", "fresh"], channels: int, multi_label: bool, percent: float, eot: int
@@ -140,12 +147,16 @@ def test_auto_updates_need_a_training_length(tmp_path: Path) -> None:
 def test_what_is_logged(tmp_path: Path) -> None:
     data = make_data(tmp_path)
     module = make_module(data, SALM(percent=10, start="zero"), updates_per_visit=1)
-    trainer = make_trainer(tmp_path, 8, log_every_n_steps=2, limit_val_batches=1.0, val_check_interval=4, check_val_every_n_epoch=None)
+    trainer = make_trainer(
+        tmp_path, 8, log_every_n_steps=2, limit_val_batches=1.0, val_check_interval=4, check_val_every_n_epoch=None
+    )
     trainer.fit(module, datamodule=data)
     log = trainer.logger
     assert isinstance(log, Recorder)
     names = {"source_loss", "source_acc", "pixels_touched", "delta_mean", "delta_max", "lr"}
-    assert {f"train/{name}" for name in names} | {"val/clean_acc", "val/clean_balanced_acc"} <= {key for _, row in log.rows for key in row}
+    assert {f"train/{name}" for name in names} | {"val/clean_acc", "val/clean_balanced_acc"} <= {
+        key for _, row in log.rows for key in row
+    }
     assert [step for step, row in log.rows if "train/source_loss" in row] == [1, 3, 5, 7]
     assert all(len(log.values(f"train/{name}")) == 4 for name in names)
     assert len(log.values("val/clean_acc")) == 2
@@ -169,7 +180,7 @@ def test_validation_is_on_clean_images(tmp_path: Path) -> None:
     assert trainer.logger.values("val/clean_acc") == [pytest.approx((guessed == arrays["val_labels"][:, 0]).mean())]
 
 
-# The last pass -----------------------------------------------------------------------------------------------------------------------
+# The last pass ----------------------------------------
 
 
 class Stamp(Method):
@@ -229,8 +240,12 @@ def test_every_image_gets_its_own_noise(tmp_path: Path, channels: int) -> None:
         np.testing.assert_array_equal(after[name], before[name])
 
 
-@pytest.mark.parametrize(("channels", "loop", "multi_label"), [(3, "persistent", False), (1, "persistent", True), (3, "fresh", False)])
-def test_the_last_pass_equals_plain_pgd_from_the_stored_noise(tmp_path: Path, channels: int, loop: Any, multi_label: bool) -> None:
+@pytest.mark.parametrize(
+    ("channels", "loop", "multi_label"), [(3, "persistent", False), (1, "persistent", True), (3, "fresh", False)]
+)
+def test_the_last_pass_equals_plain_pgd_from_the_stored_noise(
+    tmp_path: Path, channels: int, loop: Any, multi_label: bool
+) -> None:
     data = make_data(tmp_path, channels, samples=50, multi_label=multi_label)
     module = make_module(data, SALM(percent=10), loop=loop, updates_per_visit=2, pgd_steps=2, last_pass_steps=3)
     trainer = make_trainer(tmp_path, 12)
@@ -310,7 +325,7 @@ def test_a_checkpoint_is_not_resumed_on_other_images(tmp_path: Path) -> None:
         make_trainer(tmp_path, 4).fit(make_module(data), datamodule=data, ckpt_path=path, weights_only=True)
 
 
-# Rounding to the bytes of the release ------------------------------------------------------------------------------------------------
+# Rounding to the bytes of the release ----------------------------------------
 
 
 @pytest.mark.parametrize("radius", [1.0, 2.5, 8.0, 8.9])
@@ -345,7 +360,7 @@ def test_release_of_no_noise_is_every_grey_level_itself() -> None:
     assert release_images(images, torch.zeros_like(images), 8).flatten().tolist() == list(range(256))
 
 
-# Arguments ---------------------------------------------------------------------------------------------------------------------------
+# Arguments ----------------------------------------
 
 
 @pytest.mark.parametrize(

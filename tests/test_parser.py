@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from jsonargparse import Namespace
 
 from salm_lightning.cli import LINKED, main
 from salm_lightning.config_files import Setting, read_settings
@@ -20,17 +19,35 @@ VICTIM = f"fit --model VictimModule {DATA}"
 
 WRONG = [
     # No abbreviations, and typos in options at every level.
-    (f"{VICTIM} --trainer.max_epoch 3", ["--trainer.max_epoch is not an option", "did you mean 'max_epochs'", "max_steps, max_time"]),
+    (
+        f"{VICTIM} --trainer.max_epoch 3",
+        ["--trainer.max_epoch is not an option", "did you mean 'max_epochs'", "max_steps, max_time"],
+    ),
     (f"{VICTIM} --runn x", ["--runn is not an option", "did you mean 'run'", "ckpt_path, data, model"]),
     (f"{VICTIM} --model.widht 3", ["--model.widht is not an option", "did you mean 'width'", "VictimModule options: arch"]),
     (f"{VICTIM} --model.init_args.widht=3", ["--model.widht is not an option", "did you mean 'width'"]),
-    (f"{VICTIM} --data.trian_size 3", ["--data.trian_size is not an option", "did you mean 'train_size'", "SyntheticDataModule options"]),
-    (f"{GENERATOR} --model.method.percnt 3", ["--model.method.percnt is not an option", "did you mean 'percent'", "SALM options"]),
-    (f"{VICTIM} --model.optimizer.momentun 3", ["--model.optimizer.momentun", "did you mean 'momentum'", "SGD options: dampening"]),
+    (
+        f"{VICTIM} --data.trian_size 3",
+        ["--data.trian_size is not an option", "did you mean 'train_size'", "SyntheticDataModule options"],
+    ),
+    (
+        f"{GENERATOR} --model.method.percnt 3",
+        ["--model.method.percnt is not an option", "did you mean 'percent'", "SALM options"],
+    ),
+    (
+        f"{VICTIM} --model.optimizer.momentun 3",
+        ["--model.optimizer.momentun", "did you mean 'momentum'", "SGD options: dampening"],
+    ),
     # Typos in names.
     ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, verify"]),
-    ("fit --model VictimModul", ["--model=VictimModul is not known", "did you mean 'VictimModule'", "NoiseGeneratorModule, VictimModule"]),
-    (f"fit --model NoiseGeneratorModule --model.method SALN {DATA}", ["--model.method=SALN", "did you mean 'SALM'", "EM, Random, SALM"]),
+    (
+        "fit --model VictimModul",
+        ["--model=VictimModul is not known", "did you mean 'VictimModule'", "NoiseGeneratorModule, VictimModule"],
+    ),
+    (
+        f"fit --model NoiseGeneratorModule --model.method SALN {DATA}",
+        ["--model.method=SALN", "did you mean 'SALM'", "EM, Random, SALM"],
+    ),
     ("fit --model VictimModule --data MedMNISTDatamodule", ["did you mean 'MedMNISTDataModule'", "PoisonedDataModule"]),
     ("fit --model VictimModule --data MedMNISTDataModule --data.name patmnist", ["did you mean 'pathmnist'", "tissuemnist"]),
     (f"{VICTIM} --model.arch resnet19", ["'resnet19' is not known", "did you mean 'resnet18'", "vgg11"]),
@@ -52,7 +69,10 @@ WRONG = [
     (f"{VICTIM} --model.init_args.task binary-class", ["--model.task cannot be set", "taken from the data"]),
     (f"{VICTIM} --data.seed 7", ["--data.seed cannot be set", "--seed_everything"]),
     # What is missing.
-    ("fit", ["--model is missing", "--model NoiseGeneratorModule --model.method SALM", "--data is missing", "--data.name pathmnist"]),
+    (
+        "fit",
+        ["--model is missing", "--model NoiseGeneratorModule --model.method SALM", "--data is missing", "--data.name pathmnist"],
+    ),
     ("fit --model VictimModule", ["--data is missing", "dataset/pathmnist.yaml"]),
     (f"fit --model NoiseGeneratorModule {DATA}", ["needs method", "--model.method SALM", "EM, Random, SALM"]),
     ("fit --model VictimModule --data MedMNISTDataModule", ["MedMNISTDataModule needs name", "--data.name pathmnist"]),
@@ -62,7 +82,10 @@ WRONG = [
     (f"fit --model.method.percent 5 --model NoiseGeneratorModule {DATA}", ["--model.method.percent", "choose it first", "SALM"]),
     (f"{VICTIM} stray", ["unrecognized arguments: stray", "salm-cli fit --help"]),
     # Config files that are none.
-    (f"{VICTIM} --config salm_patmnist.yaml", ["neither a file nor a shipped config", "did you mean 'salm_pathmnist.yaml'", "victim.yaml"]),
+    (
+        f"{VICTIM} --config salm_patmnist.yaml",
+        ["neither a file nor a shipped config", "did you mean 'salm_pathmnist.yaml'", "victim.yaml"],
+    ),
     (f"{VICTIM} --config .", ["neither a file nor a shipped config"]),
     (f"{VICTIM} --config", ["expected one argument"]),
     # The other commands.
@@ -76,7 +99,7 @@ WRONG = [
     ("protect patmnist", ["data='patmnist'", "did you mean 'pathmnist'"]),
     ("verify", ["required: release", "salm-cli verify"]),
     ("verify somewhere --sorce x", ["--sorce is not an option", "did you mean 'source'"]),
-]  # fmt: skip
+]
 
 FILES = [
     ("trainer: {max_step: 5}", ["my.yaml: trainer.max_step is not an option", "did you mean 'max_steps'"]),
@@ -169,12 +192,10 @@ def test_nothing_is_found_wrong_with_right_settings() -> None:
 
 def test_an_error_of_the_package_is_found_under_others() -> None:
     cause = SalmError("what the user reads")
-    try:
-        try:
-            raise cause
-        except SalmError as error:
-            raise ValueError(f"wrapped {Namespace()}") from error
-    except ValueError as error:
-        assert own_error(error) is cause
-    assert isinstance(own_error(ValueError("Errors:\nbad")), ConfigurationError)
-    assert str(own_error(ValueError("Errors:\nbad"))) == "bad"
+    wrapped = ValueError("wrapped")
+    wrapped.__cause__ = KeyError("in between")
+    wrapped.__cause__.__context__ = cause
+    assert own_error(wrapped) is cause
+    bare = own_error(ValueError("Errors:\nbad"))
+    assert isinstance(bare, ConfigurationError)
+    assert str(bare) == "bad"

@@ -80,7 +80,9 @@ def test_masked_pgd_lowers_the_loss() -> None:
     method = SALM(percent=10, start="zero", transform=CropFlip(0, flip=False))
     gradient = InputGradient(network, images, labels, indices, Task.MULTI_CLASS, method.transform, 1, 0, "eot")
     losses = [
-        nn.functional.cross_entropy(network(images + method.improve(images, torch.zeros_like(images), gradient, steps).delta), labels)
+        nn.functional.cross_entropy(
+            network(images + method.improve(images, torch.zeros_like(images), gradient, steps).delta), labels
+        )
         for steps in (0, 3, 10)
     ]
     assert losses[0] > losses[1] > losses[2]
@@ -104,7 +106,9 @@ def test_the_gradient_over_two_draws_is_the_mean_of_two_gradients() -> None:
 
 def test_the_gradient_does_not_depend_on_the_batch() -> None:
     network, images, labels, indices = Tiny().eval(), draw(6, 3, 12, 12), torch.arange(6) % 4, torch.arange(6)
-    whole = InputGradient(network, images, labels, indices, Task.MULTI_CLASS, CropFlip(2), 2, 0, "eot")(torch.zeros_like(images), 0)
+    whole = InputGradient(network, images, labels, indices, Task.MULTI_CLASS, CropFlip(2), 2, 0, "eot")(
+        torch.zeros_like(images), 0
+    )
     part = slice(2, 5)
     alone = InputGradient(network, images[part], labels[part], indices[part], Task.MULTI_CLASS, CropFlip(2), 2, 0, "eot")
     torch.testing.assert_close(alone(torch.zeros_like(images[part]), 0), whole[part], rtol=0, atol=1e-6)
@@ -143,7 +147,7 @@ def test_frozen_restores_after_an_error() -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
-# Precision -----------------------------------------------------------------------------------------------------------------------
+# Precision ----------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +196,9 @@ def test_fp16_masks_overlap_those_of_fp32(trained: tuple[nn.Module, Tensor, Tens
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "least"), [(torch.bfloat16, 0.70), (torch.float16, 0.85)])
-def test_masks_on_a_gpu_overlap_those_of_fp32(trained: tuple[nn.Module, Tensor, Tensor], dtype: torch.dtype, least: float) -> None:
+def test_masks_on_a_gpu_overlap_those_of_fp32(
+    trained: tuple[nn.Module, Tensor, Tensor], dtype: torch.dtype, least: float
+) -> None:
     network, images, labels = trained
     try:
         assert mask_overlap((copy.deepcopy(network), images, labels), "cuda", dtype) >= least

@@ -32,7 +32,9 @@ def rates(scheduler: Any, steps: int) -> list[list[float]]:
      (8, (0.5, 1.0), [4, 8])],
 )  # fmt: skip
 @pytest.mark.parametrize("gamma", [0.1, 0.5])
-def test_rates_equal_those_of_multi_step_lr(total: int, fractions: tuple[float, ...], milestones: list[int], gamma: float) -> None:
+def test_rates_equal_those_of_multi_step_lr(
+    total: int, fractions: tuple[float, ...], milestones: list[int], gamma: float
+) -> None:
     made = rates(FractionalStepLR(sgd(0.1, 0.02), fractions, gamma, total), total)
     expected = rates(MultiStepLR(sgd(0.1, 0.02), milestones, gamma), total)
     torch.testing.assert_close(torch.tensor(made), torch.tensor(expected), rtol=1e-6, atol=0)
@@ -69,7 +71,7 @@ def test_fractions_that_do_not_ascend_within_the_training_are_refused(fractions:
 class Stub:
     """What ``configure`` asks of a module: a Trainer that knows the training length."""
 
-    class trainer:  # noqa: N801
+    class trainer:
         estimated_stepping_batches = 40
 
 
@@ -77,7 +79,10 @@ class Stub:
 def test_the_trainers_length_is_taken_unless_one_is_given(total: int | None) -> None:
     parameters = [torch.nn.Parameter(torch.zeros(1))]
     made: Any = configure(
-        Stub(), parameters, lambda p: SGD(p, lr=0.1), lambda o: FractionalStepLR(o, total_steps=total)  # type: ignore[arg-type]
+        Stub(),
+        parameters,
+        lambda p: SGD(p, lr=0.1),
+        lambda o: FractionalStepLR(o, total_steps=total),  # type: ignore[arg-type]
     )
     assert made["lr_scheduler"]["interval"] == "step"
     assert made["optimizer"].param_groups[0]["params"] == parameters
@@ -87,7 +92,10 @@ def test_the_trainers_length_is_taken_unless_one_is_given(total: int | None) -> 
 
 def test_other_schedulers_are_left_alone() -> None:
     made: Any = configure(
-        Stub(), [torch.nn.Parameter(torch.zeros(1))], lambda p: SGD(p, lr=0.1), lambda o: MultiStepLR(o, [3])  # type: ignore[arg-type]
+        Stub(),
+        [torch.nn.Parameter(torch.zeros(1))],
+        lambda p: SGD(p, lr=0.1),
+        lambda o: MultiStepLR(o, [3]),  # type: ignore[arg-type]
     )
     assert isinstance(made["lr_scheduler"]["scheduler"], MultiStepLR)
 

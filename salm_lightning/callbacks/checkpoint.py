@@ -23,8 +23,8 @@ class RunCheckpoint(Checkpoint):
     """Save ``checkpoints/step=N.ckpt`` every so many steps, at the end, and when the run is interrupted; keep the latest.
 
     Lightning's ``ModelCheckpoint`` writes through a temporary folder that may lie on another disk and knows nothing of the noise
-    snapshots beside a generator's checkpoint, which have to come and go with it. It can be added for other purposes, such as keeping
-    the best victim.
+    snapshots beside a generator's checkpoint, which have to come and go with it. It can be added for other purposes, such as
+    keeping the best victim.
 
     Args:
         every_n_steps: Steps between checkpoints.
@@ -49,9 +49,9 @@ class RunCheckpoint(Checkpoint):
         self._interruption.listen(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save when a multiple of ``every_n_steps`` is reached or the run has to stop, after the validation of this step if it has one.
+        """Save when a multiple of ``every_n_steps`` is reached or the run has to stop.
 
-        Lightning skips the validation of the step that it resumes from, so a checkpoint before it would lose its results.
+        A step that is followed by a validation is saved after it. Lightning skips the validation of the step that it resumes from, so a checkpoint before it would lose its results.
         """
         stopping = self._interruption.agreed(trainer)
         if not stopping and trainer.global_step % self.every_n_steps:

@@ -19,8 +19,8 @@ class Interruption:
     """Notes that a run has been asked to stop; a second Ctrl-C stops it at once.
 
     Lightning's own handler starts a collective operation wherever the signal finds the process. With several ranks in different
-    places that can wait for ever, and a rank may leave a step before the others. This one notes the signal, and passes it on to the
-    processes that the Trainer has launched.
+    places that can wait for ever, and a rank may leave a step before the others. This one notes the signal, and passes it on to
+    the processes that the Trainer has launched.
     """
 
     def __init__(self) -> None:

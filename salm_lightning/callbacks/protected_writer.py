@@ -1,4 +1,4 @@
-"""ProtectedWriter: each finished chunk of the last pass goes to disk at once, so that an interrupted pass goes on where it stopped."""
+"""ProtectedWriter: each finished chunk of the last pass goes to disk at once, so that an interrupted pass can go on."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def overview(others: Mapping[str, str]) -> str:
 
 def _files_first(args: Sequence[str]) -> list[str]:
     """Return the arguments with the config files in front, so that what is typed wins, the data's name included."""
-    files, typed = [], []
+    files: list[str] = []
+    typed: list[str] = []
     for position, arg in enumerate(args):
         of_file = arg.partition("=")[0] in CONFIG_OPTIONS or (position > 0 and args[position - 1] in CONFIG_OPTIONS)
         (files if of_file else typed).append(arg)

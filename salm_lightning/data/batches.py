@@ -77,8 +77,8 @@ class EpochBatches:
 
     Iterating goes on at the next batch: the first of an epoch, unless the pass before was left on its way or
     :meth:`load_state_dict` has set another. Lightning leaves a pass on its way when a run resumes on another number of ranks: it
-    counts the batches that the checkpoint's epoch had left, while the loader is at the start of the next one. Nothing moves before
-    the first batch is asked for, so that an iterator which is made and dropped skips nothing.
+    counts the batches that the checkpoint's epoch had left, while the loader is at the start of the next one. Nothing moves
+    before the first batch is asked for, so that an iterator which is made and dropped skips nothing.
 
     Args:
         shard_size: Number of samples on this rank; batches hold positions in the shard.

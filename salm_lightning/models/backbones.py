@@ -65,7 +65,7 @@ def resnet50(num_classes: int, channels: int, small: bool, width: float) -> nn.M
 
 
 class _ScaledVGG(VGG):  # type: ignore[misc]
-    """torchvision's VGG without its constructor, which takes seconds to draw the 120 million weights of a head that small images drop."""
+    """torchvision's VGG without its constructor, which draws 120 million weights for a head that small images drop: seconds."""
 
     def __init__(self, num_classes: int, channels: int, small: bool, width: float) -> None:
         nn.Module.__init__(self)

@@ -93,7 +93,8 @@ class VictimModule(LightningModule):
         seed_dropout(self.network, self.seed, self.global_step, self.global_rank)
         logits = self(self.transform(images, indices, self.seed, "victim", self.global_step))
         loss = classification_loss(logits, labels, self.task)
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        # Lightning writes after this step, which is not counted yet; what is logged at other steps is stale by then, or lost.
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             require_finite(loss, self.global_step)
             self.log("train/loss", loss.detach(), batch_size=len(labels))
             self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(labels))  # type: ignore[union-attr]

@@ -173,12 +173,18 @@ def check_files(folder: Path, checksums: dict[str, str]) -> None:
     """
     for name, expected in checksums.items():
         if not re.fullmatch(r"rank=\d+\.(noise|indices)\.npy", name):
-            raise ReleaseError(f"The checkpoint names a noise file {name!r}; expected 'rank=R.noise.npy'. The file is damaged or not ours.")
+            raise ReleaseError(
+                f"The checkpoint names a noise file {name!r}; expected 'rank=R.noise.npy'. The file is damaged or not ours."
+            )
         path = folder / name
         if not path.is_file():
-            raise ReleaseError(f"{path} is missing: the noise that belongs to the checkpoint. Copy the folder next to the checkpoint.")
+            raise ReleaseError(
+                f"{path} is missing: the noise that belongs to the checkpoint. Copy the folder next to the checkpoint."
+            )
         if file_sha256(path) != expected:
-            raise ReleaseError(f"{path} is not the file that the checkpoint names (its SHA-256 differs). Resume from another checkpoint.")
+            raise ReleaseError(
+                f"{path} is not the file that the checkpoint names (its SHA-256 differs). Resume from another checkpoint."
+            )
 
 
 def file_sha256(path: Path) -> str:
