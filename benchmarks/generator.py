@@ -41,7 +41,9 @@ class PlainLoop:
 
     def __init__(self, classes: int, width: float, device: torch.device) -> None:
         # The bare backbone: the package's wrapper around it would turn the images to channels-last memory.
-        self.network = build_classifier("resnet18", classes, 3, 28, width).network.to(device, memory_format=torch.contiguous_format)
+        self.network = build_classifier("resnet18", classes, 3, 28, width).network.to(
+            device, memory_format=torch.contiguous_format
+        )
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         self.device = device
 
@@ -203,7 +205,13 @@ def main() -> None:
     data = SyntheticDataModule(batch_size=options.batch_size)
     data.setup()
     module = NoiseGeneratorModule(
-        SALM(), data.num_classes, data.channels, data.image_size, data.task, width=options.width, updates_per_visit=options.updates
+        SALM(),
+        data.num_classes,
+        data.channels,
+        data.image_size,
+        data.task,
+        width=options.width,
+        updates_per_visit=options.updates,
     )
     split = data.split("train")
     images = torch.from_numpy(np.array(split.images[: options.batch_size])).permute(0, 3, 1, 2).float().div(255).contiguous()

@@ -24,7 +24,9 @@ CLEAN = "clean"
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """Return this script's options, and those for ``salm-cli fit``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--methods", nargs="+", default=[CLEAN, "Random", "EM", "SALM"], help="In the order in which they run.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=2000, help="Training steps of the generator, M.")
@@ -43,7 +45,16 @@ def fit(run: Path, args: list[str]) -> float:
         if run.exists():
             shutil.rmtree(run)  # an interrupted cell starts anew: these are short
         begin = time.perf_counter()
-        command = [sys.executable, "-m", "salm_lightning", "fit", "--run", run.name, "--trainer.default_root_dir", str(run.parents[1])]
+        command = [
+            sys.executable,
+            "-m",
+            "salm_lightning",
+            "fit",
+            "--run",
+            run.name,
+            "--trainer.default_root_dir",
+            str(run.parents[1]),
+        ]
         subprocess.run([*command, *args], check=True)
         done.write_text(json.dumps(time.perf_counter() - begin))
     return float(json.loads(done.read_text()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,16 @@ from salm_lightning.data import MEDMNIST
 ROOT = Path(__file__).parent.parent
 SHORT = {
     "protect": ["--steps", "2", "--victim_steps", "2", "--width", "0.0625", "--accelerator", "cpu"],
-    "fit": ["--trainer.max_steps", "2", "--model.width", "0.0625", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"],
+    "fit": [
+        "--trainer.max_steps",
+        "2",
+        "--model.width",
+        "0.0625",
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.precision",
+        "32-true",
+    ],
     "verify": [],
 }
 
@@ -29,7 +37,7 @@ def commands() -> list[list[str]]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home with MedMNIST's default folder, and a folder to work in that holds a user's own file."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SALM_DATA_ROOT", raising=False)
@@ -40,7 +48,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     folder.mkdir()
     write_fake_npz(folder / "my_images.npz", MEDMNIST["breastmnist"], sizes)
     monkeypatch.chdir(folder)
-    yield folder
+    return folder
 
 
 def test_every_command_runs(workplace: Path) -> None:

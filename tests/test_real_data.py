@@ -15,7 +15,12 @@ pytestmark = pytest.mark.real_data
 
 @pytest.mark.parametrize(("name", "channels"), [("breastmnist", 1), ("retinamnist", 3), ("bloodmnist", 3)])
 def test_protect_verify_and_train(
-    name: str, channels: int, real_data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    channels: int,
+    real_data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The release of a real dataset keeps its promises on the stored bytes, and a victim trains on it and is tested."""
     monkeypatch.chdir(tmp_path)
@@ -37,7 +42,12 @@ def test_protect_verify_and_train(
     # A uniform start moves nearly every image; one left out by the last pass would be all zero.
     assert (change.reshape(len(change), -1) != 0).any(axis=1).all()
 
-    assert main(["fit", "--run", "v", "--data", "PoisonedDataModule", "--data.root", str(release), "--model", "VictimModule", *short]) == 0
+    assert (
+        main(
+            ["fit", "--run", "v", "--data", "PoisonedDataModule", "--data.root", str(release), "--model", "VictimModule", *short]
+        )
+        == 0
+    )
     results = json.loads((tmp_path / "lightning_logs/v/results.json").read_text())
     with np.load(source, allow_pickle=False) as arrays:
         labels = arrays["test_labels"][:, 0]

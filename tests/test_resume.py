@@ -276,7 +276,7 @@ def test_interrupted_generator_equals_an_uninterrupted_one(
     ("patch", "exit_code", "stands"),
     [
         pytest.param(at_step(6, signal.SIGTERM), 143, 6, id="victim-SIGTERM-at-validation"),
-        pytest.param(at_step(8), -9, 5, id="victim-step"),
+        pytest.param(at_step(8), -9, 5, id="victim-step", marks=pytest.mark.slow),
         pytest.param(before_rename, -9, 5, id="victim-in-checkpoint", marks=pytest.mark.slow),
         pytest.param(at_end_of_training, -9, 12, id="victim-end-of-training"),
     ],
@@ -289,8 +289,11 @@ def test_interrupted_victim_equals_an_uninterrupted_one(
     assert runs.start(name, runs.args("victim"), patch) == exit_code, runs.log(name)
     assert f"checkpoints/step={stands}.ckpt" in files(folder)
     assert not (folder / RESULTS).exists()
+    validated = [step for _, step in recorded(runs.calls(name), "val") if step <= stands]
     assert runs.resume(name, runs.args("victim")) == 0, runs.log(name)
     assert [step for _, step, _ in recorded(runs.calls(name), "train")] == list(range(stands, STEPS))
+    validated += [step for _, step in recorded(runs.calls(name), "val")]
+    assert validated == [3, 6, 9, 12]
     assert_same_end(folder, whole)
     assert (folder / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
     assert run_files(folder) == {"config.yaml", "checkpoints/step=12.ckpt", RESULTS}

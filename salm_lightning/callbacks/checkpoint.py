@@ -51,7 +51,8 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save when a multiple of ``every_n_steps`` is reached or the run has to stop.
 
-        A step that is followed by a validation is saved after it. Lightning skips the validation of the step that it resumes from, so a checkpoint before it would lose its results.
+        A step that is followed by a validation is saved after it: Lightning skips the validation of the step that it resumes from,
+        and its results would be lost.
         """
         stopping = self._interruption.agreed(trainer)
         if not stopping and trainer.global_step % self.every_n_steps:

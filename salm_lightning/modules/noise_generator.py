@@ -155,7 +155,9 @@ class NoiseGeneratorModule(LightningModule):
             return self.updates_per_visit
         steps = self.trainer.max_steps
         if steps < 1:
-            raise ConfigurationError("updates_per_visit='auto' needs the training length: give trainer.max_steps, or a number from 1 to 10.")
+            raise ConfigurationError(
+                "updates_per_visit='auto' needs the training length: give trainer.max_steps, or a number from 1 to 10."
+            )
         return min(10, max(1, math.ceil(30 * samples / (steps * batch_size))))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -356,7 +358,11 @@ def _data_fingerprint(data: ImageDataModule) -> str:
     """Return a SHA-256 over the training labels, the shape, and a few hundred images spread over the split."""
     split = data.split("train")
     spread = split.images[:: max(1, len(split) // 256)]
-    parts = (repr(split.images.shape).encode(), np.ascontiguousarray(split.labels).tobytes(), np.ascontiguousarray(spread).tobytes())
+    parts = (
+        repr(split.images.shape).encode(),
+        np.ascontiguousarray(split.labels).tobytes(),
+        np.ascontiguousarray(spread).tobytes(),
+    )
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
@@ -367,6 +373,8 @@ def _noise_room(device: torch.device) -> int:
 
 
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [f"{key}: {before[key]!r} in the checkpoint, {now[key]!r} now" for key in before if key in now and before[key] != now[key]]
+    changed = [
+        f"{key}: {before[key]!r} in the checkpoint, {now[key]!r} now" for key in before if key in now and before[key] != now[key]
+    ]
     if changed:
         rank_zero_warn(f"Resuming with other settings than the checkpoint's; those given now are used. {'; '.join(changed)}.")

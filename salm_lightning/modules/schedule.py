@@ -64,4 +64,6 @@ def require_finite(loss: Tensor, step: int) -> None:
         DivergedError: The loss is NaN or infinite.
     """
     if not torch.isfinite(loss):
-        raise DivergedError(f"The loss is {loss.item()} at step {step}: training has diverged. Lower the learning rate or use 32-true.")
+        raise DivergedError(
+            f"The loss is {loss.item()} at step {step}: training has diverged. Lower the learning rate or use 32-true."
+        )

@@ -10,9 +10,9 @@ from torch import nn
 def share_statistics(network: nn.Module) -> None:
     """Give every rank the float buffers of rank 0; all ranks have to call it together, alone it does nothing.
 
-    A checkpoint holds the statistics of rank 0 alone. Ranks that kept their own would go on differently after a resume, would look
-    at validation images with other models, and would make noise against other models. DDP shares buffers by itself before each
-    training forward, but not under manual optimisation, and never after the last step.
+    A checkpoint holds the statistics of rank 0 alone. Ranks that kept their own would go on differently after a resume, and would
+    validate other models than it holds. DDP shares buffers by itself before each training forward, but not under manual
+    optimisation, and never after the last step.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or torch.distributed.get_world_size() == 1:
         return

@@ -1,7 +1,7 @@
 """The noise of every sample that a rank owns, kept between visits, and its snapshots on disk.
 
-Noise is held as int8 in units of ``radius / 127``. Grey levels would be too coarse: a PGD step of 1.6 would become 2, and one of 0.064
-nothing at all.
+Noise is held as int8 in units of ``radius / 127``. Grey levels would be too coarse: a PGD step of 1.6 would become 2, and one of
+0.064 nothing at all.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class Snapshot:
 
     Args:
         folder: ``.../noise/step=N``.
-        checksums: SHA-256 by file name, from the checkpoint that the snapshot belongs to; ``None`` for one written by this very run.
+        checksums: SHA-256 by file name, from the checkpoint that the snapshot belongs to; ``None`` for one written by this very
+            run.
 
     Raises:
         ReleaseError: A file is missing or not the one that the checkpoint names.
