@@ -214,8 +214,11 @@ class SalmCLI(LightningCLI):
 
     def after_test(self) -> None:
         """Save and show what a victim's test found."""
-        if isinstance(self.model, VictimModule) and self.trainer.is_global_zero and not self._rehearses:
-            print_victim(self.model, self.datamodule, run_folder(self.trainer))
+        if not isinstance(self.model, VictimModule) or self._rehearses:
+            return
+        folder = run_folder(self.trainer)  # asked of all ranks, which agree on it
+        if self.trainer.is_global_zero:
+            print_victim(self.model, self.datamodule, folder)
 
     def validate(self, **kwargs: Any) -> None:
         """Measure on the clean validation split."""
@@ -242,8 +245,9 @@ class SalmCLI(LightningCLI):
 
     def _generate(self, checkpoint: Path | None) -> None:
         folder = generate(self.trainer, self.model, self.datamodule, self._release_folder(), checkpoint, self._overwrites)
+        run = run_folder(self.trainer)  # asked of all ranks, which agree on it
         if self.trainer.is_global_zero:
-            print_release(folder, run_folder(self.trainer), self.datamodule)
+            print_release(folder, run, self.datamodule)
 
     @property
     def _rehearses(self) -> bool:

@@ -42,7 +42,7 @@ WRONG = [
     ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, verify"]),
     (
         "fit --model VictimModul",
-        ["--model=VictimModul is not known", "did you mean 'VictimModule'", "NoiseGeneratorModule, VictimModule"],
+        ["--model=VictimModul is not known", "did you mean 'VictimModule'", "NoiseGeneratorModule", "Choices: "],
     ),
     (
         f"fit --model NoiseGeneratorModule --model.method SALN {DATA}",

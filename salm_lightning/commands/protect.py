@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
+from torch.optim import SGD
 
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint
@@ -42,6 +44,7 @@ def protect(
     victim: str = "resnet18",
     victim_steps: int = 20000,
     batch_size: int = 128,
+    learning_rate: float = 0.1,
     accelerator: str = "auto",
     devices: int = 1,
     precision: Precision = "32-true",
@@ -64,6 +67,7 @@ def protect(
         victim: Architecture of the victims.
         victim_steps: Training steps of each victim.
         batch_size: Images per step.
+        learning_rate: First learning rate of the source model and the victims.
         accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
         devices: Number of devices.
         precision: Numerical precision.
@@ -76,6 +80,8 @@ def protect(
     Raises:
         SalmError: An argument is wrong, or a result stands at ``out``.
     """
+    if learning_rate <= 0:
+        raise ConfigurationError(f"learning_rate={learning_rate} is out of range; give more than 0, such as 0.1.")
     for name, value in (("steps", steps), ("victim_steps", victim_steps), ("devices", devices)):
         if value < 1:
             raise ConfigurationError(f"{name}={value} is out of range; give 1 or more.")
@@ -103,7 +109,10 @@ def protect(
         "task": images.task,
     }
 
-    module = NoiseGeneratorModule(method, **facts, source=source, width=width, updates_per_visit=updates_per_visit, seed=seed)
+    sgd = partial(SGD, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
+    module = NoiseGeneratorModule(
+        method, **facts, source=source, width=width, updates_per_visit=updates_per_visit, optimizer=sgd, seed=seed
+    )
     trainer = _trainer(folder, "generator", steps, [RunCheckpoint(max(1, steps // 10)), NoisePictures()], shared)
     if method.trains_source:
         _say(f"[1/{3 if proof else 1}] training the noise generator: {method.name}, {steps} steps")
@@ -114,7 +123,7 @@ def protect(
         poisoned = PoisonedDataModule(release, batch_size=batch_size, seed=seed)
         for number, (name, victim_data) in enumerate((("clean", images), ("protected", poisoned)), start=2):
             _say(f"[{number}/3] training a victim on the {name} images: {victim}, {victim_steps} steps")
-            model = VictimModule(**facts, arch=victim, width=width, seed=seed)
+            model = VictimModule(**facts, arch=victim, width=width, optimizer=sgd, seed=seed)
             results[name] = _train_victim(model, victim_data, _trainer(folder, f"victim-{name}", victim_steps, [], shared))
     _summary(release, results, time.perf_counter() - begin, images)
     return 0
