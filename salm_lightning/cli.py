@@ -331,9 +331,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except MisconfigurationException as error:
         sys.stderr.write(f"salm-cli: error: {error}\n")
         return 2
-    except SIGTERMException:
+    except SIGTERMException as interruption:
         sys.stderr.write("salm-cli: interrupted; the state is saved. Go on with --ckpt_path and the run's folder.\n")
-        return INTERRUPTED
+        return int(interruption.code or INTERRUPTED)
     except KeyboardInterrupt:
         return 130
     return 0
