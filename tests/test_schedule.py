@@ -90,6 +90,13 @@ def test_the_trainers_length_is_taken_unless_one_is_given(total: int | None) -> 
     assert seen.index(pytest.approx(0.01)) == 0.4 * (total or 40)
 
 
+def test_a_training_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stub.trainer, "estimated_stepping_batches", float("inf"))
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    with pytest.raises(ConfigurationError, match=r"needs the training length: give trainer\.max_steps"):
+        configure(Stub(), parameters, lambda p: SGD(p, lr=0.1), FractionalStepLR)  # type: ignore[arg-type]
+
+
 def test_other_schedulers_are_left_alone() -> None:
     made: Any = configure(
         Stub(),

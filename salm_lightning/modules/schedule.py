@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -49,11 +50,20 @@ class FractionalStepLR(LRScheduler):
 def configure(
     module: LightningModule, parameters: ParamsT, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable
 ) -> OptimizerLRScheduler:
-    """Return what ``configure_optimizers`` returns: one optimiser, and a schedule that steps with every batch."""
+    """Return what ``configure_optimizers`` returns: one optimiser, and a schedule that steps with every batch.
+
+    Raises:
+        ConfigurationError: The schedule needs the training length, and the Trainer has none.
+    """
     built = optimizer(parameters)
     scheduler = lr_scheduler(built)
     if isinstance(scheduler, FractionalStepLR) and scheduler.total_steps is None:
-        scheduler.total_steps = int(module.trainer.estimated_stepping_batches)
+        steps = module.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ConfigurationError(
+                "FractionalStepLR needs the training length: give trainer.max_steps or max_epochs, or total_steps."
+            )
+        scheduler.total_steps = int(steps)
     return {"optimizer": built, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
