@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 
 from salm_lightning.callbacks.checkpoint import save_run
 from salm_lightning.callbacks.protected_writer import ProtectedWriter
+from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.modules.noise_generator import NoiseGeneratorModule
 from salm_lightning.modules.run_folder import run_folder
@@ -90,6 +91,5 @@ def _fingerprint(module: NoiseGeneratorModule, data: ImageDataModule, ckpt_path:
     digest = hashlib.sha256(json.dumps([module.settings(), data.describe()], sort_keys=True).encode())
     for path in (ckpt_path, data.source_path):
         if path is not None:
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(file_sha256(path).encode())
     return digest.hexdigest()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from salm_lightning.data import SPLITS, DatasetInfo, Task
+from salm_lightning.data import SPLITS, DatasetInfo, NpzDataModule, Task
 
 
 def fake_arrays(info: DatasetInfo, sizes: tuple[int, int, int] = (40, 12, 16), seed: int = 0) -> dict[str, np.ndarray]:
@@ -52,3 +55,21 @@ def write_fake_npz(
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **arrays)
     return arrays
+
+
+def training_batches(data: NpzDataModule, steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the training batches of a DataModule like ``data``, epoch after epoch, for a plain loop to train on."""
+    own, given = NpzDataModule(data.source_path, data.task, batch_size=data.batch_size, seed=data.seed), 0
+    loader = own.train_dataloader()
+    while True:
+        for images, labels, indices in loader:
+            yield images.float() / 255, labels, indices
+            given += 1
+            if given == steps:
+                return
+
+
+def as_tensor(images: np.ndarray) -> Tensor:
+    """Return uint8 images as float ``[N, C, H, W]`` in [0, 1]."""
+    planes = images[..., None] if images.ndim == 3 else images
+    return torch.from_numpy(planes).permute(0, 3, 1, 2).float() / 255

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
-from fakes import write_fake_npz
+from fakes import as_tensor, training_batches, write_fake_npz
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from oracles import Recorder, make_trainer
@@ -51,27 +50,9 @@ def make_module(data: NpzDataModule, method: Method | None = None, **arguments: 
     )
 
 
-def batches(data: NpzDataModule, steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the training batches of a DataModule of its own, epoch after epoch."""
-    own, given = NpzDataModule(data.source_path, batch_size=data.batch_size, seed=data.seed), 0
-    loader = own.train_dataloader()
-    while True:
-        for images, labels, indices in loader:
-            yield images.float() / 255, labels, indices
-            given += 1
-            if given == steps:
-                return
-
-
 def read(folder: Path, name: str = "small") -> dict[str, np.ndarray]:
     with np.load(folder / f"{name}.npz", allow_pickle=False) as archive:
         return dict(archive)
-
-
-def as_tensor(images: np.ndarray) -> Tensor:
-    """Return uint8 images as float ``[N, C, H, W]`` in [0, 1]."""
-    planes = images[..., None] if images.ndim == 3 else images
-    return torch.from_numpy(planes).permute(0, 3, 1, 2).float() / 255
 
 
 def stored(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -103,7 +84,7 @@ def test_training_equals_a_plain_loop(
     trainer = make_trainer(tmp_path, STEPS)
     trainer.fit(module, datamodule=data)
     losses, noise = oracles.train_generator(
-        network, batches(data, STEPS), SAMPLES, loop == "persistent", radius=8, step_size=1.6, seed=SEED, updates=2, eot=eot,
+        network, training_batches(data, STEPS), SAMPLES, loop == "persistent", radius=8, step_size=1.6, seed=SEED, updates=2, eot=eot,
         percent=None if percent == 100 else percent, lr=0.02, milestones=[8, 16],
     )  # fmt: skip
     assert isinstance(trainer.logger, Recorder)

@@ -85,6 +85,15 @@ def test_without_proof_and_never_over_a_result(capsys: pytest.CaptureFixture[str
     assert "--overwrite true" in message
     assert (archive.read_bytes(), archive.stat().st_mtime_ns) == before
 
+    foreign = OUT / "protected/notes.txt"
+    foreign.write_text("mine")
+    capsys.readouterr()
+    assert _protect(f"mine.npz {SHORT} --method EM --proof false --overwrite true") == 2
+    refused = capsys.readouterr()
+    assert "not a protected dataset" in refused.err
+    assert "training" not in refused.out + refused.err  # before any work
+    foreign.unlink()
+
     assert _protect(f"mine.npz {SHORT} --method Random --proof false --overwrite true") == 0
     assert Manifest.read(OUT / "protected").settings["method"]["name"] == "random"
 

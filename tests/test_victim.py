@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
-from fakes import write_fake_npz
+from fakes import as_tensor, training_batches, write_fake_npz
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from medmnist import Evaluator
@@ -48,26 +47,13 @@ def make_module(data: NpzDataModule, lr: float = 0.05, kind: type[VictimModule] 
     return kind(data.num_classes, data.channels, data.image_size, data.task, **settings)
 
 
-def batches(data: NpzDataModule, steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the training batches of a DataModule of its own, epoch after epoch."""
-    own, given = NpzDataModule(data.source_path, data.task, batch_size=data.batch_size, seed=data.seed), 0
-    loader = own.train_dataloader()
-    while True:
-        for images, labels, indices in loader:
-            yield images.float() / 255, labels, indices
-            given += 1
-            if given == steps:
-                return
-
-
 def evaluate(module: VictimModule, data: NpzDataModule, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return scores and labels of a split, computed without the module's own loop."""
     with np.load(data.source_path, allow_pickle=False) as archive:
         images, labels = archive[f"{split}_images"], archive[f"{split}_labels"]
-    planes = torch.from_numpy(images[..., None] if images.ndim == 3 else images).permute(0, 3, 1, 2).float() / 255
     network = copy.deepcopy(module.network.network).eval()
     with torch.inference_mode():
-        logits = network((planes - 0.5) / 0.25)
+        logits = network((as_tensor(images) - 0.5) / 0.25)
     return (logits.sigmoid() if data.task is Task.MULTI_LABEL else logits.softmax(1)).numpy(), labels
 
 
@@ -78,7 +64,7 @@ def test_training_equals_a_plain_loop(tmp_path: Path, task: Task) -> None:
     network = copy.deepcopy(module.network.network)
     trainer = make_trainer(tmp_path, STEPS)
     trainer.fit(module, datamodule=data)
-    losses = oracles.train_victim(network, batches(data, STEPS), SEED, lr=0.05, milestones=[8, 16])
+    losses = oracles.train_victim(network, training_batches(data, STEPS), SEED, lr=0.05, milestones=[8, 16])
     assert isinstance(trainer.logger, Recorder)
     np.testing.assert_allclose(trainer.logger.values("train/loss"), losses, rtol=0, atol=5e-6)
     weights = module.network.network.state_dict()

@@ -22,7 +22,7 @@ from salm_lightning.generation import generate
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.noise.methods import SALM, Method
-from salm_lightning.release import Manifest, PoisonedDataModule
+from salm_lightning.release import Manifest, PoisonedDataModule, check_destination
 from salm_lightning.summary import RESULTS, measured_table, victim_results, write_json
 
 SYNTHETIC = "synthetic"
@@ -94,10 +94,10 @@ def protect(
     images.setup("fit")
     folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
     release = folder / "protected"
-    if release.exists() and not overwrite:
-        raise OutputExistsError(
-            f"out={folder}: {release} stands there. Choose another --out, or replace it with --overwrite true."
-        )
+    try:
+        check_destination(release, overwrite)
+    except OutputExistsError as error:
+        raise OutputExistsError(f"out={folder}: {error}") from error
     shared: dict[str, Any] = {
         "accelerator": accelerator, "devices": devices, "precision": precision, "use_distributed_sampler": False,
         "max_epochs": -1, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "enable_model_summary": False,

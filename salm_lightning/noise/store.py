@@ -6,7 +6,6 @@ Noise is held as int8 in units of ``radius / 127``. Grey levels would be too coa
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from salm_lightning.data.arrays import file_sha256
 from salm_lightning.errors import ReleaseError
 
 LEVELS = 127
@@ -186,12 +186,6 @@ def check_files(folder: Path, checksums: dict[str, str]) -> None:
             raise ReleaseError(
                 f"{path} is not the file that the checkpoint names (its SHA-256 differs). Resume from another checkpoint."
             )
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def merge_checksums(parts: Sequence[dict[str, str] | None]) -> dict[str, str]:

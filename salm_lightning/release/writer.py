@@ -44,7 +44,7 @@ def check_destination(folder: Path | str, overwrite: bool = False) -> None:
     if not os.path.lexists(present):
         return
     if not overwrite:
-        raise OutputExistsError(f"{present} exists; name another folder, or pass --overwrite to replace the release in it.")
+        raise OutputExistsError(f"{present} exists; name another folder, or pass --overwrite true to replace the release in it.")
     if not _is_release(present):
         raise OutputExistsError(
             f"{present} exists and is not a protected dataset (or holds other files too), so it is not overwritten; "
