@@ -110,7 +110,8 @@ def datamodule_yaml(folder: Path) -> str:
     here = Path.cwd()
     root = folder.relative_to(here) if folder.is_relative_to(here) else folder
     config = {"data": {"class_path": "PoisonedDataModule", "init_args": {"root": root.as_posix()}}}
-    return yaml.safe_dump(config, sort_keys=False, width=10**6, allow_unicode=True)
+    text: str = yaml.safe_dump(config, sort_keys=False, width=10**6, allow_unicode=True)
+    return text
 
 
 def _build(
