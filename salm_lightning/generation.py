@@ -71,7 +71,7 @@ def generate(
         data.pending_chunks = None
     trainer.strategy.barrier("last pass")
     if trainer.is_global_zero:
-        write_release(folder, data, parts, module.settings(), _bound(module), overwrite)
+        write_release(folder, data, parts, module.settings(), _bound(module), overwrite, module.selected_samples(data))
         parts.remove()
     trainer.strategy.barrier("release")
     return folder

@@ -60,6 +60,7 @@ def test_the_set_is_complete() -> None:
         *(f"dataset/{name}.yaml" for name in MEDMNIST), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
         *(f"method/{name}.yaml" for name in ("salm", "em", "random")),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
+        *(f"scenario/{name}.yaml" for name in ("partial_classes", "some_samples")),
     }  # fmt: skip
 
 
@@ -75,6 +76,14 @@ def test_method(name: str, method: type) -> None:
     arguments = ["--config", f"method/{name}.yaml", "--config", "dataset/breastmnist.yaml"]
     assert type(_build(*arguments, *SHORT).model.method) is method
     assert _fit(*arguments, *FAST) == 0
+
+
+@pytest.mark.parametrize("name", ["partial_classes", "some_samples"])
+def test_scenario(name: str) -> None:
+    _fake("bloodmnist")
+    assert _fit(
+        "--config", "method/salm.yaml", "--config", "dataset/bloodmnist.yaml", "--config", f"scenario/{name}.yaml", *FAST
+    ) == 0  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import SGD
 
@@ -27,6 +29,7 @@ from salm_lightning.modules.schedule import FractionalStepLR, configure, require
 from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import InputGradient, frozen
+from salm_lightning.noise.selection import Selection
 from salm_lightning.noise.store import LEVELS, NoiseStore, Snapshot, dequantise, merge_checksums, snapshot_folder
 
 DEVICE_SHARE = 0.4
@@ -64,6 +67,7 @@ class NoiseGeneratorModule(LightningModule):
             datasets, which are visited seldom, get enough.
         pgd_steps: K_a, PGD steps per training step in the fresh loop.
         last_pass_steps: PGD steps of the last pass; 0 releases the noise as it was trained.
+        selection: Which samples are protected, where not all are; the source model sees the others as they are.
         optimizer: Builds the source model's optimiser from its parameters.
         lr_scheduler: Builds its schedule, stepped with every batch.
         seed: Settles the weights and every draw.
@@ -85,6 +89,7 @@ class NoiseGeneratorModule(LightningModule):
         updates_per_visit: int | Literal["auto"] = "auto",
         pgd_steps: int = 10,
         last_pass_steps: int = 10,
+        selection: Selection | None = None,
         optimizer: OptimizerCallable = lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, gamma=0.1),
         seed: int = 0,
@@ -104,6 +109,7 @@ class NoiseGeneratorModule(LightningModule):
         self.updates_per_visit = updates_per_visit
         self.pgd_steps = pgd_steps
         self.last_pass_steps = last_pass_steps
+        self.selection = selection
         self.seed = seed
         self.build_optimizer = optimizer
         self.build_scheduler = lr_scheduler
@@ -113,6 +119,7 @@ class NoiseGeneratorModule(LightningModule):
         self.clean_metrics = ClassificationMetrics(self.task, num_classes)
         self.pictures_wanted = False
         self.last_pictures: dict[str, Any] | None = None
+        self._selected: Tensor | None = None
         self._store: NoiseStore | None = None
         self._snapshot: Snapshot | None = None
         self._updates = pgd_steps
@@ -128,6 +135,7 @@ class NoiseGeneratorModule(LightningModule):
             "updates_per_visit": self.updates_per_visit,
             "pgd_steps": self.pgd_steps,
             "last_pass_steps": self.last_pass_steps,
+            "selection": None if self.selection is None else asdict(self.selection),
             "seed": self.seed,
         }
 
@@ -138,7 +146,10 @@ class NoiseGeneratorModule(LightningModule):
     # Training -----------------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Make room for the noise of this rank's samples."""
+        """Settle which samples are protected, and make room for the noise of this rank's samples."""
+        if stage in ("fit", "predict") and self.selection is not None:
+            selected = self.selected_samples(_image_data(self))
+            self._selected = torch.from_numpy(selected).to(self.trainer.strategy.root_device)
         if stage != "fit" or self.loop != "persistent":
             return
         data = _image_data(self)
@@ -149,6 +160,17 @@ class NoiseGeneratorModule(LightningModule):
         fits = len(shard) * math.prod(self.image_shape) <= _noise_room(device)
         scratch = None if fits else checkpoint_folder(self.trainer) / "scratch" / f"rank={self.trainer.global_rank}.npy"
         self._store = NoiseStore(shard, self.image_shape, self.method.radius_unit, device, scratch)
+
+    def selected_samples(self, data: ImageDataModule) -> NDArray[np.bool_] | None:
+        """Say of each training sample whether it is protected, boolean ``[N]``; ``None`` when all are.
+
+        Raises:
+            ConfigurationError: The selection does not fit the data.
+        """
+        if self.selection is None:
+            return None
+        data.setup("fit")
+        return self.selection.mask(data.split("train").labels, data.info)
 
     def _resolve_updates(self, samples: int, batch_size: int) -> int:
         if isinstance(self.updates_per_visit, int):
@@ -191,8 +213,15 @@ class NoiseGeneratorModule(LightningModule):
         else:
             delta = self._store.get(indices, self.method.start(images, indices, self.seed))
         steps = self.pgd_steps if self._store is None else self._updates
+        return self._improve(batch, delta, self._input_gradient(batch, "eot", self.global_step), steps)
+
+    def _improve(self, batch: Batch, delta: Tensor, gradient: InputGradient, steps: int) -> Perturbation:
         with frozen(self.source):
-            return self.method.improve(images, delta, self._input_gradient(batch, "eot", self.global_step), steps)
+            noise = self.method.improve(batch.images, delta, gradient, steps)
+        if self._selected is None:
+            return noise
+        kept = self._selected[batch.indices][:, None, None, None]
+        return Perturbation(noise.delta * kept, noise.mask * kept)
 
     def _input_gradient(self, batch: Batch, purpose: str, *counters: int) -> InputGradient:
         images, labels, indices = batch
@@ -255,8 +284,7 @@ class NoiseGeneratorModule(LightningModule):
         with torch.inference_mode(False), torch.enable_grad():
             batch = Batch(*(tensor.clone() for tensor in batch))
             delta = self._stored_noise(batch)
-            with frozen(self.source):
-                noise = self.method.improve(batch.images, delta, self._input_gradient(batch, "last"), self.last_pass_steps)
+            noise = self._improve(batch, delta, self._input_gradient(batch, "last"), self.last_pass_steps)
         return ProtectedChunk(release_images(batch.images, noise.delta, self.method.radius), batch.indices)
 
     def _stored_noise(self, batch: Batch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -9,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from salm_lightning.data.base import DatasetInfo, Task
 from salm_lightning.data.medmnist import MEDMNIST
@@ -40,10 +44,39 @@ class Coverage:
     Attributes:
         samples: Images in the source's training split.
         written: Images that the last pass delivered, each index exactly once and in order.
+        selected: Images that were chosen to carry noise.
+        selection: Which ones, unless all were: a bit per image, packed as :func:`numpy.packbits` does, in Base64.
     """
 
     samples: int
     written: int
+    selected: int
+    selection: str | None = None
+
+    @classmethod
+    def of(cls, written: int, selected: NDArray[np.bool_] | None) -> Coverage:
+        """Describe a complete last pass; ``selected`` is boolean ``[N]``, or None where all images were chosen."""
+        if selected is None:
+            return cls(written, written, written)
+        packed = base64.b64encode(np.packbits(selected).tobytes()).decode("ascii")
+        return cls(len(selected), written, int(selected.sum()), packed)
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Return which training images were chosen, boolean ``[samples]``.
+
+        Raises:
+            ReleaseError: ``selection`` does not fit ``samples`` and ``selected``.
+        """
+        if self.selection is None:
+            return np.ones(self.samples, dtype=bool)
+        try:
+            packed = np.frombuffer(base64.b64decode(self.selection, validate=True), np.uint8)
+        except ValueError as error:
+            raise ReleaseError(f"coverage.selection is not Base64 ({error}).") from error
+        bits = np.unpackbits(packed)[: self.samples].astype(bool)
+        if len(packed) != -(-self.samples // 8) or bits.sum() != self.selected:
+            raise ReleaseError(f"coverage.selection does not mark {self.selected} of {self.samples} images.")
+        return bits
 
 
 @dataclass(frozen=True)
@@ -226,8 +259,12 @@ def _file_sum(key: str, value: Any) -> FileSum:
 
 
 def _coverage(value: Any) -> Coverage:
-    _only_keys("coverage", _typed("coverage", value, dict), {"samples", "written"})
-    return Coverage(**{key: _count(f"coverage.{key}", number) for key, number in value.items()})
+    _only_keys("coverage", _typed("coverage", value, dict), {field.name for field in fields(Coverage)})
+    counts = {key: _count(f"coverage.{key}", value[key]) for key in ("samples", "written", "selected")}
+    selection = None if value["selection"] is None else _typed("coverage.selection", value["selection"], str)
+    coverage = Coverage(**counts, selection=selection)
+    coverage.mask()
+    return coverage
 
 
 def _measured(value: Any) -> Measured:

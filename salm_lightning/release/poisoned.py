@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
 
 from salm_lightning.data.arrays import read_npz
 from salm_lightning.data.base import Split
 from salm_lightning.data.datamodule import ImageDataModule, Resident
-from salm_lightning.errors import ReleaseError
+from salm_lightning.errors import ConfigurationError, ReleaseError, look_up
 from salm_lightning.release.manifest import Manifest, archive_name
 from salm_lightning.release.verify import verify_release
+
+Part = Literal["all", "protected", "clean"]
 
 
 class PoisonedDataModule(ImageDataModule):
@@ -19,6 +24,8 @@ class PoisonedDataModule(ImageDataModule):
 
     Args:
         root: Folder of the release.
+        part: ``all`` training images, or of a release that protects some of them (paper: Section 7.2) only the ``protected`` or only
+            the ``clean`` ones.
         batch_size: Images per training step, in total over all ranks.
         seed: Seed of the shards and of the order of the training images.
         resident: ``device``, ``mapped`` or ``auto``; see :class:`~salm_lightning.data.datamodule.ImageDataModule`.
@@ -30,18 +37,20 @@ class PoisonedDataModule(ImageDataModule):
 
     Raises:
         ReleaseError: The folder is not a release, or its manifest is not valid.
-        ConfigurationError: A number is too small.
+        ConfigurationError: A number is too small, or ``part`` is not known.
     """
 
     def __init__(
         self,
         root: str | Path,
+        part: Part = "all",
         batch_size: int = 128,
         seed: int = 0,
         resident: Resident = "auto",
         num_workers: int = 2,
         chunk_size: int = 128,
     ) -> None:
+        self.part = look_up("part", part, get_args(Part))
         self.root = Path(root).expanduser()
         self.manifest = Manifest.read(self.root)
         super().__init__(
@@ -65,4 +74,16 @@ class PoisonedDataModule(ImageDataModule):
         if failed:
             problems = "; ".join(f"{check.name}: {check.detail}" for check in failed)
             raise ReleaseError(f"root={self.root} is not what was released ({problems}). Get it again, or protect anew.")
-        return read_npz(self.source_path, self.info, self._resident_limit())
+        splits = read_npz(self.source_path, self.info, self._resident_limit())
+        if self.part != "all":
+            splits["train"] = self._partial(splits["train"])
+        return splits
+
+    def _partial(self, train: Split) -> Split:
+        selected = self.manifest.coverage.mask()
+        rows = np.flatnonzero(selected if self.part == "protected" else ~selected)
+        if len(rows) == 0:
+            raise ConfigurationError(
+                f"part={self.part!r} is empty: all training images of root={self.root} are protected; use all."
+            )
+        return Split(train.images[rows], train.labels[rows])

@@ -160,7 +160,8 @@ def _check_coverage(release: NpzReader, original: NpzReader, manifest: Manifest)
     there = 0 if spec is None else spec.shape[0]
     written, samples = manifest.coverage.written, manifest.coverage.samples
     good = stored == there == written == samples == manifest.measured.images
-    detail = f"{written} of {samples} training images written once, {stored} stored, {there} in the source"
+    chosen = "" if manifest.coverage.selection is None else f", {manifest.coverage.selected} of them selected"
+    detail = f"{written} of {samples} training images written once{chosen}, {stored} stored, {there} in the source"
     return Check("coverage", good, detail)
 
 
@@ -179,8 +180,14 @@ def _check_equal(name: str, detail: str, release: NpzReader, original: NpzReader
 
 def _check_images(release: NpzReader, original: NpzReader, manifest: Manifest, on_progress: Progress | None) -> Iterator[Check]:
     meter, total, done = Meter(), release.specs["train_images"].shape[0], 0
+    touched: list[int] = []
+    selected = manifest.coverage.mask()
+    if len(selected) != total:  # the coverage check has failed already
+        selected = np.ones(total, dtype=bool)
     for ours, theirs in _pairs(release, original, "train_images"):
         meter.update(theirs, ours)
+        differs = (ours != theirs).reshape(len(ours), -1).any(axis=1)
+        touched += (done + np.flatnonzero(differs & ~selected[done : done + len(ours)])).tolist()
         done += len(ours)
         if on_progress is not None:
             on_progress(done, total)
@@ -189,6 +196,10 @@ def _check_images(release: NpzReader, original: NpzReader, manifest: Manifest, o
     pixels = "" if bound.max_changed_pixels is None else f", bound {bound.max_changed_pixels}"
     levels = f"largest difference {measured.linf} grey levels, bound {bound.grey_levels}"
     yield Check("bound", violation is None, violation or f"{levels}; at most {measured.l0_max} pixels changed{pixels}")
+    if manifest.coverage.selection is not None:
+        count = len(selected) - manifest.coverage.selected
+        wrong = f"{len(touched)} images that were not selected differ from the source, first indices {touched[:10]}"
+        yield Check("not selected", not touched, wrong if touched else f"{count} training images untouched")
     black = meter.blackened
     first = f"{len(black)} training images are all black and were not, first indices {black[:10]}"
     yield Check("black images", not black, first if black else "none that was not black before")

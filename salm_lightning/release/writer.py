@@ -59,6 +59,7 @@ def write_release(
     settings: Mapping[str, Any],
     bound: Mapping[str, Any],
     overwrite: bool = False,
+    selected: NDArray[np.bool_] | None = None,
 ) -> Manifest:
     """Write a protected dataset: ``<name>.npz``, ``manifest.json`` and ``datamodule.yaml``.
 
@@ -75,6 +76,7 @@ def write_release(
         settings: The method with every setting, and the seed; plain values that JSON can hold.
         bound: ``norm`` (``"linf"``), ``radius`` in units of 1/255, and for masks that guarantee it ``max_changed_pixels``.
         overwrite: Replace an existing release.
+        selected: Which training images may differ from the originals, boolean ``[N]``; None for all.
 
     Returns:
         The manifest, as written.
@@ -82,8 +84,8 @@ def write_release(
     Raises:
         OutputExistsError: See :func:`check_destination`.
         ConfigurationError: ``settings`` or ``bound`` cannot be written down.
-        ReleaseError: Images are missing, are too many, have another shape, exceed the bound, or became black. Nothing is
-            written then.
+        ReleaseError: Images are missing, are too many, have another shape, exceed the bound, became black, or
+            differ though they were not selected. Nothing is written then.
     """
     folder = _absolute(folder)
     check_destination(folder, overwrite)
@@ -92,7 +94,7 @@ def write_release(
     building = _building(folder)
     building.mkdir(parents=True)
     try:
-        manifest = _build(building, source, protected, plain, promise)
+        manifest = _build(building, source, protected, plain, promise, selected)
         _write_text(building / DATAMODULE, datamodule_yaml(folder))
         _write_text(building / MANIFEST, manifest.to_json())
         _publish(building, folder)
@@ -115,14 +117,19 @@ def datamodule_yaml(folder: Path) -> str:
 
 
 def _build(
-    building: Path, source: ImageDataModule, protected: Iterable[NDArray[np.uint8]], settings: dict[str, Any], bound: Bound
+    building: Path,
+    source: ImageDataModule,
+    protected: Iterable[NDArray[np.uint8]],
+    settings: dict[str, Any],
+    bound: Bound,
+    selected: NDArray[np.bool_] | None,
 ) -> Manifest:
     dataset = _plain(source.describe())
     dataset["name"] = safe_name(dataset["name"])
     path = building / archive_name(info_of(dataset))
     splits = {split: source.split(split) for split in SPLITS}
     meter = Meter()
-    specs = _write_archive(path, splits, _measured_blocks(splits["train"], protected, meter))
+    specs = _write_archive(path, splits, _measured_blocks(splits["train"], protected, meter, selected))
     measured = meter.compute()
     _refuse_bad_images(bound.violation(measured), meter)
     original = source.source_path
@@ -131,7 +138,7 @@ def _build(
         settings=settings,
         bound=bound,
         measured=measured,
-        coverage=Coverage(samples=len(splits["train"]), written=measured.images),
+        coverage=Coverage.of(measured.images, selected),
         source=None if original is None else FileSum(Path(original).name, file_sha256(original)),
         archive=FileSum(path.name, file_sha256(path)),
         arrays=specs,
@@ -153,19 +160,32 @@ def _write_archive(path: Path, splits: dict[str, Split], train_images: Iterator[
     return specs
 
 
-def _measured_blocks(train: Split, protected: Iterable[NDArray[np.uint8]], meter: Meter) -> Iterator[NDArray[np.uint8]]:
+def _measured_blocks(
+    train: Split, protected: Iterable[NDArray[np.uint8]], meter: Meter, selected: NDArray[np.bool_] | None
+) -> Iterator[NDArray[np.uint8]]:
     """Pass the protected blocks through and compare each with the originals of the same indices."""
     start = 0
     for block in protected:
         images = as_stored(block, train.images.shape[1:])
         if start + len(images) > len(train):
             raise ReleaseError(f"more than the {len(train)} training images were given; each must be given exactly once.")
-        meter.update(train.images[start : start + len(images)], images)
+        rows = slice(start, start + len(images))
+        meter.update(train.images[rows], images)
+        if selected is not None:
+            _refuse_unselected(train.images[rows], images, selected[rows], start)
         start += len(images)
         yield images
     if start != len(train):
         raise ReleaseError(
             f"{start} of {len(train)} training images were protected; run the last pass to its end, every image exactly once."
+        )
+
+
+def _refuse_unselected(originals: NDArray[np.uint8], images: NDArray[np.uint8], selected: NDArray[np.bool_], start: int) -> None:
+    wrong = np.flatnonzero((originals != images).reshape(len(images), -1).any(axis=1) & ~selected)
+    if len(wrong):
+        raise ReleaseError(
+            f"training image {start + wrong[0]} was not selected and differs from its original. Nothing was written."
         )
 
 

@@ -1,0 +1,84 @@
+"""Which training samples are protected, where not all of them are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salm_lightning.data.base import DatasetInfo
+from salm_lightning.data.batches import permutation
+from salm_lightning.errors import ConfigurationError, look_up
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The samples that carry noise; the others stay clean (paper: Section 7.2 and Appendix D.1).
+
+    A smaller ``percent`` with the same seed selects a subset of what a larger one selects.
+
+    Args:
+        classes: Names or numbers of the classes to protect; ``None`` is all of them. With several labels per image, the images
+            that show any of them.
+        percent: Share of their samples, more than 0 to 100, the same of every class.
+        seed: Settles which ones.
+
+    Raises:
+        ConfigurationError: ``percent`` is out of range, or ``classes`` is empty.
+    """
+
+    classes: list[int | str] | None = None
+    percent: float = 100.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.percent <= 100:
+            raise ConfigurationError(f"percent={self.percent} is out of range; give more than 0 and at most 100, such as 80.")
+        if self.classes is not None and not self.classes:
+            raise ConfigurationError("classes=[] selects nothing; name a class, or leave it out to protect all.")
+
+    def mask(self, labels: NDArray[np.integer], info: DatasetInfo) -> NDArray[np.bool_]:
+        """Say of each training sample whether it is selected.
+
+        Args:
+            labels: Integer ``[N, L]``, as the dataset stores them.
+            info: The dataset, for the names of its classes.
+
+        Returns:
+            Boolean ``[N]``: of each class, or of each combination of labels, ``round(percent / 100 * n)`` samples.
+
+        Raises:
+            ConfigurationError: There is no such class, or nothing is selected.
+        """
+        candidates = self._candidates(labels, info)
+        selected = np.zeros(len(labels), dtype=bool)
+        order = permutation(len(labels), self.seed, "selection")
+        _, strata = np.unique(labels, axis=0, return_inverse=True)
+        for stratum in np.unique(strata[candidates]):
+            members = order[(strata == stratum)[order] & candidates[order]]
+            selected[members[: round(self.percent / 100 * len(members))]] = True
+        if not selected.any():
+            raise ConfigurationError(f"selection {asdict(self)} selects none of the {len(labels)} training samples; select more.")
+        return selected
+
+    def _candidates(self, labels: NDArray[np.integer], info: DatasetInfo) -> NDArray[np.bool_]:
+        if self.classes is None:
+            return np.ones(len(labels), dtype=bool)
+        numbers = [class_number(name, info) for name in self.classes]
+        if labels.shape[1] > 1:
+            return np.asarray(labels[:, numbers].any(axis=1))
+        return np.isin(labels[:, 0], numbers)
+
+
+def class_number(name: int | str, info: DatasetInfo) -> int:
+    """Return the number of a class given by number or name.
+
+    Raises:
+        ConfigurationError: There is no such class.
+    """
+    if isinstance(name, str):
+        return info.class_names.index(look_up("class", name, info.class_names))
+    if not 0 <= name < info.num_classes:
+        raise ConfigurationError(f"class={name} does not exist; {info.name} has the classes 0 to {info.num_classes - 1}.")
+    return name
