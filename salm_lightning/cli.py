@@ -25,7 +25,7 @@ from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
 from salm_lightning.config_files import read_settings, resolve_checkpoint, resolve_configs
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError, SalmError, look_up
-from salm_lightning.generation import generate
+from salm_lightning.generation import generate, is_published
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.modules.run_folder import checkpoint_folder, run_folder
 from salm_lightning.parser import SalmArgumentParser, explain, own_error
@@ -173,9 +173,6 @@ class SalmCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         config["callbacks"] = _with_default_callbacks(config, self.model)
-        steps, interval = config["max_steps"], config["val_check_interval"]
-        if isinstance(interval, int) and 0 < steps < interval:
-            config["val_check_interval"] = steps  # else a short run would end without a single validation
         if config["logger"] in (None, True) and not config["fast_dev_run"]:
             folder = self._run_path()
             root = Path(config["default_root_dir"] or ".") / "lightning_logs"
@@ -194,8 +191,16 @@ class SalmCLI(LightningCLI):
     def before_fit(self) -> None:
         """Look at the data and the place of the release before any long work."""
         self.datamodule.setup("fit")
-        if isinstance(self.model, NoiseGeneratorModule) and not self._rehearses:
+        if isinstance(self.model, NoiseGeneratorModule) and not self._rehearses and not self._is_complete(self.model):
             check_destination(self._release_folder(), self._overwrites)
+
+    def _is_complete(self, module: NoiseGeneratorModule) -> bool:
+        """Return whether a run is resumed that has nothing left to train and whose release stands already."""
+        if not self._checkpoint:
+            return False
+        path = Path(self._checkpoint)
+        trained = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        return trained >= self.trainer.max_steps and is_published(module, self.datamodule, self._release_folder(), path)
 
     def fit(self, **kwargs: Any) -> None:
         """Train; a method without a source model has nothing to train."""

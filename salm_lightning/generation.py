@@ -16,8 +16,9 @@ from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.modules.noise_generator import NoiseGeneratorModule
 from salm_lightning.modules.run_folder import run_folder
-from salm_lightning.release.parts import Parts
-from salm_lightning.release.writer import check_destination, write_release
+from salm_lightning.release.manifest import MANIFEST
+from salm_lightning.release.parts import Parts, is_announced
+from salm_lightning.release.writer import check_destination, recover, write_release
 
 
 def generate(
@@ -30,7 +31,8 @@ def generate(
 ) -> Path:
     """Run the last pass over every training image and write the protected dataset; all ranks call it together.
 
-    Finished chunks are kept next to the release until it stands: a call that was interrupted goes on where it stopped.
+    Finished chunks are kept next to the release until it stands: a call that was interrupted goes on where it stopped, also if only
+    they are left to be removed.
 
     Args:
         trainer: Any Trainer; its devices share the chunks.
@@ -45,22 +47,24 @@ def generate(
         The folder of the release.
 
     Raises:
-        OutputExistsError: A release stands there, and ``overwrite`` is false.
+        OutputExistsError: Another release stands there, and ``overwrite`` is false.
     """
     folder = folder or run_folder(trainer) / "protected"
-    check_destination(folder, overwrite)
+    published = ckpt_path is not None and is_published(module, data, folder, ckpt_path)
+    if not published:
+        check_destination(folder, overwrite)
     if ckpt_path is None and module.method.trains_source:
         ckpt_path = save_run(trainer)
     data.setup("predict")
     images = data.split("train").images
     parts = Parts(
-        folder.with_name(f".{folder.name}.parts"),
+        _parts_folder(folder),
         _fingerprint(module, data, ckpt_path),
         len(images),
         data.chunk_size,
         images.shape[1:],
     )
-    data.pending_chunks = parts.pending()
+    data.pending_chunks = [] if published else parts.pending()
     writer = ProtectedWriter(parts)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     try:
@@ -71,10 +75,36 @@ def generate(
         data.pending_chunks = None
     trainer.strategy.barrier("last pass")
     if trainer.is_global_zero:
-        write_release(folder, data, parts, module.settings(), _bound(module), overwrite, module.selected_samples(data))
+        if published:
+            recover(folder)
+        else:
+            selected = module.selected_samples(data)
+            write_release(folder, data, parts, module.settings(), _bound(module), overwrite, selected, parts.announce)
         parts.remove()
     trainer.strategy.barrier("release")
     return folder
+
+
+def is_published(module: NoiseGeneratorModule, data: ImageDataModule, folder: Path, ckpt_path: Path) -> bool:
+    """Return whether a release stands that :func:`generate` made of this checkpoint and was killed before it could clean up.
+
+    It only looks, so all ranks may call it.
+
+    Args:
+        module: The noise generator.
+        data: The images to protect.
+        folder: Where the release goes.
+        ckpt_path: Checkpoint that the last pass loads.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return False
+    text = manifest.read_text(encoding="utf-8", errors="replace")
+    return is_announced(_parts_folder(folder), _fingerprint(module, data, ckpt_path), text)
+
+
+def _parts_folder(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.parts")
 
 
 def _bound(module: NoiseGeneratorModule) -> dict[str, Any]:
@@ -88,7 +118,7 @@ def _bound(module: NoiseGeneratorModule) -> dict[str, Any]:
 
 def _fingerprint(module: NoiseGeneratorModule, data: ImageDataModule, ckpt_path: Path | None) -> str:
     """Return a SHA-256 of all that the released images depend on."""
-    digest = hashlib.sha256(json.dumps([module.settings(), data.describe()], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([module.settings(), data.describe(), data.chunk_size], sort_keys=True).encode())
     for path in (ckpt_path, data.source_path):
         if path is not None:
             digest.update(file_sha256(path).encode())

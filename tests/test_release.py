@@ -533,7 +533,7 @@ def test_a_killed_replacement_never_loses_both(tmp_path: Path) -> None:
             assert all(check.ok for check in verify_release(folder.with_name(".protected.salm-old")))
             with pytest.raises(OutputExistsError, match="salm-old exists"):
                 check_destination(folder)
-            writer._recover(folder)
+            writer.recover(folder)
             assert Manifest.read(folder).settings["seed"] == 1
             outcomes.add("aside")
         work(3)

@@ -300,6 +300,59 @@ def test_interrupted_victim_equals_an_uninterrupted_one(
     assert json.loads((whole / RESULTS).read_text())["history"]["last"]["step"] == STEPS
 
 
+@pytest.mark.parametrize("strike", [at_step(12, signal.SIGTERM), at_end_of_training], ids=["SIGTERM", "killed"])
+def test_the_final_model_is_validated_once_over_an_interruption(
+    runs: Runs, request: pytest.FixtureRequest, strike: Patch
+) -> None:
+    name, args = request.node.callspec.id + "-at-the-end", [*runs.args("victim"), "--trainer.val_check_interval", "5"]
+    assert runs.start(name, args, strike) in (143, -9), runs.log(name)
+    assert [step for _, step in recorded(runs.calls(name), "val")] == [5, 10, 12]
+    assert runs.resume(name, args) == 0, runs.log(name)
+    assert not recorded(runs.calls(name), "val")
+    results = json.loads((runs.path(name) / RESULTS).read_text())
+    assert results["history"]["last"]["step"] == results["steps"] == STEPS
+    assert results["history"]["last"]["acc"] == results["test"]["acc"]
+
+
+def test_killed_between_publishing_and_cleaning_up(runs: Runs) -> None:
+    whole, name, args = runs.whole("fresh"), "published", runs.args("fresh")
+    folder = runs.path(name)
+    assert runs.start(name, args, lambda rank: before(Parts, "remove", kill_at(1))) == -9, runs.log(name)
+    assert any((folder / ".protected.parts").rglob("chunk-*.npy"))
+    archive, manifest = folder / "protected" / "tiny.npz", folder / "protected" / "manifest.json"
+    published = archive.stat()
+
+    # a release that is not the one that was announced, and a resumed run that is to make another one
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"seed": 0', '"seed": 1'))
+    assert runs.resume(name, args) == 2
+    assert "protected exists" in runs.log(name)
+    manifest.write_text(text)
+    assert runs.resume(name, [*args, "--trainer.max_steps", str(STEPS + 1)]) == 2
+    assert "protected exists" in runs.log(name)
+    assert not recorded(runs.calls(name), "train")
+
+    def within_the_removal(rank: int) -> None:
+        original = shutil.rmtree
+
+        def strike(path: Path, **kwargs: object) -> None:
+            original(path, **kwargs)  # type: ignore[arg-type]
+            if Path(path).parent.name == ".protected.parts":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        shutil.rmtree = strike  # type: ignore[assignment]
+
+    assert runs.resume(name, args, within_the_removal) == -9, runs.log(name)
+    assert not any((folder / ".protected.parts").rglob("chunk-*.npy"))
+    assert runs.resume(name, args) == 0, runs.log(name)
+    assert not recorded(runs.calls(name), "train")
+    assert not recorded(runs.calls(name), "chunk")
+    assert "Protected dataset:" in runs.log(name)
+    assert (archive.stat().st_ino, archive.stat().st_mtime_ns) == (published.st_ino, published.st_mtime_ns)
+    assert_same_release(folder, whole)
+    assert run_files(folder) == GENERATOR_FILES["fresh"]
+
+
 def test_command_line_exits_143_on_sigterm_and_writes_no_release(runs: Runs) -> None:
     whole, name = runs.whole("persistent"), "command"
     command = [sys.executable, "-m", "salm_lightning", *runs.args("persistent"), "--run", name]

@@ -62,6 +62,20 @@ def test_a_resumed_schedule_goes_on() -> None:
     assert begun + rates(second, 9) == whole
 
 
+@pytest.mark.parametrize(("before", "now", "reached"), [(10, 40, 9), (10, 20, 10), (40, 20, 10), (20, 20, 17)])
+def test_a_resumed_schedule_follows_the_length_given_now(before: int, now: int, reached: int) -> None:
+    first = FractionalStepLR(sgd(0.1, 0.02), total_steps=before)
+    rates(first, reached)
+    optimizer = sgd(0.1, 0.02)
+    second = FractionalStepLR(optimizer, total_steps=now)
+    optimizer.load_state_dict(first.optimizer.state_dict())  # in this order, as Lightning does
+    second.load_state_dict(first.state_dict())
+    milestones = [round(0.4 * now), round(0.8 * now)]
+    expected = rates(MultiStepLR(sgd(0.1, 0.02), milestones), now)[reached:]
+    assert second.get_last_lr() == pytest.approx(expected[0])
+    torch.testing.assert_close(torch.tensor(rates(second, now - reached)), torch.tensor(expected), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("fractions", [(0.8, 0.4), (0.0, 0.5), (0.5, 1.1), (-0.1,), (float("nan"),)])
 def test_fractions_that_do_not_ascend_within_the_training_are_refused(fractions: tuple[float, ...]) -> None:
     with pytest.raises(ConfigurationError, match=r"fractions=.*must ascend"):

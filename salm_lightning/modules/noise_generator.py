@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -24,6 +24,7 @@ from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.metrics import ClassificationMetrics, classification_loss
 from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import seed_dropout
+from salm_lightning.modules.last_validation import last_validation
 from salm_lightning.modules.run_folder import checkpoint_folder
 from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
 from salm_lightning.modules.statistics import share_statistics
@@ -121,7 +122,9 @@ class NoiseGeneratorModule(LightningModule):
         self.last_pictures: dict[str, Any] | None = None
         self._selected: Tensor | None = None
         self._store: NoiseStore | None = None
-        self._snapshot: Snapshot | None = None
+        self._trained_on: str | None = None
+        self._last_start: Snapshot | NoiseStore | None = None
+        self._from_checkpoint = False
         self._updates = pgd_steps
 
     # Settings -----------------------------------------------------------------------------------------------------------------
@@ -143,6 +146,10 @@ class NoiseGeneratorModule(LightningModule):
         """Return the source model's optimiser and schedule."""
         return configure(self, self.source.parameters(), self.build_optimizer, self.build_scheduler)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Have the final model validated as well."""
+        return last_validation(self.trainer)
+
     # Training -----------------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -150,10 +157,12 @@ class NoiseGeneratorModule(LightningModule):
         if stage in ("fit", "predict") and self.selection is not None:
             selected = self.selected_samples(_image_data(self))
             self._selected = torch.from_numpy(selected).to(self.trainer.strategy.root_device)
+        self._from_checkpoint = False
         if stage != "fit" or self.loop != "persistent":
             return
         data = _image_data(self)
         data.setup("fit")
+        self._trained_on = _data_fingerprint(data)
         self._updates = self._resolve_updates(len(data.split("train")), data.batch_size)
         shard = data.shard(self.trainer.global_rank, self.trainer.world_size)
         device = self.trainer.strategy.root_device
@@ -193,11 +202,12 @@ class NoiseGeneratorModule(LightningModule):
         optimizer = self.optimizers()
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.manual_backward(loss)
+        rate = optimizer.param_groups[0]["lr"]  # type: ignore[union-attr]
         optimizer.step()  # type: ignore[union-attr]
         self.lr_schedulers().step()  # type: ignore[union-attr]
         share_statistics(self.source)
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log_step(loss.detach(), logits.detach(), labels, noise.delta)
+            self._log_step(loss.detach(), logits.detach(), labels, noise.delta, rate)
         if self.pictures_wanted:
             self.last_pictures = {
                 "images": images, "delta": noise.delta, "mask": noise.mask, "radius": self.method.radius_unit,
@@ -239,7 +249,7 @@ class NoiseGeneratorModule(LightningModule):
             half=str(self.trainer.precision) == "16-mixed",
         )
 
-    def _log_step(self, loss: Tensor, logits: Tensor, labels: Tensor, delta: Tensor) -> None:
+    def _log_step(self, loss: Tensor, logits: Tensor, labels: Tensor, delta: Tensor, rate: float) -> None:
         require_finite(loss, self.global_step)
         guessed = (logits > 0).float() if self.task is Task.MULTI_LABEL else logits.argmax(dim=1)
         touched = ((delta * 255).round() != 0).any(dim=1)
@@ -249,9 +259,9 @@ class NoiseGeneratorModule(LightningModule):
             "train/pixels_touched": touched.float().mean(),
             "train/delta_mean": delta.abs().mean(),
             "train/delta_max": delta.abs().max(),
+            "train/lr": rate,
         }
         self.log_dict(values, batch_size=len(labels))
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(labels))  # type: ignore[union-attr]
 
     # Validation on clean images: the live proxy of protection ------------------------------------------------------------------
 
@@ -278,6 +288,11 @@ class NoiseGeneratorModule(LightningModule):
 
     # The last pass ------------------------------------------------------------------------------------------------------------
 
+    def on_predict_start(self) -> None:
+        """Without a checkpoint, start from the noise that this very process has trained."""
+        if not self._from_checkpoint:
+            self._last_start = self._noise_in_memory()
+
     def predict_step(self, batch: Batch, batch_idx: int) -> ProtectedChunk:
         """Improve the stored (or a random) noise of a chunk against the trained source model and apply it."""
         # Lightning predicts under inference mode, where no gradient can be taken and whose tensors cannot enter a graph.
@@ -287,11 +302,24 @@ class NoiseGeneratorModule(LightningModule):
             noise = self._improve(batch, delta, self._input_gradient(batch, "last"), self.last_pass_steps)
         return ProtectedChunk(release_images(batch.images, noise.delta, self.method.radius), batch.indices)
 
+    def _noise_in_memory(self) -> NoiseStore | None:
+        """Return the trained noise if it is that of the images at hand."""
+        if self._store is None or self._trained_on != _data_fingerprint(_image_data(self)):
+            return None
+        if self.trainer.world_size > 1:
+            raise ConfigurationError(
+                "ckpt_path=None: each of several ranks holds the noise of its own images only, and the last pass needs all of it. "
+                "Call salm_lightning.generation.generate(...), or give ckpt_path."
+            )
+        return self._store
+
     def _stored_noise(self, batch: Batch) -> Tensor:
         start = self.method.start(batch.images, batch.indices, self.seed)
-        if self._snapshot is None:
+        if self._last_start is None:
             return start
-        noise, known = self._snapshot.read(batch.indices.cpu().numpy())
+        if isinstance(self._last_start, NoiseStore):
+            return self._last_start.get(batch.indices, start)
+        noise, known = self._last_start.read(batch.indices.cpu().numpy())
         stored = dequantise(torch.from_numpy(noise).to(start.device), self.method.radius_unit / LEVELS)
         return torch.where(torch.from_numpy(known).to(start.device)[:, None, None, None], stored, start)
 
@@ -331,7 +359,7 @@ class NoiseGeneratorModule(LightningModule):
         """
         _warn_of_changes(checkpoint.get("settings", {}), self.settings())
         saved, path = checkpoint.get("noise"), self.trainer.ckpt_path
-        self._snapshot = None
+        self._from_checkpoint, self._last_start = True, None
         same_data = checkpoint.get("data") == _data_fingerprint(_image_data(self))
         if self.trainer.state.fn == "fit" and not same_data:
             raise ConfigurationError(
@@ -342,7 +370,7 @@ class NoiseGeneratorModule(LightningModule):
             return
         snapshot = Snapshot(snapshot_folder(Path(path).parent, saved["folder"]), saved["files"])
         if self.trainer.state.fn != "fit":
-            self._snapshot = snapshot
+            self._last_start = snapshot
         elif self._store is not None:
             self._store.load(snapshot)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -45,6 +46,13 @@ class FractionalStepLR(LRScheduler):
         total = self.total_steps or 0
         passed = sum(total > 0 and self.last_epoch >= round(fraction * total) for fraction in self.fractions)
         return [float(base) * self.gamma**passed for base in self.base_lrs]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the step that was reached; shares, factor and length stay those given now, as the run may have become longer."""
+        super().load_state_dict(state_dict | {"fractions": self.fractions, "gamma": self.gamma, "total_steps": self.total_steps})
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
 
 
 def configure(

@@ -18,6 +18,7 @@ from torch import Tensor
 from salm_lightning.errors import ReleaseError
 
 HEADER = "header.json"
+_ANNOUNCED = "announced"
 
 
 class Parts:
@@ -46,6 +47,7 @@ class Parts:
             sort_keys=True,
         )
         root = Path(folder)
+        self._fingerprint = fingerprint
         self.folder = root / hashlib.sha256(header.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         _discard_others(root, self.folder)
@@ -107,8 +109,17 @@ class Parts:
         """Yield all chunks in the order of the sample indices, reading one at a time."""
         return (self.read(chunk) for chunk in range(self.num_chunks))
 
+    def announce(self, manifest: str) -> None:
+        """Note which release the chunks make up, before it gets its name; see :func:`is_announced`.
+
+        Args:
+            manifest: Text of its manifest.
+        """
+        _write_atomically(self.folder.parent / _ANNOUNCED, _announcement(self._fingerprint, manifest))
+
     def remove(self) -> None:
-        """Delete the folder with everything in it, once the release is written."""
+        """Delete the folder with everything in it, once the release is written; the announcement goes last."""
+        shutil.rmtree(self.folder, ignore_errors=True)
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
     def _path(self, chunk: int) -> Path:
@@ -118,6 +129,18 @@ class Parts:
         shape = (len(self.rows(chunk)), *self.image_shape)
         path = self._path(chunk)
         return path.is_file() and path.stat().st_size == len(_npy_header(shape)) + int(np.prod(shape))
+
+
+def is_announced(folder: Path, fingerprint: str, manifest: str) -> bool:
+    """Return whether the parts kept in ``folder`` announced a release: it is theirs, and only their removal is left.
+
+    Args:
+        folder: Where the parts are kept.
+        fingerprint: Of the run that asks.
+        manifest: Text of the release's manifest.
+    """
+    path = folder / _ANNOUNCED
+    return path.is_file() and path.read_bytes() == _announcement(fingerprint, manifest)
 
 
 def as_stored(images: NDArray[np.uint8] | Tensor, image_shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -147,6 +170,10 @@ def _discard_others(root: Path, keep: Path) -> None:
         # only what this class made: a folder with a header
         if entry != keep and (entry / HEADER).is_file():
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _announcement(fingerprint: str, manifest: str) -> bytes:
+    return f"{fingerprint} {hashlib.sha256(manifest.encode()).hexdigest()}\n".encode()
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def write_release(
     bound: Mapping[str, Any],
     overwrite: bool = False,
     selected: NDArray[np.bool_] | None = None,
+    announce: Callable[[str], None] = lambda manifest: None,
 ) -> Manifest:
     """Write a protected dataset: ``<name>.npz``, ``manifest.json`` and ``datamodule.yaml``.
 
@@ -77,6 +78,7 @@ def write_release(
         bound: ``norm`` (``"linf"``), ``radius`` in units of 1/255, and for masks that guarantee it ``max_changed_pixels``.
         overwrite: Replace an existing release.
         selected: Which training images may differ from the originals, boolean ``[N]``; None for all.
+        announce: Called with the manifest's text when everything is written and only the renaming is left.
 
     Returns:
         The manifest, as written.
@@ -90,17 +92,28 @@ def write_release(
     folder = _absolute(folder)
     check_destination(folder, overwrite)
     plain, promise = _plain(settings), Bound.from_dict(bound)
-    _recover(folder)
+    recover(folder)
     building = _building(folder)
     building.mkdir(parents=True)
     try:
         manifest = _build(building, source, protected, plain, promise, selected)
         _write_text(building / DATAMODULE, datamodule_yaml(folder))
         _write_text(building / MANIFEST, manifest.to_json())
+        announce(manifest.to_json())
         _publish(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return manifest
+
+
+def recover(folder: Path | str) -> None:
+    """Clear what a killed run left beside a destination, and put a release back that it had set aside."""
+    folder = _absolute(folder)
+    shutil.rmtree(_building(folder), ignore_errors=True)
+    aside = _aside(folder)
+    if aside.exists() and not folder.exists():
+        aside.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def datamodule_yaml(folder: Path) -> str:
@@ -237,15 +250,6 @@ def _building(folder: Path) -> Path:
 
 def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.salm-old")
-
-
-def _recover(folder: Path) -> None:
-    """Clear what a killed run left behind, and put a release back that it had set aside."""
-    shutil.rmtree(_building(folder), ignore_errors=True)
-    aside = _aside(folder)
-    if aside.exists() and not folder.exists():
-        aside.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _publish(building: Path, folder: Path) -> None:

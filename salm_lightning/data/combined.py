@@ -1,0 +1,172 @@
+"""One class of a dataset among support classes from elsewhere (paper: Section 7.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
+
+from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
+from salm_lightning.data.batches import permutation
+from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.errors import ConfigurationError, DataError
+
+MAX_PER_CLASS = 1000
+"""Images taken of each class of an image folder: support classes need variety, not their last image."""
+
+
+class ClassWithSupport(ImageDataModule):
+    """The images of one class, and support classes from another dataset that give a source model something to tell them from.
+
+    The owner of one class has no other class of the dataset. Label 0 is the target class, whose images come first in each split and
+    in their order; the support classes follow.
+
+    Args:
+        target: The dataset of the class; a single-label one.
+        target_class: Number of the class.
+        support: Images of the support classes, ``[N, S, S]`` or ``[N, S, S, 3]`` of any size, and their labels ``[N, 1]``, per split.
+        support_names: One name per support class.
+        batch_size: Images per training step, in total over all ranks.
+        seed: Seed of the shards and of the order of the training images.
+
+    Raises:
+        ConfigurationError: The target has several labels per image.
+    """
+
+    def __init__(
+        self,
+        target: ImageDataModule,
+        target_class: int,
+        support: dict[str, Split],
+        support_names: tuple[str, ...],
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
+        if target.task is Task.MULTI_LABEL:
+            raise ConfigurationError(f"data={target.info.name} has several labels per image; class-wise noise needs one class each.")
+        names = (target.info.class_names[target_class], *support_names)
+        info = DatasetInfo(f"{target.info.name}-class{target_class}", Task.MULTI_CLASS, names, target.channels, target.image_size)
+        super().__init__(info, batch_size=batch_size, seed=seed, chunk_size=target.chunk_size)
+        self.target = target
+        self.target_class = target_class
+        self.support = support
+
+    def load_splits(self) -> dict[str, Split]:
+        """Put the class and its support together."""
+        return {name: self._combine(self.target.split(name), self.support[name]) for name in SPLITS}
+
+    def _combine(self, target: Split, support: Split) -> Split:
+        own = target.images[target.labels[:, 0] == self.target_class]
+        images = np.concatenate([own, fit_images(support.images, self.image_size, self.channels)])
+        labels = np.concatenate([np.zeros((len(own), 1), np.int64), support.labels.astype(np.int64) + 1])
+        return Split(images, labels)
+
+
+def support_of(data: ImageDataModule, number: int | None, seed: int) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Return the classes of a dataset as support classes.
+
+    Args:
+        data: A single-label dataset.
+        number: How many of its classes, drawn with the seed; ``None`` is all.
+        seed: Settles which.
+
+    Returns:
+        Splits whose labels ``[N, 1]`` count from 0, and the names of the classes.
+
+    Raises:
+        ConfigurationError: It has several labels per image, or fewer classes.
+    """
+    if data.task is Task.MULTI_LABEL:
+        raise ConfigurationError(f"support={data.info.name} has several labels per image; choose a dataset with one class each.")
+    chosen = _choose(data.num_classes, number, seed, data.info.name)
+    splits = {name: _relabel(data.split(name), chosen) for name in SPLITS}
+    return splits, tuple(data.info.class_names[index] for index in chosen)
+
+
+def support_of_folder(root: Path, size: int, number: int | None, seed: int) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Return the classes of an image folder, one subfolder per class, as support classes.
+
+    Of each class at most :data:`MAX_PER_CLASS` images, drawn with the seed, are read; a tenth of them are the val split, and a tenth
+    the test split, at least one image each.
+
+    Args:
+        root: The folder.
+        size: Height and width that the images get: the shorter side is scaled, the middle cut out.
+        number: How many of its classes, drawn with the seed; ``None`` is all.
+        seed: Settles which classes and images.
+
+    Returns:
+        Splits of RGB images with labels ``[N, 1]`` from 0, and the names of the classes.
+
+    Raises:
+        DataError: It holds no subfolders with images, or a class has fewer than three.
+        ConfigurationError: It has fewer classes than ``number``.
+    """
+    try:
+        folder = ImageFolder(str(root))
+    except FileNotFoundError as error:
+        raise DataError(f"support={root} is no image folder ({error}); it needs one subfolder with images per class.") from error
+    labels = np.asarray(folder.targets)
+    chosen = _choose(len(folder.classes), number, seed, str(root))
+    parts: dict[str, list[tuple[NDArray[np.uint8], int]]] = {name: [] for name in SPLITS}
+    for label, index in enumerate(chosen):
+        members = np.flatnonzero(labels == index)
+        members = members[permutation(len(members), seed, "support images", index)][:MAX_PER_CLASS]
+        if len(members) < 3:
+            raise DataError(f"support={root}: class {folder.classes[index]!r} has {len(members)} images; give 3 or more.")
+        held = max(1, len(members) // 10)
+        for name, rows in zip(SPLITS, np.split(members, [len(members) - 2 * held, len(members) - held]), strict=True):
+            parts[name].append((np.stack([_read(folder, row, size) for row in rows]), label))
+    return {name: _join(part) for name, part in parts.items()}, tuple(folder.classes[index] for index in chosen)
+
+
+def fit_images(images: NDArray[np.uint8], size: int, channels: int) -> NDArray[np.uint8]:
+    """Return images in another size and number of channels.
+
+    Args:
+        images: uint8 ``[N, S, S]`` or ``[N, S, S, 3]``.
+        size: Height and width of the result; scaled bilinearly with antialiasing.
+        channels: 1: grey (ITU-R 601 luma); 3: grey images are repeated.
+
+    Returns:
+        uint8 ``[N, size, size]`` or ``[N, size, size, 3]``.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    tensor = tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+    if tensor.shape[-1] != size:
+        tensor = resize(tensor, [size, size], antialias=True)
+    if tensor.shape[1] != channels:
+        tensor = rgb_to_grayscale(tensor) if channels == 1 else tensor.expand(-1, 3, -1, -1)
+    fitted: NDArray[np.uint8] = (tensor[:, 0] if channels == 1 else tensor.permute(0, 2, 3, 1)).numpy()
+    return fitted
+
+
+def _choose(available: int, number: int | None, seed: int, name: str) -> list[int]:
+    if number is None:
+        return list(range(available))
+    if not 1 <= number <= available:
+        raise ConfigurationError(f"num_support={number} is out of range; {name} has {available} classes.")
+    return sorted(permutation(available, seed, "support classes")[:number].tolist())
+
+
+def _relabel(split: Split, chosen: list[int]) -> Split:
+    rows = np.isin(split.labels[:, 0], chosen)
+    return Split(split.images[rows], np.searchsorted(chosen, split.labels[rows]))
+
+
+def _read(folder: ImageFolder, row: int, size: int) -> NDArray[np.uint8]:
+    image = torch.from_numpy(np.asarray(folder[row][0])).permute(2, 0, 1)
+    shorter = min(image.shape[1:])
+    top, left = ((side - shorter) // 2 for side in image.shape[1:])
+    square = image[:, top : top + shorter, left : left + shorter]
+    pixels: NDArray[np.uint8] = resize(square, [size, size], antialias=True).permute(1, 2, 0).numpy()
+    return pixels
+
+
+def _join(parts: list[tuple[NDArray[np.uint8], int]]) -> Split:
+    labels = np.concatenate([np.full((len(images), 1), label, np.int64) for images, label in parts])
+    return Split(np.concatenate([images for images, _ in parts]), labels)
