@@ -260,7 +260,7 @@ def test_the_last_pass_equals_plain_pgd_from_the_stored_noise(
     bad = [check for check in verify_release(folder, data.source_path) if not check.ok]
     assert not bad
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["coverage"] == {"samples": 50, "written": 50}
+    assert manifest["coverage"] == {"samples": 50, "written": 50, "selected": 50, "selection": None}
 
 
 def test_no_pixels_release_the_clean_bytes(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ class ClassWithSupport(ImageDataModule):
         seed: int = 0,
     ) -> None:
         if target.task is Task.MULTI_LABEL:
-            raise ConfigurationError(f"data={target.info.name} has several labels per image; class-wise noise needs one class each.")
+            raise ConfigurationError(
+                f"data={target.info.name} has several labels per image; class-wise noise needs one class each."
+            )
         names = (target.info.class_names[target_class], *support_names)
         info = DatasetInfo(f"{target.info.name}-class{target_class}", Task.MULTI_CLASS, names, target.channels, target.image_size)
         super().__init__(info, batch_size=batch_size, seed=seed, chunk_size=target.chunk_size)

@@ -253,7 +253,7 @@ class NoiseGeneratorModule(LightningModule):
         require_finite(loss, self.global_step)
         guessed = (logits > 0).float() if self.task is Task.MULTI_LABEL else logits.argmax(dim=1)
         touched = ((delta * 255).round() != 0).any(dim=1)
-        values = {
+        values: dict[str, Tensor | float] = {
             "train/source_loss": loss,
             "train/source_acc": (guessed == labels).float().mean(),
             "train/pixels_touched": touched.float().mean(),
