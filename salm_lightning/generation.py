@@ -49,7 +49,7 @@ def generate(
     """
     folder = folder or run_folder(trainer) / "protected"
     check_destination(folder, overwrite)
-    if ckpt_path is None and module.method.trains_source:
+    if ckpt_path is None and module.method.trains_source_on is not None:
         ckpt_path = save_run(trainer)
     data.setup("predict")
     images = data.split("train").images
