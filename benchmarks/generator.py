@@ -105,7 +105,16 @@ class OurKernels:
         """Take masked PGD steps."""
         method = self.module.method
         gradient = InputGradient(
-            self.module.source, *batch, self.module.task, method.transform, method.eot_samples, 0, "eot", (self.step,), self.half
+            self.module.source,
+            *batch,
+            self.module.task,
+            method.transform,
+            method.eot_samples,
+            0,
+            "eot",
+            self.module.num_classes,
+            (self.step,),
+            self.half,
         )
         with self.autocast(), frozen(self.module.source):
             return method.improve(batch.images, delta, gradient, steps).delta

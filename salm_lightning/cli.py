@@ -204,7 +204,7 @@ class SalmCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train; a method without a source model has nothing to train."""
-        if not (isinstance(self.model, NoiseGeneratorModule) and not self.model.method.trains_source):
+        if not (isinstance(self.model, NoiseGeneratorModule) and self.model.method.trains_source_on is None):
             self.trainer.fit(**kwargs, weights_only=True)
 
     def after_fit(self) -> None:
@@ -238,7 +238,7 @@ class SalmCLI(LightningCLI):
         """Make a release from a generator's checkpoint, or write a victim's test predictions."""
         checkpoint = kwargs.get("ckpt_path")
         if isinstance(self.model, NoiseGeneratorModule):
-            if checkpoint is None and self.model.method.trains_source:
+            if checkpoint is None and self.model.method.trains_source_on is not None:
                 raise ConfigurationError(
                     "predict needs --ckpt_path: the run (or .ckpt file) whose noise generator makes the release."
                 )

@@ -53,7 +53,7 @@ def generate(
     published = ckpt_path is not None and is_published(module, data, folder, ckpt_path)
     if not published:
         check_destination(folder, overwrite)
-    if ckpt_path is None and module.method.trains_source:
+    if ckpt_path is None and module.method.trains_source_on is not None:
         ckpt_path = save_run(trainer)
     data.setup("predict")
     images = data.split("train").images

@@ -148,14 +148,19 @@ def train_generator(
 
 
 def train_victim(
-    network: torch.nn.Module, batches: Iterable[tuple[Tensor, Tensor, Tensor]], seed: int, lr: float, milestones: list[int]
+    network: torch.nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    seed: int,
+    lr: float,
+    milestones: list[int],
+    purpose: str = "victim",
 ) -> list[float]:
     """Train a classifier in place on cropped and flipped batches with SGD; return the loss of each step."""
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
     losses = []
     for step, (images, labels, indices) in enumerate(batches):
-        view = crop_flip(images, indices, 4, seed, "victim", step).contiguous(memory_format=torch.channels_last)
+        view = crop_flip(images, indices, 4, seed, purpose, step).contiguous(memory_format=torch.channels_last)
         loss = _loss(network((view - 0.5) / 0.25), labels, "mean")
         optimizer.zero_grad()
         loss.backward()

@@ -15,7 +15,7 @@ from torch import Tensor
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.modules.noise_generator import release_images
 from salm_lightning.noise.masks import Score
-from salm_lightning.noise.methods import EM, SALM, Method, Random
+from salm_lightning.noise.methods import EM, SALM, TAP, Method, Random
 from salm_lightning.noise.transforms import CropFlip
 
 SHAPE = (7, 3, 16, 16)
@@ -161,7 +161,7 @@ def test_starts_differ_between_samples_seeds_and_counters() -> None:
 
 def test_random_noise_is_its_start_within_the_bound() -> None:
     images, method = clean(), Random(radius=8)
-    assert not method.trains_source
+    assert method.trains_source_on is None
     start = method.start(images, INDICES, 0)
 
     def refused(delta: Tensor, step: int) -> Tensor:
@@ -182,7 +182,7 @@ def test_noise_stays_within_the_bound(radius: float) -> None:
     assert (images + made).max() <= 1
 
 
-METHODS: list[Callable[..., Method]] = [SALM, EM, Random]
+METHODS: list[Callable[..., Method]] = [SALM, EM, TAP, Random]
 
 
 @pytest.mark.parametrize("build", METHODS)

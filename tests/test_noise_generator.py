@@ -25,7 +25,7 @@ from salm_lightning.generation import generate
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.modules.noise_generator import release_images
 from salm_lightning.noise.methods import SALM, Method, Perturbation, Random
-from salm_lightning.noise.pgd import GradientFn
+from salm_lightning.noise.pgd import Objective
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.release import verify_release
 
@@ -179,7 +179,7 @@ class Stamp(Method):
     def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
         return torch.zeros_like(images)
 
-    def improve(self, images: Tensor, delta: Tensor, gradient: GradientFn, steps: int) -> Perturbation:
+    def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
         if steps:  # the last pass takes none here: the stored noise is released
             self.seen.append(steps)
             delta = stamps(images).expand_as(images) / 255

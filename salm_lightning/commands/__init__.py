@@ -24,10 +24,15 @@ def run(name: str, args: Sequence[str]) -> int:
         SalmError: An argument is wrong, or the command fails.
     """
     function = COMMANDS[name]
-    read_settings(args)  # a config file that is no YAML is refused in clear words
+    settings = read_settings(args)  # a config file that is no YAML is refused in clear words
     parser = SalmArgumentParser(prog=f"salm-cli {name}", description=_first_line(function))
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below.")
     parser.add_function_arguments(function, as_positional=True)
+    for action in parser._actions:
+        given = settings.children.get(action.dest)
+        if given is not None and given.value is not None and hasattr(action.default, "class_path"):
+            # Else the chosen class would take over options of the same name, such as a step size, from the default one.
+            parser.set_defaults({action.dest: None})
     try:
         config = parser.parse_args(_files_first(args))
     except ConfigurationError as error:

@@ -58,7 +58,7 @@ def protect(
         out: Folder of the result; ``lightning_logs/<name>-<method>`` by default. The release is in its subfolder ``protected``.
         size: Height and width for a MedMNIST name: 28, 64, 128 or 224.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
-        method: How the noise is made, such as ``SALM``, ``EM`` or ``Random``; SALM with K = 10 by default.
+        method: How the noise is made, such as ``SALM``, ``EM``, ``TAP`` or ``Random``; SALM with K = 10 by default.
         source: Architecture of the source model.
         width: Width factor of the source model and the victims.
         steps: Training steps of the noise generator, M.
@@ -114,7 +114,7 @@ def protect(
         method, **facts, source=source, width=width, updates_per_visit=updates_per_visit, optimizer=sgd, seed=seed
     )
     trainer = _trainer(folder, "generator", steps, [RunCheckpoint(max(1, steps // 10)), NoisePictures()], shared)
-    if method.trains_source:
+    if method.trains_source_on is not None:
         _say(f"[1/{3 if proof else 1}] training the noise generator: {method.name}, {steps} steps")
         trainer.fit(module, datamodule=images)
     generate(trainer, module, images, release, overwrite=overwrite)

@@ -10,7 +10,7 @@ from torch import Tensor
 from salm_lightning.data.base import Task
 
 
-def classification_loss(logits: Tensor, labels: Tensor, task: Task, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+def classification_loss(logits: Tensor, labels: Tensor, task: Task, reduction: Literal["mean", "none"] = "mean") -> Tensor:
     """Return the cross-entropy, or for a multi-label task the binary cross-entropy of each label.
 
     Computed in float32 whatever the logits' type is.
@@ -19,11 +19,13 @@ def classification_loss(logits: Tensor, labels: Tensor, task: Task, reduction: L
         logits: ``[B, num_classes]``, before softmax or sigmoid.
         labels: int64 class indices ``[B]``; for a multi-label task 0 and 1, ``[B, num_classes]``.
         task: What is predicted.
-        reduction: ``"mean"`` over the batch (and over the labels of a multi-label task), or ``"sum"`` over both.
+        reduction: ``"mean"`` over the batch (and over the labels of a multi-label task), or ``"none"``: the loss of each sample,
+            summed over its labels.
 
     Returns:
-        A float32 scalar.
+        A float32 scalar; ``[B]`` without reduction.
     """
     if task == Task.MULTI_LABEL:
-        return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction=reduction)
+        losses = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction=reduction)
+        return losses.sum(dim=1) if reduction == "none" else losses
     return F.cross_entropy(logits.float(), labels, reduction=reduction)

@@ -52,7 +52,8 @@ class NoiseGeneratorModule(LightningModule):
     Each training step improves the noise of a batch by masked PGD with the source model frozen, then takes one optimiser step of the
     source model on the noisy batch under a new transform (paper: Algorithm 1). ``predict_step`` is the last pass: it improves every
     image's noise against the trained source model and returns the images to release. Labels and images come from an
-    ``ImageDataModule``, whose sample indices key the noise.
+    ``ImageDataModule``, whose sample indices key the noise. A method may want its source model trained on clean images instead (TAP):
+    then the noise is made in the last pass alone.
 
     Args:
         method: How noise starts and improves, such as ``SALM(percent=10)``.
@@ -67,7 +68,8 @@ class NoiseGeneratorModule(LightningModule):
         updates_per_visit: PGD steps per visit in the persistent loop; ``auto`` is ``ceil(30 N / (M * batch))``, 1 to 10, so that big
             datasets, which are visited seldom, get enough.
         pgd_steps: K_a, PGD steps per training step in the fresh loop.
-        last_pass_steps: PGD steps of the last pass; 0 releases the noise as it was trained.
+        last_pass_steps: PGD steps of the last pass; 0 releases the noise as it was trained, ``None`` is the method's own number (SALM
+            and EM 10, TAP 250).
         selection: Which samples are protected, where not all are; the source model sees the others as they are.
         optimizer: Builds the source model's optimiser from its parameters.
         lr_scheduler: Builds its schedule, stepped with every batch.
@@ -89,7 +91,7 @@ class NoiseGeneratorModule(LightningModule):
         loop: Literal["persistent", "fresh"] = "persistent",
         updates_per_visit: int | Literal["auto"] = "auto",
         pgd_steps: int = 10,
-        last_pass_steps: int = 10,
+        last_pass_steps: int | None = None,
         selection: Selection | None = None,
         optimizer: OptimizerCallable = lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, gamma=0.1),
@@ -97,24 +99,20 @@ class NoiseGeneratorModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        _check_steps(updates_per_visit, pgd_steps, last_pass_steps)
-        step_size = getattr(method, "step_size", None)
-        if loop == "persistent" and step_size is not None and step_size < method.radius / LEVELS:
-            raise ConfigurationError(
-                f"step_size={step_size:g} is below the resolution of stored noise (radius / {LEVELS} = {method.radius / LEVELS:.3g}): "
-                "every step would be rounded away. Give a larger step, or loop: fresh."
-            )
         self.method = method
         self.task = Task(task)
         self.loop = look_up("loop", loop, ("persistent", "fresh"))
         self.updates_per_visit = updates_per_visit
         self.pgd_steps = pgd_steps
-        self.last_pass_steps = last_pass_steps
+        self.last_pass_steps = method.last_pass_steps if last_pass_steps is None else last_pass_steps
+        _check_steps(updates_per_visit, pgd_steps, self.last_pass_steps)
+        self._check_method()
         self.selection = selection
         self.seed = seed
         self.build_optimizer = optimizer
         self.build_scheduler = lr_scheduler
         self.architecture = {"source": source, "width": width}
+        self.num_classes = num_classes
         self.source = build_classifier(source, num_classes, channels, image_size, width, seed)
         self.image_shape = (channels, image_size, image_size)
         self.clean_metrics = ClassificationMetrics(self.task, num_classes)
@@ -126,6 +124,23 @@ class NoiseGeneratorModule(LightningModule):
         self._last_start: Snapshot | NoiseStore | None = None
         self._from_checkpoint = False
         self._updates = pgd_steps
+
+    def _check_method(self) -> None:
+        method, step_size = self.method, getattr(self.method, "step_size", None)
+        if method.trains_source_on == "clean" and self.last_pass_steps == 0:
+            raise ConfigurationError(
+                f"last_pass_steps=0 releases the noise as it was trained, and {method.name} makes none before the last pass; give 1 or "
+                f"more, or leave it out for {method.last_pass_steps}."
+            )
+        if self._keeps_noise and step_size is not None and step_size < method.radius / LEVELS:
+            raise ConfigurationError(
+                f"step_size={step_size:g} is below the resolution of stored noise (radius / {LEVELS} = {method.radius / LEVELS:.3g}): "
+                "every step would be rounded away. Give a larger step, or loop: fresh."
+            )
+
+    @property
+    def _keeps_noise(self) -> bool:
+        return self.loop == "persistent" and self.method.trains_source_on == "protected"
 
     # Settings -----------------------------------------------------------------------------------------------------------------
 
@@ -153,12 +168,12 @@ class NoiseGeneratorModule(LightningModule):
     # Training -----------------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Settle which samples are protected, and make room for the noise of this rank's samples."""
+        """Settle which samples are protected, and make room for the noise of this rank's samples, if any is kept."""
         if stage in ("fit", "predict") and self.selection is not None:
             selected = self.selected_samples(_image_data(self))
             self._selected = torch.from_numpy(selected).to(self.trainer.strategy.root_device)
         self._from_checkpoint = False
-        if stage != "fit" or self.loop != "persistent":
+        if stage != "fit" or not self._keeps_noise:
             return
         data = _image_data(self)
         data.setup("fit")
@@ -218,6 +233,8 @@ class NoiseGeneratorModule(LightningModule):
 
     def _perturb(self, batch: Batch) -> Perturbation:
         images, _, indices = batch
+        if self.method.trains_source_on == "clean":
+            return Perturbation(torch.zeros_like(images), torch.zeros_like(images[:, :1]))
         if self._store is None:
             delta = self.method.start(images, indices, self.seed, self.global_step)
         else:
@@ -245,6 +262,7 @@ class NoiseGeneratorModule(LightningModule):
             self.method.eot_samples,
             self.seed,
             purpose,
+            self.num_classes,
             counters,
             half=str(self.trainer.precision) == "16-mixed",
         )
@@ -270,7 +288,10 @@ class NoiseGeneratorModule(LightningModule):
         self.clean_metrics.update(self.source(batch.images), batch.labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Log how well the source model, which has only seen protected images, reads clean ones: low is protective."""
+        """Log how well the source model reads clean images.
+
+        If it has only seen protected ones, low is protective; trained on clean ones (TAP), it should do well.
+        """
         result = self.clean_metrics.compute()
         self.log("val/clean_acc", result["acc"], prog_bar=True)
         self.log("val/clean_balanced_acc", result["balanced_acc"])
@@ -329,7 +350,7 @@ class NoiseGeneratorModule(LightningModule):
         """Write every rank's noise as a snapshot next to the checkpoints; all ranks have to call it together.
 
         Returns:
-            Folder name and SHA-256 by file name, or ``None`` in the fresh loop, which keeps no noise.
+            Folder name and SHA-256 by file name, or ``None`` where no noise is kept (the fresh loop, TAP).
         """
         if self._store is None:
             return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,37 @@ from salm_lightning.noise.transforms import CropFlip
 FP16_SCALE = 4096.0
 """Factor on the summed loss in fp16. 65536 overflows with a confident source and wrong targets."""
 
-GradientFn = Callable[[Tensor, int], Tensor]
-"""Maps a delta ``[B, C, H, W]`` and a pass number to the gradient of the loss with respect to it."""
+
+class Objective(Protocol):
+    """What a method knows of a batch: the loss that its noise is to change, and the samples.
+
+    Attributes:
+        labels: int64 ``[B]``, or for multi-label tasks float32 of 0 and 1 ``[B, L]``.
+        indices: Global sample indices ``[B]``; draws keyed by them depend neither on the batch nor on its order.
+        seed: The run's seed.
+        task: What is predicted.
+        num_classes: Classes or labels.
+    """
+
+    labels: Tensor
+    indices: Tensor
+    seed: int
+    task: Task
+    num_classes: int
+
+    def __call__(self, delta: Tensor, step: int) -> Tensor:
+        """Return the gradient of the loss with respect to ``delta`` ``[B, C, H, W]``, up to a positive factor.
+
+        Args:
+            delta: Noise in [0, 1] units.
+            step: Settles the draws of the transforms: the same number draws the same.
+        """
+
+    def losses(self, delta: Tensor, step: int) -> Tensor:
+        """Return the loss of each sample, float32 ``[B]``, under the transforms of ``step``."""
+
+    def towards(self, labels: Tensor) -> Objective:
+        """Return the objective of the same batch with other labels."""
 
 
 @contextmanager
@@ -53,6 +83,7 @@ class InputGradient:
         eot_samples: J, transforms per gradient; they are stacked into one batch.
         seed: The run's seed.
         purpose: Name of the stream of transforms.
+        num_classes: Classes or labels.
         counters: What tells this call from others of the same purpose (the training step).
         half: The forward pass runs in fp16: the loss is scaled, and a gradient that overflows is computed again at half the scale.
     """
@@ -66,6 +97,7 @@ class InputGradient:
     eot_samples: int
     seed: int
     purpose: str
+    num_classes: int
     counters: tuple[int, ...] = ()
     half: bool = False
     _scale: float = field(default=FP16_SCALE, init=False)
@@ -84,19 +116,31 @@ class InputGradient:
                 return torch.nan_to_num(gradient)
             self._scale /= 2
 
+    def losses(self, delta: Tensor, step: int) -> Tensor:
+        """Return the loss of each sample, averaged over the transforms that a gradient at ``step`` would draw."""
+        with torch.no_grad():
+            return self._losses(delta, step).view(self.eot_samples, -1).mean(dim=0)
+
+    def towards(self, labels: Tensor) -> Self:
+        """Return the objective of the same batch with other labels."""
+        return replace(self, labels=labels)
+
     def _gradient(self, delta: Tensor, step: int, scale: float) -> Tensor:
         with torch.enable_grad():
             delta = delta.detach().requires_grad_(True)
-            protected = self.images + delta
-            views = [
-                self.transform(protected, self.indices, self.seed, self.purpose, *self.counters, step, draw)
-                for draw in range(self.eot_samples)
-            ]
-            labels = self.labels.repeat(self.eot_samples, *[1] * (self.labels.dim() - 1))
-            stacked = views[0] if len(views) == 1 else torch.cat(views)
-            loss = classification_loss(self.network(stacked), labels, self.task, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss * scale, delta)
+            (gradient,) = torch.autograd.grad(self._losses(delta, step).sum() * scale, delta)
         return gradient
+
+    def _losses(self, delta: Tensor, step: int) -> Tensor:
+        """Return the loss of every view, ``[J * B]``."""
+        protected = self.images + delta
+        views = [
+            self.transform(protected, self.indices, self.seed, self.purpose, *self.counters, step, draw)
+            for draw in range(self.eot_samples)
+        ]
+        labels = self.labels.repeat(self.eot_samples, *[1] * (self.labels.dim() - 1))
+        stacked = views[0] if len(views) == 1 else torch.cat(views)
+        return classification_loss(self.network(stacked), labels, self.task, reduction="none")
 
 
 def project(delta: Tensor, images: Tensor, radius: float) -> Tensor:

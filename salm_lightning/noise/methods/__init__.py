@@ -4,5 +4,6 @@ from salm_lightning.noise.methods.base import Method, Perturbation
 from salm_lightning.noise.methods.em import EM
 from salm_lightning.noise.methods.random import Random
 from salm_lightning.noise.methods.salm import SALM
+from salm_lightning.noise.methods.tap import TAP
 
-__all__ = ["EM", "SALM", "Method", "Perturbation", "Random"]
+__all__ = ["EM", "SALM", "TAP", "Method", "Perturbation", "Random"]

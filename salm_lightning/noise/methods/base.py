@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import StrEnum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.draws import fold, uniform
-from salm_lightning.noise.pgd import GradientFn, project
+from salm_lightning.noise.pgd import Objective, project
 from salm_lightning.noise.transforms import CropFlip
 
 
@@ -31,19 +31,24 @@ class Method(ABC):
     """A way to make noise.
 
     A method is stateless: everything that depends on the run comes in as an argument, so one object serves training, the last pass and
-    any number of ranks.
+    any number of ranks. ``docs/extending.md`` adds one in a file.
 
     Args:
         radius: Bound of the noise rho_u, in units of 1/255.
         transform: T, drawn for every gradient and for the source model's step; ``None`` is ``CropFlip()``.
         eot_samples: J, transforms averaged per gradient.
 
+    Attributes:
+        norm: Norm of the bound that the released bytes keep.
+        trains_source_on: What the source model is trained on: images with the noise, which is then improved at each visit; clean
+            images, with noise in the last pass alone; or ``None`` for a method without a source model.
+
     Raises:
         ConfigurationError: A value is out of range.
     """
 
     norm: ClassVar[str] = "linf"
-    trains_source: ClassVar[bool] = True
+    trains_source_on: ClassVar[Literal["protected", "clean"] | None] = "protected"
 
     def __init__(self, radius: float = 8.0, transform: CropFlip | None = None, eot_samples: int = 1) -> None:
         if not 1 <= radius <= 255:
@@ -63,6 +68,11 @@ class Method(ABC):
     def name(self) -> str:
         """Lower-case name for files and tables."""
         return type(self).__name__.lower()
+
+    @property
+    def last_pass_steps(self) -> int:
+        """PGD steps of the last pass unless the module is told another number."""
+        return 10
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and every setting as JSON values."""
@@ -85,13 +95,13 @@ class Method(ABC):
         return project((2 * draws - 1) * self.radius_unit, images, self.radius_unit)
 
     @abstractmethod
-    def improve(self, images: Tensor, delta: Tensor, gradient: GradientFn, steps: int) -> Perturbation:
+    def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
         """Improve noise by ``steps`` steps.
 
         Args:
             images: Clean images in [0, 1], ``[B, C, H, W]``.
             delta: Noise to begin with.
-            gradient: Gradient of the loss with respect to the noise, for a delta and a step number.
+            objective: The source model's loss on these images, as a function of the noise, and what else is known of them.
             steps: PGD steps K_a.
         """
 
@@ -101,6 +111,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, CropFlip):
         return dict(vars(value))
     return value.value if isinstance(value, StrEnum) else value
+
+
+def check_step_size(step_size: float, radius: float) -> None:
+    """Refuse a step size alpha_u that is not above 0 and at most the radius, both in units of 1/255.
+
+    Raises:
+        ConfigurationError: It is out of range.
+    """
+    if not 0 < step_size <= radius:
+        raise ConfigurationError(
+            f"step_size={step_size} is out of range; it is in units of 1/255: give more than 0 and at most the radius ({radius:g})."
+        )
 
 
 def full_mask(delta: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from salm_lightning.noise.methods.base import Method, Perturbation, full_mask
-from salm_lightning.noise.pgd import GradientFn
+from salm_lightning.noise.pgd import Objective
 
 
 class Random(Method):
@@ -20,11 +20,11 @@ class Random(Method):
         ConfigurationError: ``radius`` is out of range.
     """
 
-    trains_source: ClassVar[bool] = False
+    trains_source_on: ClassVar[Literal["protected", "clean"] | None] = None
 
     def __init__(self, radius: float = 8.0) -> None:
         super().__init__(radius)
 
-    def improve(self, images: Tensor, delta: Tensor, gradient: GradientFn, steps: int) -> Perturbation:
+    def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
         """Return the noise as it is."""
         return Perturbation(delta, full_mask(delta))

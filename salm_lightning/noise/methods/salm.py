@@ -9,8 +9,8 @@ from torch import Tensor
 
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.noise.masks import Score, keep_top, masked_count, top_percent_mask
-from salm_lightning.noise.methods.base import Method, Perturbation
-from salm_lightning.noise.pgd import GradientFn, descend
+from salm_lightning.noise.methods.base import Method, Perturbation, check_step_size
+from salm_lightning.noise.pgd import Objective, descend
 from salm_lightning.noise.transforms import CropFlip
 
 
@@ -48,10 +48,7 @@ class SALM(Method):
         super().__init__(radius, transform, eot_samples)
         if not 0 <= percent <= 100:
             raise ConfigurationError(f"percent={percent} is out of range; K is a share of the pixels: give 0 to 100, such as 10.")
-        if not 0 < step_size <= radius:
-            raise ConfigurationError(
-                f"step_size={step_size} is out of range; it is in units of 1/255: give more than 0 and at most the radius ({radius:g})."
-            )
+        check_step_size(step_size, radius)
         self.percent = percent
         self.step_size = step_size
         self.score = Score(look_up("score", score, Score))
@@ -70,13 +67,13 @@ class SALM(Method):
             return torch.zeros_like(images)
         return super().start(images, indices, seed, *counters)
 
-    def improve(self, images: Tensor, delta: Tensor, gradient: GradientFn, steps: int) -> Perturbation:
+    def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
         """Take ``steps`` masked PGD steps (Eq. 6); with K = 0 none at all."""
         mask = torch.zeros_like(delta[:, :1])
         if self.percent == 0:
             return Perturbation(torch.zeros_like(delta), mask)
         for step in range(steps):
-            grad = gradient(delta, step)
+            grad = objective(delta, step)
             if self.mask == "per_step" or step == 0:
                 mask = top_percent_mask(grad, self.percent, self.score)
             if self.mask == "fixed" and step == 0:

@@ -1,0 +1,82 @@
+"""TAP: targeted adversarial poisoning (Fowl et al. 2021; paper: "AdvT", Section 4.1 and Appendix C.1)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from salm_lightning.data.base import Task
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.noise.methods.base import Method, Perturbation, check_step_size, full_mask
+from salm_lightning.noise.pgd import Objective, descend
+from salm_lightning.noise.transforms import CropFlip
+
+
+class TAP(Method):
+    """Adversarial noise against a source model that was trained on the clean images; a victim learns the wrong classes' features.
+
+    Training takes no PGD step and stores no noise. The last pass makes all of it: from a uniform start, signed steps towards the
+    class after an image's own, ``(y + 1) mod C``, or with several labels towards the opposite of each. Steps may be far below the
+    resolution of stored noise, which is not used.
+
+    Args:
+        radius: rho_u in units of 1/255.
+        step_size: alpha_u in units of 1/255.
+        targeted: Whether to descend to the other class; else ascend away from the own one (paper: Eq. 7).
+        restarts: Runs from different starts, of which each image keeps the one that ends at the best loss. All ends are compared under
+            one draw of the transforms.
+        transform: T, also of the source model's training; ``None`` is ``CropFlip()``.
+        eot_samples: J, transforms averaged per gradient.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+
+    trains_source_on: ClassVar[Literal["protected", "clean"] | None] = "clean"
+
+    def __init__(
+        self,
+        radius: float = 8.0,
+        step_size: float = 0.064,
+        targeted: bool = True,
+        restarts: int = 1,
+        transform: CropFlip | None = None,
+        eot_samples: int = 1,
+    ) -> None:
+        super().__init__(radius, transform, eot_samples)
+        check_step_size(step_size, radius)
+        if restarts < 1:
+            raise ConfigurationError(f"restarts={restarts} is out of range; give 1 or more.")
+        self.step_size = step_size
+        self.targeted = targeted
+        self.restarts = restarts
+
+    @property
+    def last_pass_steps(self) -> int:
+        """PGD steps of the last pass: 250 of 0.064 cross the radius twice."""
+        return 250
+
+    def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
+        """Run PGD from ``delta`` and from ``restarts - 1`` further starts, and keep each image's best end."""
+        aim, sign = (objective.towards(_targets(objective)), 1.0) if self.targeted else (objective, -1.0)
+        best, lowest = delta, delta.new_full((len(delta),), torch.inf)
+        for restart in range(self.restarts):
+            noise = delta if restart == 0 else self.start(images, objective.indices, objective.seed, restart)
+            for step in range(restart * steps, (restart + 1) * steps):
+                noise = descend(noise, sign * aim(noise, step), images, self.step_size / 255, self.radius_unit)
+            if self.restarts == 1:
+                return Perturbation(noise, full_mask(noise))
+            loss = sign * aim.losses(noise, self.restarts * steps)
+            better = loss < lowest
+            lowest = torch.where(better, loss, lowest)
+            best = torch.where(better[:, None, None, None], noise, best)
+        return Perturbation(best, full_mask(best))
+
+
+def _targets(objective: Objective) -> Tensor:
+    """Return what the images are to be taken for."""
+    if objective.task == Task.MULTI_LABEL:
+        return 1 - objective.labels
+    return (objective.labels + 1) % objective.num_classes
