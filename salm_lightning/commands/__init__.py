@@ -6,15 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its __all__ is made at run time
 
+from salm_lightning.commands.classwise import classwise
 from salm_lightning.commands.protect import protect
 from salm_lightning.commands.verify import verify
 from salm_lightning.config_files import CONFIG_OPTIONS, read_settings
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.parser import SalmArgumentParser, explain, own_error
 
-COMMANDS: dict[str, Callable[..., int]] = {"protect": protect, "verify": verify}
+COMMANDS: dict[str, Callable[..., int]] = {"protect": protect, "classwise": classwise, "verify": verify}
 """Subcommands by name; each function's arguments are the subcommand's options."""
-_EXAMPLES = {"protect": "salm-cli protect pathmnist", "verify": "salm-cli verify lightning_logs/pathmnist-salm/protected"}
+_EXAMPLES = {
+    "protect": "salm-cli protect pathmnist",
+    "classwise": "salm-cli classwise dermamnist pathmnist",
+    "verify": "salm-cli verify lightning_logs/pathmnist-salm/protected",
+}
 
 
 def run(name: str, args: Sequence[str]) -> int:

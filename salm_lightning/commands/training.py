@@ -1,0 +1,177 @@
+"""What the commands that protect have in common: training a noise generator, making its release, training victims as proof."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+from torch.optim import SGD
+
+from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
+from salm_lightning.callbacks.checkpoint import RunCheckpoint
+from salm_lightning.data import MEDMNIST, ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule
+from salm_lightning.errors import ConfigurationError, DataError, did_you_mean, look_up
+from salm_lightning.generation import generate
+from salm_lightning.models import ARCHITECTURES
+from salm_lightning.modules import NoiseGeneratorModule, VictimModule
+from salm_lightning.noise.methods import Method
+from salm_lightning.summary import RESULTS, victim_results, write_json
+
+SYNTHETIC = "synthetic"
+"""Name of the embedded data."""
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How noise generators and victims are trained.
+
+    Args:
+        source: Architecture of the source model.
+        width: Width factor of the source model and the victims.
+        steps: Training steps of the noise generator, M.
+        updates_per_visit: PGD steps per visit of an image, or ``auto``.
+        victim: Architecture of the victims.
+        victim_steps: Training steps of each victim.
+        learning_rate: First learning rate of the source model and the victims.
+        accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
+        devices: Number of devices.
+        precision: Numerical precision.
+        seed: Settles everything random.
+
+    Raises:
+        ConfigurationError: A value is unknown or out of range.
+    """
+
+    source: str = "resnet18"
+    width: float = 1.0
+    steps: int = 5000
+    updates_per_visit: int | Literal["auto"] = "auto"
+    victim: str = "resnet18"
+    victim_steps: int = 20000
+    learning_rate: float = 0.1
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: Precision = "32-true"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ConfigurationError(f"learning_rate={self.learning_rate} is out of range; give more than 0, such as 0.1.")
+        for name in ("steps", "victim_steps", "devices"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name}={getattr(self, name)} is out of range; give 1 or more.")
+        for name in ("source", "victim"):
+            look_up(name, getattr(self, name), ARCHITECTURES)
+
+    def release(self, method: Method, images: ImageDataModule, folder: Path, overwrite: bool) -> Path:
+        """Train a noise generator in ``folder/generator`` and write the protected dataset to ``folder/protected``.
+
+        Returns:
+            The folder of the release.
+        """
+        module = NoiseGeneratorModule(
+            method,
+            **_facts(images),
+            source=self.source,
+            width=self.width,
+            updates_per_visit=self.updates_per_visit,
+            optimizer=self._sgd,
+            seed=self.seed,
+        )
+        trainer = self._trainer(folder, "generator", self.steps, [RunCheckpoint(max(1, self.steps // 10)), NoisePictures()])
+        if method.trains_source_on is not None:
+            trainer.fit(module, datamodule=images)
+        return generate(trainer, module, images, folder / "protected", overwrite=overwrite)
+
+    def prove(self, images: ImageDataModule, folder: Path, name: str) -> dict[str, Any]:
+        """Train a victim in ``folder/victim-<name>`` and return its results on the clean test split."""
+        model = VictimModule(**_facts(images), arch=self.victim, width=self.width, optimizer=self._sgd, seed=self.seed)
+        trainer = self._trainer(folder, f"victim-{name}", self.victim_steps, [])
+        trainer.fit(model, datamodule=images)
+        trainer.test(model, datamodule=images, verbose=False)
+        results = victim_results(model, images)
+        write_json(Path(str(trainer.log_dir)) / RESULTS, results)
+        return results
+
+    @property
+    def _sgd(self) -> Any:
+        return partial(SGD, lr=self.learning_rate, momentum=0.9, weight_decay=5e-4)
+
+    def _trainer(self, folder: Path, name: str, steps: int, callbacks: list[Callback]) -> Trainer:
+        try:
+            return Trainer(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                precision=self.precision,
+                use_distributed_sampler=False,
+                max_epochs=-1,
+                max_steps=steps,
+                check_val_every_n_epoch=None,
+                val_check_interval=min(250, max(1, steps // 5)),
+                num_sanity_val_steps=0,
+                enable_model_summary=False,
+                logger=TensorBoardLogger(folder, name="", version=name),
+                callbacks=[Throughput(), progress_bar(), *callbacks],
+                enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
+            )
+        except ValueError as error:  # such as an accelerator that is not known
+            raise ConfigurationError(str(error)) from error
+
+
+def open_data(data: str, size: int, root: Path | None, **options: Any) -> ImageDataModule:
+    """Return the DataModule for what a user names as data, loaded.
+
+    Raises:
+        SalmError: It is neither a MedMNIST name, nor an ``.npz`` file, nor ``synthetic``; or it cannot be read.
+    """
+    images = _choose_data(data, size, root, **options)
+    images.prepare_data()
+    images.setup("fit")
+    return images
+
+
+def proof_table(results: dict[str, dict[str, Any]], images: ImageDataModule) -> Table:
+    """Return a table of victims' results by what they were trained on, with the majority-class line."""
+    table = Table(title=f"A model trained on it, measured on the clean test split of {images.info.name}")
+    for heading in ("trained on", "accuracy", "AUC", "balanced accuracy"):
+        table.add_column(heading, justify="left" if heading == "trained on" else "right")
+    for name, result in results.items():
+        test = result["test"]
+        table.add_row(f"{name} images", f"{test['acc']:.1%}", f"{test['auc']:.3f}", f"{test['balanced_acc']:.1%}")
+    majority = next(iter(results.values()))["majority"]
+    table.add_row("majority class (no model)", f"{majority:.1%}", "0.500", f"{1 / images.num_classes:.1%}")
+    return table
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    Console().print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _choose_data(data: str, size: int, root: Path | None, **options: Any) -> ImageDataModule:
+    if data == SYNTHETIC:
+        return SyntheticDataModule(**options)
+    if data in MEDMNIST:
+        return MedMNISTDataModule(data, size=size, root=root, **options)
+    if Path(data).exists() or data.endswith(".npz"):
+        return NpzDataModule(data, **options)
+    raise DataError(
+        f"data={data!r} is neither a MedMNIST name, nor an .npz file in MedMNIST's layout, nor {SYNTHETIC!r}"
+        f"{did_you_mean(data, [*MEDMNIST, SYNTHETIC]) or '.'} Names: {', '.join(MEDMNIST)}."
+    )
+
+
+def _facts(images: ImageDataModule) -> dict[str, Any]:
+    return {
+        "num_classes": images.num_classes,
+        "channels": images.channels,
+        "image_size": images.image_size,
+        "task": images.task,
+    }
