@@ -15,11 +15,11 @@ from torch import Tensor
 from salm_lightning.data import ImageDataModule
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.modules import VictimModule
-from salm_lightning.modules.victim import SCALARS
 from salm_lightning.release import Manifest
 
 RESULTS = "results.json"
 """File name of a victim's results in its run folder."""
+_HEADINGS = {"acc": "accuracy", "auc": "AUC", "balanced_acc": "balanced accuracy", "kappa": "weighted kappa"}
 _TITLES = {"last": "after the last step", "best_on_val": "at the best validation accuracy", "peak": "peak over training"}
 
 
@@ -46,13 +46,14 @@ def print_victim(module: VictimModule, data: ImageDataModule, folder: Path) -> N
     results = victim_results(module, data)
     write_json(folder / RESULTS, results)
     table = Table(title=f"{module.arch} (width {module.width:g}) on the clean test split of {data.info.name}")
-    for heading in ("", "accuracy", "AUC", "balanced accuracy"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_column("")
+    for name in module.scalars:
+        table.add_column(_HEADINGS[name], justify="right")
     rows = [("after the last step", results["test"])]
     rows += [(_TITLES[name], results["history"][name]) for name in ("best_on_val", "peak") if name in results["history"]]
     for title, row in rows:
-        table.add_row(title, *(f"{row[name]:.2%}" if name != "auc" else f"{row[name]:.4f}" for name in SCALARS))
-    table.add_row("majority class", f"{results['majority']:.2%}", "0.5000", "")
+        table.add_row(title, *(f"{row[name]:.2%}" if name.endswith("acc") else f"{row[name]:.4f}" for name in module.scalars))
+    table.add_row("majority class", f"{results['majority']:.2%}", "0.5000", *[""] * (len(module.scalars) - 2))
     console = Console()
     console.print(table)
     console.print(

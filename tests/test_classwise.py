@@ -52,14 +52,17 @@ def test_fitted_images_agree_with_pillow() -> None:
 
 def test_the_class_comes_first_and_support_follows() -> None:
     target = SyntheticDataModule(num_classes=3, train_size=30, val_size=9, test_size=9)
-    support, names = support_of(SyntheticDataModule(num_classes=5, channels=1, train_size=40, val_size=10, test_size=10), 2, seed=0)
+    support, names = support_of(
+        SyntheticDataModule(num_classes=5, channels=1, train_size=40, val_size=10, test_size=10), 2, seed=0
+    )
     combined = ClassWithSupport(target, 1, support, names)
     train, own = combined.split("train"), target.split("train")
     mine = own.images[own.labels[:, 0] == 1]
     assert np.array_equal(train.images[: len(mine)], mine)
     assert train.labels[: len(mine)].max() == 0
     assert sorted(np.unique(train.labels[len(mine) :])) == [1, 2]
-    assert combined.num_classes == 3 and len(names) == 2
+    assert combined.num_classes == 3
+    assert len(names) == 2
     assert len(train) == len(mine) + 16
 
 
@@ -98,7 +101,8 @@ def test_two_classes_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert _classwise(command) == 0
     printed = capsys.readouterr().out
     assert "[1/2] basophil among 2 support classes" in printed
-    assert "recall" in printed and "majority class" in printed
+    assert "recall" in printed
+    assert "majority class" in printed
     labels = arrays["train_labels"][:, 0]
     released = NpzDataModule("out/protected/bloodmnist.npz").split("train").images
     changed = (released != arrays["train_images"]).reshape(64, -1).any(axis=1)

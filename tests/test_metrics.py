@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 from medmnist import Evaluator
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss, multilabel_confusion_matrix, recall_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    log_loss,
+    multilabel_confusion_matrix,
+    recall_score,
+)
 
 from salm_lightning.data.base import Task
 from salm_lightning.metrics import ClassificationMetrics, classification_loss, confusion_image, majority_baseline
@@ -45,6 +52,15 @@ def measure(task: Task, logits: torch.Tensor, labels: torch.Tensor, batch: int =
 
 def scores(task: Task, logits: torch.Tensor) -> np.ndarray:
     return (logits.sigmoid() if task == Task.MULTI_LABEL else logits.softmax(1)).numpy()
+
+
+def test_an_ordinal_task_has_a_weighted_kappa() -> None:
+    logits, labels = draw(Task.ORDINAL, 3_000)
+    expected = cohen_kappa_score(labels.numpy(), logits.argmax(1).numpy(), weights="quadratic")
+    measured = measure(Task.ORDINAL, logits, labels)["kappa"].item()
+    assert measured == pytest.approx(expected, abs=1e-6)
+    assert 0.1 < measured < 0.9
+    assert "kappa" not in measure(Task.MULTI_CLASS, *draw(Task.MULTI_CLASS, 300))
 
 
 @pytest.mark.parametrize("scale", [1.0, 12.0], ids=["moderate", "saturated"])

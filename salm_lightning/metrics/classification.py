@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import (
     BinaryAUROC,
     MulticlassAUROC,
+    MulticlassCohenKappa,
     MulticlassConfusionMatrix,
     MultilabelAUROC,
     MultilabelConfusionMatrix,
@@ -29,12 +30,16 @@ class ClassificationMetrics(nn.Module):
     Args:
         task: What is predicted.
         num_classes: Number of classes (two for a binary task), or of labels for a multi-label task.
+
+    Attributes:
+        scalars: Names of the metrics that are single numbers, in the order in which they are shown.
     """
 
     def __init__(self, task: Task, num_classes: int) -> None:
         super().__init__()
         self.task = Task(task)
         self.num_classes = num_classes
+        self.scalars: tuple[str, ...] = ("acc", "auc", "balanced_acc")
         # validate_args=False: torchmetrics' checks of every batch read values back from the device, which stalls it.
         self.confusion: MulticlassConfusionMatrix | MultilabelConfusionMatrix
         self.auroc: BinaryAUROC | MulticlassAUROC | MultilabelAUROC
@@ -48,6 +53,9 @@ class ClassificationMetrics(nn.Module):
                 if self.task == Task.BINARY
                 else MulticlassAUROC(num_classes, average="none", validate_args=False)
             )
+        if self.task == Task.ORDINAL:
+            self.scalars += ("kappa",)
+            self.kappa = MulticlassCohenKappa(num_classes, weights="quadratic", validate_args=False)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch.
@@ -70,6 +78,8 @@ class ClassificationMetrics(nn.Module):
         else:
             self.confusion.update(scores.argmax(dim=1), labels)
             self.auroc.update(scores, labels)
+        if self.task == Task.ORDINAL:
+            self.kappa.update(scores.argmax(dim=1), labels)
 
     def compute(self) -> dict[str, Tensor]:
         """Measure everything that was added since the last reset, on all ranks together.
@@ -81,6 +91,8 @@ class ClassificationMetrics(nn.Module):
             - ``auc``: area under the ROC curve, averaged over classes (one against the rest) or labels.
             - ``balanced_acc``: mean recall of the classes; for a multi-label task the mean over labels of
               (true positive rate + true negative rate) / 2.
+            - ``kappa``, for an ordinal task alone: Cohen's kappa with quadratic weights, from -1 to 1; a wrong answer counts the more
+              the further it is off.
             - ``recall``: ``[num_classes]``, recall of each class or true positive rate of each label.
             - ``confusion``: int64 counts, rows true and columns predicted: ``[num_classes, num_classes]``, or
               ``[num_classes, 2, 2]`` for a multi-label task.
@@ -91,18 +103,23 @@ class ClassificationMetrics(nn.Module):
         confusion: Tensor = self.confusion.compute()
         per_row = _diagonal(confusion).float() / confusion.sum(dim=-1)
         balanced = per_row.nanmean(dim=-1)
-        return {
+        result = {
             "acc": _diagonal(confusion).sum().float() / confusion.sum(),
             "auc": self._auc(confusion),
             "balanced_acc": balanced.mean(),
             "recall": per_row[:, 1] if self.task == Task.MULTI_LABEL else per_row,
             "confusion": confusion,
         }
+        if self.task == Task.ORDINAL:
+            result["kappa"] = self.kappa.compute()
+        return result
 
     def reset(self) -> None:
         """Forget everything that was added."""
         self.confusion.reset()
         self.auroc.reset()
+        if self.task == Task.ORDINAL:
+            self.kappa.reset()
 
     def _auc(self, confusion: Tensor) -> Tensor:
         with warnings.catch_warnings():

@@ -20,9 +20,6 @@ from salm_lightning.modules.schedule import FractionalStepLR, configure, require
 from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.transforms import CropFlip
 
-SCALARS = ("acc", "auc", "balanced_acc")
-"""Metrics that are single numbers, in the order in which they are shown."""
-
 
 class VictimModule(LightningModule):
     """Train a classifier the ordinary way (paper: Section 4.1 and Appendix B.2) and follow its accuracy on clean images.
@@ -74,6 +71,11 @@ class VictimModule(LightningModule):
         self.result: dict[str, Any] | None = None
         """What the last ``test`` run measured, with ``recall`` per class and the ``confusion`` matrix."""
 
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """Names of the metrics that are single numbers, in the order in which they are shown."""
+        return self._meter("test").scalars
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``[B, num_classes]`` for images ``[B, C, H, W]`` in [0, 1]."""
         logits: Tensor = self.network(images)
@@ -116,13 +118,13 @@ class VictimModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log both splits and keep the last, best-on-val and peak test results."""
         val = self._finish("val")
-        self.log_dict({f"val/{name}": val[name] for name in SCALARS}, prog_bar=True)
+        self.log_dict({f"val/{name}": val[name] for name in self.scalars}, prog_bar=True)
         if not self._meter("curve").confusion.update_called:
             return
         curve = self._finish("curve")
-        self.log_dict({f"test_curve/{name}": curve[name] for name in SCALARS})
+        self.log_dict({f"test_curve/{name}": curve[name] for name in self.scalars})
         if not self.trainer.sanity_checking:
-            self._remember(float(val["acc"]), {name: float(curve[name]) for name in SCALARS})
+            self._remember(float(val["acc"]), {name: float(curve[name]) for name in self.scalars})
 
     def _remember(self, val_acc: float, test: dict[str, float]) -> None:
         entry = {"step": float(self.global_step), "val_acc": val_acc, **test}
@@ -141,9 +143,9 @@ class VictimModule(LightningModule):
         result = self._finish("test")
         names = getattr(getattr(self.trainer, "datamodule", None), "info", None)
         class_names = names.class_names if names else tuple(map(str, range(len(result["recall"]))))
-        self.log_dict({f"test/{name}": result[name] for name in SCALARS})
+        self.log_dict({f"test/{name}": result[name] for name in self.scalars})
         self.log_dict({f"test_recall/{name}": value for name, value in zip(class_names, result["recall"], strict=True)})
-        self.result = {name: result[name].tolist() for name in (*SCALARS, "recall", "confusion")}
+        self.result = {name: result[name].tolist() for name in (*self.scalars, "recall", "confusion")}
         if isinstance(self.logger, TensorBoardLogger):
             picture = confusion_image(result["confusion"].cpu(), class_names)
             self.logger.experiment.add_image("test/confusion", picture, self.global_step)
