@@ -10,9 +10,11 @@ import pytest
 from fakes import write_fake_npz
 from medmnist.info import INFO
 
+from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, DatasetInfo, MedMNISTDataModule, NpzDataModule, Task
 from salm_lightning.data.arrays import file_md5
 from salm_lightning.errors import ConfigurationError, DataError
+from salm_lightning.release import PoisonedDataModule, verify_release
 
 BREAST_MD5 = "750601b1f35ba3300ea97c75c52ff8f6"
 
@@ -191,3 +193,36 @@ def test_real_files(real_data_root: Path, name: str, sizes: tuple[int, int, int]
         np.testing.assert_array_equal(data.split("test").labels, stored["test_labels"])
     batch = next(iter(data.train_dataloader()))
     assert batch.images.shape == (128, MEDMNIST[name].channels, 28, 28)
+
+
+def test_any_finding_makes_chest_binary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = write_fake_npz(tmp_path / "chestmnist.npz", MEDMNIST["chestmnist"], (60, 12, 12), train_labels=sparse_findings())
+    data = MedMNISTDataModule("chestmnist", root=tmp_path, any_finding=True)
+    assert (data.info.name, data.task, data.num_classes) == ("chestmnist-any", Task.BINARY, 2)
+    expected = np.array([[int(sum(row) > 0)] for row in arrays["train_labels"].tolist()])
+    assert np.array_equal(data.split("train").labels, expected)
+    assert 0 < expected.mean() < 1
+    arguments = [
+        "fit", "--data", "MedMNISTDataModule", "--data.name", "chestmnist", "--data.any_finding", "true", "--data.root", str(tmp_path),
+        "--model", "NoiseGeneratorModule", "--model.method", "SALM", "--model.width", "0.125", "--trainer.max_steps", "2",
+        "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(tmp_path), "--run", "g",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    release = tmp_path / "lightning_logs/g/protected"
+    assert main(["verify", str(release), "--source", str(tmp_path / "chestmnist.npz")]) == 0
+    assert "aligned with the source" in capsys.readouterr().out
+    assert PoisonedDataModule(release).task is Task.BINARY
+    other = write_fake_npz(tmp_path / "other.npz", MEDMNIST["chestmnist"], (60, 12, 12), train_labels=sparse_findings(1))
+    assert other["train_labels"].any()
+    checks = {check.name: check.ok for check in verify_release(release, tmp_path / "other.npz")}
+    assert not checks["labels"]
+
+
+def sparse_findings(seed: int = 0) -> np.ndarray:
+    """Return 14 labels for 60 images, about half of which show none."""
+    return (np.random.default_rng(seed).random((60, 14)) < 0.05).astype(np.uint8)
+
+
+def test_any_finding_needs_several_labels(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="any_finding=True needs several labels per image, and bloodmnist has one"):
+        MedMNISTDataModule("bloodmnist", root=tmp_path, any_finding=True)

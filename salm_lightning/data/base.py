@@ -61,6 +61,15 @@ class DatasetInfo:
         return len(self.class_names)
 
 
+ANY_FINDING = "any finding"
+"""What a description records under ``labels`` where several labels per image were made one: any of them against none."""
+
+
+def any_finding(labels: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return ``[N, 1]`` labels of the same type that say whether an image has any of its labels ``[N, L]``."""
+    return labels.any(axis=1, keepdims=True).astype(labels.dtype)
+
+
 @dataclass(frozen=True)
 class Split:
     """One split in MedMNIST's layout.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import medmnist
 from medmnist.info import INFO
 
 from salm_lightning.data.arrays import file_md5, infer_info, read_npz
-from salm_lightning.data.base import DatasetInfo, Split, Task
+from salm_lightning.data.base import ANY_FINDING, DatasetInfo, Split, Task, any_finding
 from salm_lightning.data.datamodule import ImageDataModule, Resident
 from salm_lightning.errors import ConfigurationError, DataError, look_up
 
@@ -43,6 +44,7 @@ class MedMNISTDataModule(ImageDataModule):
         size: Height and width in pixels: 28, 64, 128 or 224.
         root: Folder of the dataset files; ``None`` takes ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         download: Whether to download a file that is not there.
+        any_finding: Make a dataset of several labels per image a binary one: any of them against none. Its name ends in ``-any``.
         batch_size: Images per training step, in total over all ranks.
         seed: Seed of the shards and of the order of the training images.
         resident: ``device``, ``mapped`` or ``auto``; see :class:`ImageDataModule`.
@@ -59,6 +61,7 @@ class MedMNISTDataModule(ImageDataModule):
         size: int = 28,
         root: str | Path | None = None,
         download: bool = True,
+        any_finding: bool = False,
         batch_size: int = 128,
         seed: int = 0,
         resident: Resident = "auto",
@@ -69,8 +72,14 @@ class MedMNISTDataModule(ImageDataModule):
         if size not in SIZES:
             raise ConfigurationError(f"size={size} is not offered by MedMNIST. Choices: {', '.join(map(str, SIZES))}.")
         known = MEDMNIST[name]
+        if any_finding and known.task is not Task.MULTI_LABEL:
+            raise ConfigurationError(f"any_finding=True needs several labels per image, and {name} has one; leave it out.")
+        self._stored = DatasetInfo(name, known.task, known.class_names, known.channels, size)
+        self.any_finding = any_finding
         super().__init__(
-            DatasetInfo(name, known.task, known.class_names, known.channels, size),
+            replace(self._stored, name=f"{name}-any", task=Task.BINARY, class_names=("no finding", ANY_FINDING))
+            if any_finding
+            else self._stored,
             batch_size=batch_size,
             seed=seed,
             resident=resident,
@@ -105,12 +114,19 @@ class MedMNISTDataModule(ImageDataModule):
         """
         if not self.source_path.is_file():
             raise DataError(f"{self.source_path}: no such file. {self._way_out()}")
-        return read_npz(self.source_path, self.info, self._resident_limit())
+        splits = read_npz(self.source_path, self._stored, self._resident_limit())
+        if not self.any_finding:
+            return splits
+        return {name: Split(split.images, any_finding(split.labels)) for name, split in splits.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a manifest records of the data, and whether its labels were made from several."""
+        return {**super().describe(), **({"labels": ANY_FINDING} if self.any_finding else {})}
 
     def _download(self) -> None:
         if not self.download:
             raise DataError(f"{self.source_path}: no such file, and download=False. {self._way_out()}")
-        dataset = getattr(medmnist, INFO[self.info.name]["python_class"])
+        dataset = getattr(medmnist, INFO[self._stored.name]["python_class"])
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             # An interrupted download must not leave part of a file under the final name.
@@ -124,14 +140,14 @@ class MedMNISTDataModule(ImageDataModule):
             ) from error
 
     def _way_out(self) -> str:
-        url = INFO[self.info.name][f"url{self._suffix}"]
+        url = INFO[self._stored.name][f"url{self._suffix}"]
         return (
             f"Put {self.source_path.name} from {url} into {self.root}, or set root (or the environment variable SALM_DATA_ROOT) "
             "to the folder that holds it."
         )
 
     def _compare_sum(self) -> None:
-        official, found = INFO[self.info.name][f"MD5{self._suffix}"], file_md5(self.source_path)
+        official, found = INFO[self._stored.name][f"MD5{self._suffix}"], file_md5(self.source_path)
         if found != official:
             warnings.warn(
                 f"{self.source_path} is not the official MedMNIST file: its MD5 sum is {found}, the official one {official}. "

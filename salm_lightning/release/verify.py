@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from salm_lightning.data.arrays import file_sha256
-from salm_lightning.data.base import SPLITS
+from salm_lightning.data.base import ANY_FINDING, SPLITS, any_finding
 from salm_lightning.errors import ReleaseError
 from salm_lightning.release.archive import ARRAYS, NpzReader
 from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Manifest, archive_name
@@ -23,6 +23,7 @@ _ROWS = 128
 _TOLERANCE = 1e-6  # of measured means: another machine may round differently, a changed image moves them further
 _LARGEST_CONFIG = 2**16  # bytes
 
+Convert = Callable[[NDArray[Any]], NDArray[Any]]
 Progress = Callable[[int, int], None]
 """Called with the number of training images compared so far, and of all."""
 
@@ -125,12 +126,16 @@ def _check_against_source(path: Path, source: Path, manifest: Manifest, on_progr
     try:
         with NpzReader(path) as release, NpzReader(source) as original:
             yield _check_source(source, manifest)
-            shapes = _check_shapes(release, original)
+            derived = manifest.dataset.get("labels") == ANY_FINDING
+            shapes = _check_shapes(release, original, derived)
             yield shapes
             coverage = _check_coverage(release, original, manifest)
             yield coverage
             if shapes.ok:
-                yield _check_equal("labels", "aligned with the source in all splits", release, original, "_labels")
+                convert = any_finding if derived else None
+                yield _check_equal(
+                    "labels", "aligned with the source in all splits", release, original, "_labels", convert=convert
+                )
                 yield _check_equal("val and test", "images untouched", release, original, "val_images", "test_images")
                 yield from _check_images(release, original, manifest, on_progress)
     except ReleaseError as error:
@@ -145,11 +150,15 @@ def _check_source(source: Path, manifest: Manifest) -> Check:
     return Check("source", same, f"sha256 {digest}" + ("" if same else f", the manifest says {manifest.source.sha256}"))
 
 
-def _check_shapes(release: NpzReader, original: NpzReader) -> Check:
+def _check_shapes(release: NpzReader, original: NpzReader, derived: bool) -> Check:
+    expected = dict(original.specs)
+    if derived:
+        labels = {name: spec for name, spec in expected.items() if name.endswith("_labels")}
+        expected |= {name: replace(spec, shape=(*spec.shape[:1], 1)) for name, spec in labels.items()}
     differing = [
-        f"{name}: {release.specs[name]} against {original.specs.get(name, 'nothing')}"
+        f"{name}: {release.specs[name]} against {expected.get(name, 'nothing')}"
         for name in ARRAYS
-        if release.specs[name] != original.specs.get(name)
+        if release.specs[name] != expected.get(name)
     ]
     return Check("same arrays", not differing, "; ".join(differing) or "types and shapes as in the source")
 
@@ -165,12 +174,15 @@ def _check_coverage(release: NpzReader, original: NpzReader, manifest: Manifest)
     return Check("coverage", good, detail)
 
 
-def _check_equal(name: str, detail: str, release: NpzReader, original: NpzReader, *endings: str) -> Check:
-    """Check that all arrays whose names end so are equal in both files."""
+def _check_equal(
+    name: str, detail: str, release: NpzReader, original: NpzReader, *endings: str, convert: Convert | None = None
+) -> Check:
+    """Check that all arrays whose names end so are equal in both files, the source's converted first if a way is given."""
     for array in ARRAYS:
         if array.endswith(endings):
             row = 0
             for ours, theirs in _pairs(release, original, array):
+                theirs = theirs if convert is None else convert(theirs)
                 wrong = np.flatnonzero((ours != theirs).reshape(len(ours), -1).any(axis=1))
                 if len(wrong):
                     return Check(name, False, f"{array} differs from the source, first at index {row + wrong[0]}")
