@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its __all__ is made at run time
 
 from salm_lightning.commands.protect import protect
+from salm_lightning.commands.sweep import sweep
 from salm_lightning.commands.verify import verify
-from salm_lightning.config_files import CONFIG_OPTIONS, read_settings
+from salm_lightning.config_files import CONFIG_OPTIONS, parse_value, read_settings
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.parser import SalmArgumentParser, explain, own_error
 
-COMMANDS: dict[str, Callable[..., int]] = {"protect": protect, "verify": verify}
+COMMANDS: dict[str, Callable[..., int]] = {"protect": protect, "sweep": sweep, "verify": verify}
 """Subcommands by name; each function's arguments are the subcommand's options."""
-_EXAMPLES = {"protect": "salm-cli protect pathmnist", "verify": "salm-cli verify lightning_logs/pathmnist-salm/protected"}
+_EXAMPLES = {
+    "protect": "salm-cli protect pathmnist",
+    "sweep": "salm-cli sweep --config sweep/methods.yaml",
+    "verify": "salm-cli verify lightning_logs/pathmnist-salm/protected",
+}
 
 
 def run(name: str, args: Sequence[str]) -> int:
@@ -28,8 +35,9 @@ def run(name: str, args: Sequence[str]) -> int:
     parser = SalmArgumentParser(prog=f"salm-cli {name}", description=_first_line(function))
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below.")
     parser.add_function_arguments(function, as_positional=True)
+    typed, below = _take_below(function, _files_first(args))
     try:
-        config = parser.parse_args(_files_first(args))
+        config = parser.parse_args(typed)
     except ConfigurationError as error:
         raise explain(parser, args, error, example=_EXAMPLES[name]) from error
     try:
@@ -37,7 +45,10 @@ def run(name: str, args: Sequence[str]) -> int:
     except ValueError as error:
         raise own_error(error) from error
     values.pop("config", None)
-    return function(**values.as_dict())
+    given = values.as_dict()
+    for argument, options in below.items():
+        given[argument] = {**(given[argument] or {}), **options}
+    return function(**given)
 
 
 def overview(others: Mapping[str, str]) -> str:
@@ -63,6 +74,25 @@ def _files_first(args: Sequence[str]) -> list[str]:
         of_file = arg.partition("=")[0] in CONFIG_OPTIONS or (position > 0 and args[position - 1] in CONFIG_OPTIONS)
         (files if of_file else typed).append(arg)
     return files + typed
+
+
+def _take_below(function: Callable[..., int], args: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Return the arguments without those below a mapping, such as ``--grid.seed [0]``, and these by mapping and dotted name.
+
+    jsonargparse would replace the mappings on the way to such an option.
+    """
+    mappings = [name for name, kind in inspect.get_annotations(function).items() if str(kind).startswith("dict[")]
+    rest: list[str] = []
+    below: dict[str, dict[str, Any]] = {name: {} for name in mappings}
+    remaining = iter(args)
+    for arg in remaining:
+        option, equals, value = arg.partition("=")
+        mapping, dot, name = option.removeprefix("--").partition(".")
+        if not (dot and option.startswith("--") and mapping in below):
+            rest.append(arg)
+            continue
+        below[mapping][name] = parse_value(value if equals else next(remaining, ""))
+    return rest, {name: options for name, options in below.items() if options}
 
 
 def _first_line(function: Callable[..., int]) -> str:
