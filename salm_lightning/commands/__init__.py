@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its __all__ is made at run time
 
@@ -81,7 +80,7 @@ def _take_below(function: Callable[..., int], args: Sequence[str]) -> tuple[list
 
     jsonargparse would replace the mappings on the way to such an option.
     """
-    mappings = [name for name, kind in inspect.get_annotations(function).items() if str(kind).startswith("dict[")]
+    mappings = [name for name, hint in get_type_hints(function).items() if dict in get_args(hint)]
     rest: list[str] = []
     below: dict[str, dict[str, Any]] = {name: {} for name in mappings}
     remaining = iter(args)

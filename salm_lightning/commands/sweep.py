@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from salm_lightning.errors import ConfigurationError
 
 
+# A plain dict: what a dict[str, Any] holds, jsonargparse would take for classes to build.
 def sweep(
-    generator: dict[str, Any] | None = None,
-    victim: dict[str, Any] | None = None,
-    grid: dict[str, Any] | None = None,
+    generator: dict | None = None,  # type: ignore[type-arg]
+    victim: dict | None = None,  # type: ignore[type-arg]
+    grid: dict | None = None,  # type: ignore[type-arg]
     clean: bool = True,
     out: Path = Path("lightning_logs/sweep"),
     workers: int | None = None,
-    cluster: dict[str, Any] | None = None,
+    cluster: dict | None = None,  # type: ignore[type-arg]
     dry_run: bool = False,
 ) -> int:
     """Make releases and train victims for every combination of settings, and put the results into one table.

@@ -126,6 +126,7 @@ def work(
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
             start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
+            close_fds=False,  # the sweep's lock stays with it
         )
         started(process)
         code = process.wait()

@@ -196,9 +196,11 @@ def column_names(keys: Iterable[str]) -> dict[str, str]:
 
 def label(value: Any) -> str:
     """Return a grid value as a short text, such as ``SALM percent=10``."""
-    if not isinstance(value, dict):
-        return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return " ".join(_labels(value, "")) or "default"
+    if isinstance(value, dict):
+        return " ".join(_labels(value, "")) or "default"
+    if isinstance(value, list):
+        return " ".join(map(label, value))
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _labels(options: Mapping[str, Any], path: str) -> Iterable[str]:
@@ -208,7 +210,7 @@ def _labels(options: Mapping[str, Any], path: str) -> Iterable[str]:
         elif isinstance(value, dict):
             yield from _labels(value, path if name == "init_args" else f"{path}.{name}".lstrip("."))
         else:
-            yield f"{path}.{name}={value}".lstrip(".")
+            yield f"{path}.{name}={label(value)}".lstrip(".")
 
 
 def address(*settings: Any) -> str:

@@ -72,7 +72,7 @@ def results_table(rows: Sequence[Row]) -> Table:
         done = [values for values in records if values["status"] == DONE]
         count = str(len(done)) if len(done) == len(records) else f"{len(done)} of {len(records)}"
         minutes = [values["generator_seconds"] / 60 for values in done if "generator_seconds" in values]
-        shown = [_spread([100 * values[name] for values in done]) for name in figures]
+        shown = [_spread([100 * values[name] for values in done if values[name] is not None]) for name in figures]
         table.add_row(*names, count, *shown, f"{mean(minutes):.0f}" if minutes else "")
         majority.update({values["dataset"]: values["majority"] for values in done})
     for dataset, share in majority.items():
@@ -87,9 +87,10 @@ def write_hparams(row: Row) -> None:
         return
     results = record(row)
     values = {name: value or "-" for name, value in row.values.items()}
-    with SummaryWriter(row.job.folder, filename_suffix=_EVENTS) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(row.job.folder, filename_suffix=_EVENTS) as writer:
         # The metrics are scalars that the test has logged; writer.add_hparams would start a run of its own for them.
-        for summary in hparams(values, {f"test/{name}": results[_NAMES[name]] for name in SCALARS}):
+        metrics = {f"test/{name}": results[_NAMES[name]] for name in SCALARS}
+        for summary in hparams(values, metrics):  # type: ignore[no-untyped-call]
             writer.file_writer.add_summary(summary)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import threading
 import time
@@ -128,7 +129,7 @@ class _Progress:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Keep other sweeps out of the folder; the lock goes with the process.
+    """Keep other sweeps out of the folder, also while runs are at work that a killed sweep has left: they inherit the lock.
 
     Raises:
         OutputExistsError: Another sweep is running there.
@@ -139,8 +140,9 @@ def _alone(out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OutputExistsError(
-                f"out={out}: another sweep is running there; wait for it, or choose another folder."
+                f"out={out}: another sweep is running there, or a run that it left; wait for it, or choose another folder."
             ) from error
+        os.set_inheritable(lock.fileno(), True)
         yield
 
 
