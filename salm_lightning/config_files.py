@@ -167,8 +167,11 @@ def read_settings(args: Sequence[str]) -> Setting:
 
 def _structure(value: str | None) -> Any:
     """Return an option's value, read as YAML if it looks like a list or a mapping."""
-    if value is None or value[:1] not in ("{", "["):
-        return value
+    return value if value is None or value[:1] not in ("{", "[") else parse_value(value)
+
+
+def parse_value(value: str) -> Any:
+    """Return what an option's text says as YAML; the text itself where it is none."""
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:

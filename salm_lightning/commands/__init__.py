@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its __all__ is made at run time
 
 from salm_lightning.commands.classwise import classwise
 from salm_lightning.commands.protect import protect
+from salm_lightning.commands.sweep import sweep
 from salm_lightning.commands.verify import verify
-from salm_lightning.config_files import CONFIG_OPTIONS, read_settings
+from salm_lightning.config_files import CONFIG_OPTIONS, parse_value, read_settings
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.parser import SalmArgumentParser, explain, own_error
 
-COMMANDS: dict[str, Callable[..., int]] = {"protect": protect, "classwise": classwise, "verify": verify}
+COMMANDS: dict[str, Callable[..., int]] = {"protect": protect, "classwise": classwise, "sweep": sweep, "verify": verify}
 """Subcommands by name; each function's arguments are the subcommand's options."""
 _EXAMPLES = {
     "protect": "salm-cli protect pathmnist",
     "classwise": "salm-cli classwise dermamnist pathmnist",
+    "sweep": "salm-cli sweep --config sweep/methods.yaml",
     "verify": "salm-cli verify lightning_logs/pathmnist-salm/protected",
 }
 
@@ -38,8 +41,9 @@ def run(name: str, args: Sequence[str]) -> int:
         if given is not None and given.value is not None and hasattr(action.default, "class_path"):
             # Else the chosen class would take over options of the same name, such as a step size, from the default one.
             parser.set_defaults({action.dest: None})
+    typed, below = _take_below(function, _files_first(args))
     try:
-        config = parser.parse_args(_files_first(args))
+        config = parser.parse_args(typed)
     except ConfigurationError as error:
         raise explain(parser, args, error, example=_EXAMPLES[name]) from error
     try:
@@ -47,7 +51,10 @@ def run(name: str, args: Sequence[str]) -> int:
     except ValueError as error:
         raise own_error(error) from error
     values.pop("config", None)
-    return function(**values.as_dict())
+    given = values.as_dict()
+    for argument, options in below.items():
+        given[argument] = {**(given[argument] or {}), **options}
+    return function(**given)
 
 
 def overview(others: Mapping[str, str]) -> str:
@@ -73,6 +80,25 @@ def _files_first(args: Sequence[str]) -> list[str]:
         of_file = arg.partition("=")[0] in CONFIG_OPTIONS or (position > 0 and args[position - 1] in CONFIG_OPTIONS)
         (files if of_file else typed).append(arg)
     return files + typed
+
+
+def _take_below(function: Callable[..., int], args: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Return the arguments without those below a mapping, such as ``--grid.seed [0]``, and these by mapping and dotted name.
+
+    jsonargparse would replace the mappings on the way to such an option.
+    """
+    mappings = [name for name, hint in get_type_hints(function).items() if dict in get_args(hint)]
+    rest: list[str] = []
+    below: dict[str, dict[str, Any]] = {name: {} for name in mappings}
+    remaining = iter(args)
+    for arg in remaining:
+        option, equals, value = arg.partition("=")
+        mapping, dot, name = option.removeprefix("--").partition(".")
+        if not (dot and option.startswith("--") and mapping in below):
+            rest.append(arg)
+            continue
+        below[mapping][name] = parse_value(value if equals else next(remaining, ""))
+    return rest, {name: options for name, options in below.items() if options}
 
 
 def _first_line(function: Callable[..., int]) -> str:

@@ -1,0 +1,150 @@
+"""One fit of a sweep: its files, what became of it, and how it is run, on this machine or on a node of a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from salm_lightning.callbacks.checkpoint import latest_checkpoint
+from salm_lightning.release.manifest import MANIFEST
+from salm_lightning.summary import RESULTS, write_json
+
+DONE, FAILED, INTERRUPTED, OPEN = "done", "failed", "interrupted", "open"
+"""What became of a job; an open one has not ended yet."""
+_STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
+"""Exit codes of a fit that was asked to stop."""
+_TAIL = 2**16
+"""Bytes of a log in which its error is looked for."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What became of a job, and the seconds it took, over all its starts."""
+
+    status: str = OPEN
+    seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A ``salm-cli fit`` in a run folder that is named after all its settings.
+
+    Attributes:
+        out: Folder of the sweep.
+        name: Name of the run folder.
+        settings: Options of ``fit``.
+        needs: The job whose release this one trains on.
+        makes_release: Whether it is a noise generator; else it is a victim.
+    """
+
+    out: Path
+    name: str
+    settings: dict[str, Any]
+    needs: Job | None = None
+    makes_release: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.out / self.name
+
+    @property
+    def release(self) -> Path:
+        """The release, if it makes one."""
+        return self.folder / "protected"
+
+    @property
+    def product(self) -> Path:
+        """The file that stands there once the fit has done all its work."""
+        return self.release / MANIFEST if self.makes_release else self.folder / RESULTS
+
+    @property
+    def config(self) -> Path:
+        """Its settings as a config file of ``fit``."""
+        return self.out / "jobs" / f"{self.name}.yaml"
+
+    @property
+    def log(self) -> Path:
+        """What the fit prints."""
+        return self.config.with_suffix(".log")
+
+    def state(self) -> State:
+        """Return what became of it, as its files say."""
+        path = self.config.with_suffix(".json")
+        state = State(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else State()
+        if self.product.is_file() and state.status != FAILED:
+            return State(DONE, state.seconds)  # also if the sweep was killed before it could note it
+        return State(OPEN, state.seconds) if state.status == DONE else state
+
+    def note(self, state: State) -> None:
+        """Keep what became of it."""
+        write_json(self.config.with_suffix(".json"), vars(state))
+
+    def prepare(self) -> None:
+        """Write its settings as a config file."""
+        self.config.parent.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
+
+
+def work(
+    job: Job,
+    environment: Mapping[str, str] | None = None,
+    started: Callable[[subprocess.Popen[bytes]], None] = lambda process: None,
+) -> None:
+    """Run a job's fit in a process of its own, from its last checkpoint if it was interrupted, and note what became of it.
+
+    Args:
+        job: The job.
+        environment: Environment variables of the process beside those of this one.
+        started: Is given the process as soon as it runs.
+    """
+    before = job.state()
+    resumes = before.status != FAILED and latest_checkpoint(job.folder / "checkpoints") is not None
+    if not resumes and job.folder.exists():
+        shutil.rmtree(job.folder)
+    earlier = before.seconds if resumes else 0.0
+    job.note(State(OPEN, earlier))
+    command = [sys.executable, "-m", "salm_lightning", "fit", "--config", str(job.config), "--run", str(job.folder.resolve())]
+    begin = time.monotonic()
+    with job.log.open("ab" if resumes else "wb") as log:
+        process = subprocess.Popen(
+            [*command, *(["--ckpt_path", str(job.folder)] if resumes else [])],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
+            close_fds=False,  # the sweep's lock stays with it
+        )
+        started(process)
+        code = process.wait()
+    seconds = earlier + time.monotonic() - begin
+    if code in _STOPPED:
+        job.note(State(INTERRUPTED, seconds))
+    elif code == 0 and job.product.is_file():
+        job.note(State(DONE, seconds))
+    else:
+        job.note(State(FAILED, seconds, f"{_reason(code, job.log)} (log: {job.log})"))
+
+
+def _reason(code: int, log: Path) -> str:
+    """Return why a fit failed: the error that it printed, or else the last line."""
+    if code < 0:
+        return f"killed by signal {-code} ({signal.strsignal(-code)}); if that was for memory, give a smaller batch_size"
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - _TAIL))
+        lines = [line.strip() for line in stream.read().decode(errors="replace").splitlines() if line.strip()]
+    marked = [line for line in lines if line.startswith("salm-cli: error: ")]
+    return (marked or lines or [f"exit code {code}"])[-1].removeprefix("salm-cli: error: ")

@@ -1,0 +1,122 @@
+"""What a sweep found: one row per victim as CSV, means over the seeds as a table, hyper-parameters for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from salm_lightning.modules.victim import SCALARS
+from salm_lightning.release import Manifest
+from salm_lightning.sweep.job import DONE, FAILED, Job
+from salm_lightning.sweep.plan import FIXED, Row
+
+_NAMES = {"acc": "accuracy", "auc": "auc", "balanced_acc": "balanced_accuracy"}
+MEASURED = (
+    *(f"{prefix}{name}" for prefix in ("", "best_on_val_", "peak_") for name in _NAMES.values()),
+    *("majority", "generator_seconds", "victim_seconds", "linf", "changed_share", "ssim", "psnr"),
+)
+"""Columns of what was measured; PSNR in dB is ``inf`` where nothing was changed."""
+STATUS = ("status", "error", "run", "release")
+_EVENTS = ".sweep"
+"""Suffix of the event file with the hyper-parameters."""
+
+
+def record(row: Row) -> dict[str, Any]:
+    """Return a row of the CSV by column; what is not known yet is left out."""
+    job, release = row.job, row.job.needs
+    states = {"victim": job.state()} | ({"generator": release.state()} if release else {})
+    values: dict[str, Any] = {**row.values, "status": states["victim"].status, "error": states["victim"].error, "run": job.folder}
+    for name, state in states.items():
+        values[f"{name}_seconds"] = round(state.seconds, 1)
+    if release is not None:
+        values["release"] = release.release
+        if states["generator"].status == DONE:
+            values |= _measured(release)
+        elif states["generator"].status == FAILED:
+            values |= {"status": FAILED, "error": f"its release failed: {states['generator'].error}"}
+    return values | (_results(job) if values["status"] == DONE else {})
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """Write one line per victim, to a temporary name first."""
+    columns = [*rows[0].values, *MEASURED, *STATUS]
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(record(row) for row in rows)
+    temporary.replace(path)
+
+
+def results_table(rows: Sequence[Row]) -> Table:
+    """Return means over the seeds, with the spread where there are several, in percent; as Markdown, for a page of results."""
+    columns = [name for name in rows[0].values if name != "seed"]
+    figures = ("accuracy", "balanced_accuracy", "auc", "best_on_val_accuracy", "peak_accuracy")
+    table = Table(box=box.MARKDOWN)
+    for heading in (*columns, "seeds", "accuracy", "balanced acc.", "AUC x 100", "best on val", "peak", "generator min"):
+        table.add_column(heading, justify="left" if heading in columns else "right", overflow="fold")
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.values[name] for name in columns), []).append(record(row))
+    majority = {}
+    for names, records in groups.items():
+        done = [values for values in records if values["status"] == DONE]
+        count = str(len(done)) if len(done) == len(records) else f"{len(done)} of {len(records)}"
+        minutes = [values["generator_seconds"] / 60 for values in done if "generator_seconds" in values]
+        shown = [_spread([100 * values[name] for values in done if values[name] is not None]) for name in figures]
+        table.add_row(*names, count, *shown, f"{mean(minutes):.0f}" if minutes else "")
+        majority.update({values["dataset"]: values["majority"] for values in done})
+    for dataset, share in majority.items():
+        blank = [""] * (len(columns) - 2)
+        table.add_row(dataset, "majority class (no model)", *blank, "", f"{100 * share:.1f}", "", "50.0", "", "", "")
+    return table
+
+
+def write_hparams(row: Row) -> None:
+    """Add a victim's hyper-parameters, and which of its curves they led to, to its run folder; once."""
+    if any(row.job.folder.glob(f"*{_EVENTS}")):
+        return
+    results = record(row)
+    values = {name: value or "-" for name, value in row.values.items()}
+    with SummaryWriter(row.job.folder, filename_suffix=_EVENTS) as writer:
+        # The metrics are scalars that the test has logged; writer.add_hparams would start a run of its own for them.
+        metrics = {f"test/{name}": results[_NAMES[name]] for name in SCALARS}
+        for summary in hparams(values, metrics):  # type: ignore[no-untyped-call]
+            writer.file_writer.add_summary(summary)
+
+
+def title(row: Row) -> str:
+    """Return what a row is about, in a few words."""
+    return " ".join([*(row.values[name] for name in FIXED[:3]), *_details(row), f"seed={row.values['seed']}"])
+
+
+def _details(row: Row) -> list[str]:
+    return [f"{name}={value}" for name, value in row.values.items() if name not in FIXED and value]
+
+
+def _results(job: Job) -> dict[str, Any]:
+    results = json.loads(job.product.read_text(encoding="utf-8"))
+    stages = {"": results["test"]} | {f"{name}_": results["history"].get(name, {}) for name in ("best_on_val", "peak")}
+    figures = {f"{stage}{_NAMES[name]}": values.get(name) for stage, values in stages.items() for name in SCALARS}
+    return {**figures, "majority": results["majority"]}
+
+
+def _measured(release: Job) -> dict[str, Any]:
+    measured = Manifest.read(release.release).measured
+    psnr = float("inf") if measured.psnr is None else measured.psnr
+    return {"linf": measured.linf, "changed_share": measured.changed_share, "ssim": measured.ssim, "psnr": psnr}
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")

@@ -1,0 +1,168 @@
+"""Running a planned sweep: progress while it runs, its table at the end, and stopping in between."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from statistics import mean
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from salm_lightning.errors import OutputExistsError
+from salm_lightning.sweep.job import DONE, FAILED, Job
+from salm_lightning.sweep.plan import Row
+from salm_lightning.sweep.report import record, results_table, title, write_csv, write_hparams
+from salm_lightning.sweep.runners import Runner, run_jobs
+
+RESULTS = "results.csv"
+"""File name of a sweep's results in its folder."""
+_WIDTH = 200
+"""Columns of the tables, which are to be copied whole."""
+
+
+def run_sweep(rows: Sequence[Row], runner: Runner, out: Path) -> int:
+    """Run what is not done yet, and show and write what came out.
+
+    Returns:
+        Exit code: 0 if all runs are done, 1 if not, 130 after Ctrl-C, 143 after SIGTERM.
+
+    Raises:
+        OutputExistsError: Another sweep is running in ``out``.
+    """
+    jobs = all_jobs(rows)
+    with _alone(out), _interruptible():
+        progress = _Progress(rows, jobs, min(runner.limit, len(jobs)))
+
+        def ended(job: Job) -> None:
+            progress.show(job)
+            _write(rows, out)
+
+        _write(rows, out)
+        try:
+            run_jobs(jobs, runner, ended)
+        except KeyboardInterrupt as interruption:
+            _write(rows, out)
+            _say("Stopped; runs that were at work have kept their last state. The same command goes on from there.")
+            return 128 + int((interruption.args or (signal.SIGINT,))[0])
+    table = results_table(rows)
+    Console(width=_WIDTH).print(table)
+    failed = [job for job in jobs if job.state().status != DONE]
+    _say(f"One line per victim: {out / RESULTS}\nCurves:              tensorboard --logdir {out}")
+    if failed:
+        _say(f"{len(failed)} of {len(jobs)} runs are not done; {RESULTS} says why. The same command tries them again.")
+    return 1 if failed else 0
+
+
+def show_plan(rows: Sequence[Row]) -> None:
+    """Print every run and what has become of it."""
+    jobs = all_jobs(rows)
+    table = Table(box=None)
+    for heading in ("", "run", "status", "what"):
+        table.add_column(heading, overflow="fold")
+    for number, job in enumerate(jobs, start=1):
+        table.add_row(str(number), job.name, job.state().status, _describe(job, rows))
+    Console(width=_WIDTH).print(table, highlight=False, markup=False)
+    done = sum(job.state().status == DONE for job in jobs)
+    _say(f"{len(rows)} victims, {len(jobs) - len(rows)} releases; {done} of {len(jobs)} runs are done.")
+
+
+def all_jobs(rows: Sequence[Row]) -> list[Job]:
+    """Return each job of the rows once, a release before the victims that train on it."""
+    return list({job.name: job for row in rows for job in (row.job.needs, row.job) if job is not None}.values())
+
+
+def _write(rows: Sequence[Row], out: Path) -> None:
+    for row in rows:
+        if row.job.state().status == DONE:
+            write_hparams(row)
+    write_csv(rows, out / RESULTS)
+
+
+def _describe(job: Job, rows: Sequence[Row]) -> str:
+    if job.makes_release:
+        return f"release {job.name}"
+    return title(next(row for row in rows if row.job is job))
+
+
+class _Progress:
+    """Prints a line for each run that ends, with an estimate of the time that remains."""
+
+    def __init__(self, rows: Sequence[Row], jobs: Sequence[Job], workers: int) -> None:
+        self._rows, self._jobs, self._workers = rows, jobs, workers
+        self._ended = sum(job.state().status == DONE for job in jobs)
+        self._begin = time.monotonic()
+        self._seconds: dict[bool, list[float]] = {True: [], False: []}
+        self._left = [job for job in jobs if job.state().status != DONE]
+        _say(f"{len(rows)} victims, {len(jobs) - len(rows)} releases: {len(jobs)} runs, of which {self._ended} are done.")
+
+    def show(self, job: Job) -> None:
+        state = job.state()
+        self._ended += 1
+        self._left.remove(job)
+        self._seconds[job.makes_release].append(state.seconds)
+        outcome = state.status
+        if state.status == FAILED:
+            outcome = f"FAILED: {state.error}"
+        elif state.status == DONE and not job.makes_release:
+            values = record(next(row for row in self._rows if row.job is job))
+            outcome = f"accuracy {values['accuracy']:.1%}"
+        took = timedelta(seconds=round(state.seconds))
+        line = f"[{self._ended}/{len(self._jobs)}] {_describe(job, self._rows)}: {outcome}, {took}"
+        _say(f"{line}; about {self._remaining()} left" if self._left else line)
+
+    def _remaining(self) -> timedelta:
+        """Return an estimate from the runs that have ended: those of the same kind, or else all of them."""
+        known = self._seconds[True] + self._seconds[False]
+        expected = [mean(self._seconds[job.makes_release] or known) for job in self._left]
+        return timedelta(seconds=round(sum(expected) / self._workers))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other sweeps out of the folder, also while runs are at work that a killed sweep has left: they inherit the lock.
+
+    Raises:
+        OutputExistsError: Another sweep is running there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputExistsError(
+                f"out={out}: another sweep is running there, or a run that it left; wait for it, or choose another folder."
+            ) from error
+        os.set_inheritable(lock.fileno(), True)
+        yield
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM stop the sweep as Ctrl-C does."""
+
+    def interrupt(number: int, _: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    Console().print(text, highlight=False, soft_wrap=True, markup=False)

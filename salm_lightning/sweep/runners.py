@@ -1,0 +1,219 @@
+"""Where the jobs of a sweep run: as processes of this machine, or as jobs of a SLURM cluster through ``submitit``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+import torch
+
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.sweep.job import DONE, FAILED, OPEN, Job, State, work
+
+
+class Handle(Protocol):
+    """A job that was started."""
+
+    def done(self) -> bool:
+        """Return whether it has ended."""
+
+    def exception(self) -> BaseException | None:
+        """Return what went wrong outside of the fit, such as a lost node."""
+
+
+class Runner(Protocol):
+    """Starts jobs."""
+
+    limit: int
+    """Jobs at a time."""
+    pause: float
+    """Seconds between two looks at the running jobs."""
+
+    def submit(self, job: Job) -> Handle:
+        """Start a job."""
+
+    def stop(self) -> None:
+        """Ask the running jobs to save their state and end; called again, end them at once."""
+
+
+class Local:
+    """Runs jobs as processes of this machine.
+
+    Several at a time share the cores, unless ``OMP_NUM_THREADS`` is set, and each has a GPU of its own where there are several.
+
+    Args:
+        workers: Jobs at a time.
+    """
+
+    pause = 0.2
+
+    def __init__(self, workers: int = 1) -> None:
+        self.limit = workers
+        self._pool = ThreadPoolExecutor(workers)
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._stopping = False
+        self._slots: SimpleQueue[int] = SimpleQueue()
+        for slot in range(workers):
+            self._slots.put(slot)
+
+    def submit(self, job: Job) -> Future[None]:
+        """Start a job."""
+        return self._pool.submit(self._work, job)
+
+    def _work(self, job: Job) -> None:
+        slot = self._slots.get()
+        try:
+            work(job, _share(slot, self.limit), self._started)
+        finally:
+            self._slots.put(slot)
+
+    def _started(self, process: subprocess.Popen[bytes]) -> None:
+        self._processes.add(process)
+        if self._stopping:  # it was submitted before, and started after that
+            process.terminate()
+
+    def stop(self) -> None:
+        """Send SIGTERM, on which a fit saves its state; the second time SIGKILL."""
+        number = signal.SIGKILL if self._stopping else signal.SIGTERM
+        self._stopping = True
+        for process in list(self._processes):
+            process.send_signal(number)  # does nothing to those that have ended
+
+
+def _share(slot: int, workers: int) -> dict[str, str]:
+    """Return the environment of one of several processes that share a machine."""
+    if workers == 1:
+        return {}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
+    return {"OMP_NUM_THREADS": threads} | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if len(gpus) > 1 else {})
+
+
+class Cluster:
+    """Runs jobs through ``submitit``.
+
+    Args:
+        parameters: Parameters of ``submitit.AutoExecutor.update_parameters``, such as ``slurm_partition``, ``gpus_per_node`` and
+            ``timeout_min``; ``executor`` is ``slurm`` by default, or ``local``.
+        folder: Where ``submitit`` keeps its files; all nodes have to share it.
+        workers: Jobs at a time; ``None`` leaves that to the cluster.
+
+    Raises:
+        ConfigurationError: ``submitit`` is not installed, there is no SLURM here, or a parameter is not known.
+    """
+
+    pause = 1.0
+
+    def __init__(self, parameters: Mapping[str, Any], folder: Path, workers: int | None = None) -> None:
+        try:
+            import submitit
+        except ImportError as error:
+            raise ConfigurationError("cluster needs submitit: pip install 'salm-lightning[cluster]'.") from error
+        self.limit = workers or 2**31
+        self._jobs: list[Any] = []
+        options = dict(parameters)
+        try:
+            self._executor = submitit.AutoExecutor(folder, cluster=options.pop("executor", "slurm"))
+            self._executor.update_parameters(**({"name": "salm"} | options))
+        except (RuntimeError, ValueError, TypeError, NameError) as error:
+            raise ConfigurationError(f"cluster={dict(parameters)}: {error}") from error
+
+    def submit(self, job: Job) -> Any:
+        """Submit a job."""
+        handle = self._executor.submit(_ClusterFit(), job)
+        self._jobs.append(handle)
+        return handle
+
+    def stop(self) -> None:
+        """Cancel the jobs; started again, they go on from their last checkpoint."""
+        for handle in self._jobs:
+            if not handle.done():
+                handle.cancel()
+
+
+class _ClusterFit:
+    """What runs on a node; ``submitit`` calls ``checkpoint`` before a preempted or timed-out job is queued again."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, job: Job) -> None:
+        work(job, started=self._started)
+
+    def _started(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def checkpoint(self, job: Job) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        if self._process is not None:
+            self._process.terminate()
+            # Not wait(), which the signal may have interrupted and whose lock it holds.
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(_ClusterFit(), job)
+
+
+def run_jobs(jobs: Sequence[Job], runner: Runner, ended: Callable[[Job], None]) -> None:
+    """Run all jobs that are not done, each once what it needs is done; what needs a failed one is left out.
+
+    Args:
+        jobs: The jobs; of those that can start, the first ones do.
+        runner: Where they run.
+        ended: Called after each job.
+
+    Raises:
+        KeyboardInterrupt: The sweep was asked to stop; by then all jobs have ended.
+    """
+    done = {job.name for job in jobs if job.state().status == DONE}
+    waiting = [job for job in jobs if job.name not in done]
+    running: dict[Job, Handle] = {}
+    for job in waiting:
+        job.prepare()
+    try:
+        while True:
+            ready = [job for job in waiting if job.needs is None or job.needs.name in done]
+            for job in ready[: max(0, runner.limit - len(running))]:
+                waiting.remove(job)
+                running[job] = runner.submit(job)
+            if not running:
+                return
+            for job in [job for job, handle in running.items() if handle.done()]:
+                _settle(job, running.pop(job))
+                if job.state().status == DONE:
+                    done.add(job.name)
+                ended(job)
+            time.sleep(runner.pause)
+    except KeyboardInterrupt:
+        _stop(runner, running.values())
+        raise
+
+
+def _settle(job: Job, handle: Handle) -> None:
+    """Note a failure that the job could not note itself."""
+    error = handle.exception()
+    if error is not None:
+        job.note(State(FAILED, job.state().seconds, f"{type(error).__name__}: {error}"))
+    elif job.state().status == OPEN:
+        job.note(State(FAILED, 0.0, "the job ended without a result"))
+
+
+def _stop(runner: Runner, handles: Any) -> None:
+    """Let the running jobs save their state; another Ctrl-C ends them at once."""
+    running = list(handles)
+    while running:
+        try:
+            runner.stop()
+            while any(not handle.done() for handle in running):
+                time.sleep(runner.pause)
+            return
+        except KeyboardInterrupt:
+            continue

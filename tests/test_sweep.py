@@ -1,0 +1,504 @@
+"""``salm-cli sweep``: real fits on tiny drawn images for what only they show, and a stand-in for the fit for everything else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from salm_lightning.cli import main
+from salm_lightning.data import SyntheticDataModule
+from salm_lightning.errors import ConfigurationError, OutputExistsError
+from salm_lightning.sweep import runners
+from salm_lightning.sweep.job import DONE, Job, State
+from salm_lightning.sweep.plan import Planner, Row, column_names, label
+from salm_lightning.sweep.run import _alone
+from salm_lightning.sweep.settings import compose, merge
+
+ROOT = Path(__file__).parent.parent
+DATA = {"size": 16, "train_size": 20, "val_size": 8, "test_size": 10, "chunk_size": 16, "batch_size": 8}
+TRAINER = {"max_steps": 2, "accelerator": "cpu", "log_every_n_steps": 1}
+SWEEP: dict[str, Any] = {
+    "out": "out",
+    "generator": {
+        "data": {"class_path": "SyntheticDataModule", "init_args": DATA},
+        "model": {"class_path": "NoiseGeneratorModule", "init_args": {"method": "SALM", "width": 0.125}},
+        "trainer": TRAINER,
+    },
+    "victim": {"model": {"class_path": "VictimModule", "init_args": {"width": 0.125}}, "trainer": TRAINER},
+    "grid": {"generator.model.method.percent": [0, 10]},
+}
+
+
+@pytest.fixture(autouse=True)
+def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the fits, which are processes of their own
+
+
+def sweep(*args: str, **changes: Any) -> int:
+    Path("sweep.yaml").write_text(yaml.safe_dump(SWEEP | changes))
+    return main(["sweep", "--config", "sweep.yaml", *args])
+
+
+def plan(**changes: Any) -> list[Row]:
+    settings = SWEEP | changes
+    return Planner(settings["generator"], settings["victim"], Path("out"), True).rows(
+        settings["grid"], settings.get("clean", True)
+    )
+
+
+def results() -> list[dict[str, str]]:
+    with Path("out/results.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a sweep over K = 0 and 10, two runs at a time: a clean victim, two releases, two victims."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CI", "true")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        assert sweep("--workers", "2") == 0
+    return folder / "out"
+
+
+@pytest.fixture
+def out(finished: Path) -> Path:
+    """A copy of the finished sweep in the working directory."""
+    shutil.copytree(finished, "out")
+    return Path("out")
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the jobs that ran, each with the artefacts of a real fit instead of the fit."""
+    ran: list[str] = []
+
+    def pretend(job: Job, *_: Any, **__: Any) -> None:
+        ran.append(job.name)
+        job.product.parent.mkdir(parents=True, exist_ok=True)
+        figures = {"acc": 0.5, "auc": 0.5, "balanced_acc": 0.5}
+        made = FAKE_MANIFEST if job.makes_release else {"test": figures, "history": {}, "majority": 0.25}
+        job.product.write_text(json.dumps(made))
+        job.note(State(DONE, 1.0))
+
+    monkeypatch.setattr(runners, "work", pretend)
+    monkeypatch.setattr(runners.Local, "pause", 0.01)
+    return ran
+
+
+FAKE_MANIFEST: dict[str, Any] = {
+    "format_version": 1,
+    "dataset": {"name": "d", "task": "multi-class", "class_names": ["a", "b"], "channels": 3, "size": 16},
+    "settings": {},
+    "bound": {"norm": "linf", "radius": 8.0},
+    "measured": {
+        "images": 1, "images_unchanged": 0, "linf": 8, "l0_max": 1, "l0_mean": 1.0, "changed_share": 0.5, "ssim": 0.9, "psnr": 30.0,
+    },
+    "coverage": {"samples": 1, "written": 1},
+    "source": None,
+    "archive": {"name": "d.npz", "sha256": "0" * 64},
+    "arrays": {f"{split}_{kind}": {"dtype": "uint8", "shape": [1]} for split in ("train", "val", "test") for kind in ("images", "labels")},
+    "versions": {},
+}  # fmt: skip
+
+
+# Results ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_csv_has_a_row_per_victim_with_what_was_measured(out: Path) -> None:
+    rows = results()
+    assert [(row["trained_on"], row["percent"], row["seed"], row["arch"]) for row in rows] == [
+        ("clean", "", "0", "resnet18"), ("salm", "0", "0", "resnet18"), ("salm", "10", "0", "resnet18"),
+    ]  # fmt: skip
+    for row in rows:
+        assert (row["dataset"], row["status"], row["error"]) == ("synthetic", "done", "")
+        found = json.loads((Path(row["run"]) / "results.json").read_text())
+        for column, stage in (
+            ("", found["test"]),
+            ("best_on_val_", found["history"]["best_on_val"]),
+            ("peak_", found["history"]["peak"]),
+        ):
+            for name, key in (("accuracy", "acc"), ("auc", "auc"), ("balanced_accuracy", "balanced_acc")):
+                assert float(row[column + name]) == stage[key]
+        assert float(row["majority"]) == found["majority"]
+        assert float(row["victim_seconds"]) > 0
+    for row in rows[1:]:
+        measured = json.loads((Path(row["release"]) / "manifest.json").read_text())["measured"]
+        for name in ("linf", "changed_share", "ssim"):
+            assert float(row[name]) == measured[name]
+        assert float(row["psnr"]) == (measured["psnr"] or float("inf"))
+        assert float(row["generator_seconds"]) > 0
+    assert {rows[0][name] for name in ("release", "linf", "generator_seconds")} == {""}
+
+
+def test_no_noise_leaves_the_clean_images(out: Path) -> None:
+    """K = 0 keeps every byte and so gives the clean victim; K = 10 does not."""
+    data = SyntheticDataModule(**DATA)
+    clean = data.split("train").images
+    _, none, ten = results()
+    released = [np.load(Path(row["release"]) / "synthetic.npz", allow_pickle=False)["train_images"] for row in (none, ten)]
+    assert np.array_equal(released[0], clean)
+    assert not np.array_equal(released[1], clean)
+    states = [json.loads((Path(row["run"]) / "results.json").read_text())["test"] for row in results()]
+    assert states[0] == states[1]
+
+
+def test_hyperparameters_stand_beside_the_curves(out: Path) -> None:
+    for row in results():
+        events = EventAccumulator(row["run"]).Reload()
+        content = events.summary_metadata
+        started = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/session_start_info"].plugin_data.content)
+        shown = {name: value.string_value for name, value in started.session_start_info.hparams.items()}
+        assert shown == {name: row[name] or "-" for name in ("dataset", "trained_on", "arch", "seed", "percent")}
+        experiment = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/experiment"].plugin_data.content)
+        metrics = {info.name.tag for info in experiment.experiment.metric_infos}
+        assert metrics == {"test/acc", "test/auc", "test/balanced_acc"}
+        assert metrics <= set(events.Tags()["scalars"])
+        assert len(list(Path(row["run"]).glob("*.sweep"))) == 1
+
+
+def test_table_has_means_over_seeds_and_the_majority(pretended: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(grid={"seed": [0, 1, 2]}, clean=False) == 0
+    shown = capsys.readouterr().out
+    (line,) = [line for line in shown.splitlines() if line.startswith("| synthetic | salm")]
+    assert [cell.strip() for cell in line.split("|")][4:6] == ["3", "50.0 ± 0.0"]
+    assert "majority class (no model)" in shown
+    assert "25.0" in shown
+
+
+# What runs, and what does not again -------------------------------------------------------------------------------------------
+
+
+def test_restart_skips_what_is_done(out: Path, pretended: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/**/*") if path.is_file()}
+    table = (out / "results.csv").read_bytes()
+    assert sweep() == 0
+    assert pretended == []
+    assert "5 runs, of which 5 are done" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/**/*") if path.is_file()} == before
+    assert (out / "results.csv").read_bytes() == table
+
+
+def test_a_changed_setting_reruns_what_depends_on_it(out: Path, pretended: list[str]) -> None:
+    done = {path.stem for path in out.glob("jobs/*.json")}
+
+    def ran(args: list[str], **changes: Any) -> list[str]:
+        pretended.clear()
+        assert sweep(*args, **changes) == 0
+        assert not done & set(pretended)
+        return sorted(name.rpartition("-")[0] for name in pretended)
+
+    victims = ["synthetic-clean-vgg11", "synthetic-salm-vgg11", "synthetic-salm-vgg11"]
+    assert ran(["--victim.model.arch", "vgg11"]) == victims
+    noise = ["synthetic-salm", "synthetic-salm", "synthetic-salm-resnet18", "synthetic-salm-resnet18"]
+    assert ran(["--generator.model.last_pass_steps", "3"]) == noise
+    assert ran(["--generator.data.test_size", "12"]) == sorted([*noise, "synthetic-clean-resnet18"])
+    assert ran(["--workers", "3", "--grid.generator.model.method.percent", "[10, 0]"]) == []
+    assert ran(["--victim.model.optimizer.lr", "0.1"]) == [], "the default is no other setting"
+
+
+def test_one_release_serves_all_its_victims(pretended: list[str]) -> None:
+    assert sweep(grid={"victim.model.arch": ["resnet18", "vgg11"]}) == 0
+    assert sorted(name.rpartition("-")[0] for name in pretended) == [
+        "synthetic-clean-resnet18", "synthetic-clean-vgg11", "synthetic-salm", "synthetic-salm-resnet18", "synthetic-salm-vgg11",
+    ]  # fmt: skip
+    assert len({row["release"] for row in results()} - {""}) == 1
+
+
+def test_the_address_has_the_content_of_the_file(tmp_path: Path) -> None:
+    def names(pixel: int) -> set[str]:
+        arrays = {f"{split}_images": np.zeros((4, 28, 28), np.uint8) for split in ("train", "val", "test")}
+        arrays |= {f"{split}_labels": np.arange(4, dtype=np.uint8)[:, None] % 2 for split in ("train", "val", "test")}
+        arrays["train_images"][0, 0, 0] = pixel
+        np.savez("mine.npz", **arrays)
+        data = {"class_path": "NpzDataModule", "init_args": {"path": "mine.npz"}}
+        rows = plan(generator=SWEEP["generator"] | {"data": data}, grid={})
+        return {job.name for row in rows for job in (row.job, row.job.needs) if job}
+
+    assert names(0) == names(0)
+    assert not names(0) & names(1)
+
+
+def test_dry_run_shows_all_and_makes_nothing(out: Path, pretended: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep("--dry_run", "true", grid={"generator.model.method.percent": [10, 20]}) == 0
+    shown = capsys.readouterr().out
+    assert "3 victims, 2 releases; 3 of 5 runs are done." in shown
+    assert sum(" open " in line for line in shown.splitlines()) == 2
+    shutil.rmtree(out)
+    assert sweep("--dry_run", "true") == 0
+    assert not out.exists()
+    assert pretended == []
+
+
+def test_protected_victims_load_as_the_clean_ones_do() -> None:
+    victim = SWEEP["victim"] | {"data": {"num_workers": 1}}
+    clean, protected = plan(victim=victim, grid={})
+    for row in (clean, protected):
+        options = row.job.settings["data"]["init_args"]
+        assert (options["batch_size"], options["chunk_size"], options["num_workers"]) == (8, 16, 1)
+    assert protected.job.needs is not None
+    assert protected.job.settings["data"]["init_args"]["root"] == str(protected.job.needs.release)
+
+
+# Failures and stops -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_kept_and_the_others_go_on(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A victim that diverges in a real fit; the one after it has the settings of one that is done."""
+    grid = {"generator.model.method.percent": [10], "victim.model.optimizer.lr": [1e30, 0.1]}
+    assert sweep(grid=grid, clean=False) == 1
+    shown = capsys.readouterr().out
+    assert "FAILED: " in shown
+    assert "1 of 3 runs are not done" in shown
+    failed, done = results()
+    assert (failed["status"], failed["lr"], failed["accuracy"]) == ("failed", "1e+30", "")
+    assert failed["error"].startswith("The loss is ")
+    assert failed["error"].endswith(f"(log: out/jobs/{Path(failed['run']).name}.log)")
+    assert done["status"] == "done"
+    (again,) = {Path(failed["run"]).name}
+    tried: list[str] = []
+    monkeypatch.setattr(runners, "work", lambda job, *_: tried.append(job.name))
+    assert sweep(grid=grid, clean=False) == 1
+    assert tried == [again], "what failed is tried again, and nothing else"
+
+
+def test_victims_of_a_failed_release_are_left_out(pretended: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend = runners.work
+
+    def fail(job: Job, *rest: Any) -> None:
+        if job.makes_release and job.settings["model"]["init_args"]["method"]["init_args"]["percent"] == 0:
+            job.note(State("failed", 2.0, "out of memory"))
+        else:
+            pretend(job, *rest)
+
+    monkeypatch.setattr(runners, "work", fail)
+    assert sweep() == 1
+    clean, zero, ten = results()
+    assert [row["status"] for row in (clean, zero, ten)] == ["done", "failed", "done"]
+    assert zero["error"] == "its release failed: out of memory"
+
+
+def test_a_stopped_sweep_goes_on_from_its_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = TRAINER | {"max_steps": 60, "callbacks": [{"class_path": "RunCheckpoint", "init_args": {"every_n_steps": 5}}]}
+    changes: dict[str, Any] = {
+        "grid": {},
+        "generator": SWEEP["generator"] | {"model.method": "Random"},
+        "victim": SWEEP["victim"] | {"trainer": trainer | {"val_check_interval": 20}},
+    }
+    (clean, _) = plan(**changes)
+    stopper = threading.Thread(target=_stop_after_checkpoint, args=(clean.job,))
+    stopper.start()
+    assert sweep(**changes) == 130
+    stopper.join()
+    assert "The same command goes on from there" in capsys.readouterr().out
+    assert [row["status"] for row in results()] == ["interrupted", "open"]
+    before = clean.job.state().seconds
+    assert sweep(**changes) == 0
+    assert json.loads(clean.job.product.read_text())["steps"] == 60
+    assert clean.job.state().seconds > before
+    assert "interrupted; the state is saved" in clean.job.log.read_text(), "the log of a run that goes on is kept"
+
+
+def _stop_after_checkpoint(job: Job) -> None:
+    while not any(job.folder.glob("checkpoints/step=*.ckpt")):
+        time.sleep(0.02)
+    if not job.product.is_file():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_two_sweeps_do_not_share_a_folder(
+    pretended: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend, codes = runners.work, []
+
+    def second(job: Job, *rest: Any) -> None:
+        if not codes:
+            codes.append(main(["sweep", "--config", "sweep.yaml"]))
+        pretend(job, *rest)
+
+    monkeypatch.setattr(runners, "work", second)
+    assert sweep(grid={}, clean=False) == 0
+    assert codes == [2]
+    assert "another sweep is running there" in capsys.readouterr().err
+
+
+def test_runs_of_a_killed_sweep_keep_its_lock(tmp_path: Path) -> None:
+    with _alone(tmp_path):
+        left = subprocess.Popen(["sleep", "60"], close_fds=False)
+    with pytest.raises(OutputExistsError, match="a run that it left"), _alone(tmp_path):
+        pass
+    left.kill()
+    left.wait()
+    with _alone(tmp_path):
+        pass
+
+
+# Where it runs ----------------------------------------------------------------------------------------------------------------
+
+
+def test_workers_run_together_and_no_more_than_asked(pretended: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend, together = runners.work, threading.Barrier(2)
+    running, most = [], []
+
+    def meet(job: Job, environment: dict[str, str], *rest: Any) -> None:
+        running.append(environment)
+        together.wait(timeout=30)  # passes only while another one is here
+        most.append(len(running))
+        time.sleep(0.05)
+        running.remove(environment)
+        pretend(job)
+
+    monkeypatch.setattr(runners, "work", meet)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert sweep("--workers", "2", grid={"victim.model.arch": ["resnet18", "vgg11"], "seed": [0, 1]}, clean=False) == 0
+    assert len(pretended) == 6
+    assert max(most) == 2
+    shares = [runners._share(slot, 2) for slot in (0, 1)]
+    assert shares == [{"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("3", "5")]
+    assert runners._share(0, 1) == {}
+
+
+def test_cluster(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The local executor of submitit runs one more victim on a release that is there."""
+    pytest.importorskip("submitit")
+    assert sweep(
+        "--cluster", "{executor: local, timeout_min: 5}",
+        grid={"generator.model.method.percent": [10], "seed": [0], "victim.trainer.max_steps": [1]}, clean=False,
+    ) == 0  # fmt: skip
+    (row,) = results()
+    assert (row["status"], row["max_steps"]) == ("done", "1")
+    assert json.loads((Path(row["run"]) / "results.json").read_text())["steps"] == 1
+    assert any((out / "submitit").iterdir())
+
+
+def test_cluster_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("submitit")
+    assert sweep("--cluster", "{slurm_partition: gpu}") == 2
+    assert "cluster={'slurm_partition': 'gpu'}: " in capsys.readouterr().err
+    assert sweep("--cluster", "{executor: local, timeout_mni: 5}") == 2
+    assert "timeout_mni" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert sweep("--cluster", "{executor: local}") == 2
+    assert "pip install 'salm-lightning[cluster]'" in capsys.readouterr().err
+
+
+# Settings ---------------------------------------------------------------------------------------------------------------------
+
+WRONG = [
+    ({"generator.model.widht": [0.5]}, ["generator.model.widht=0.5", "generator.model.widht is not an option", "did you mean 'width'"]),
+    ({"generator.model.init_args.methd": ["EM"]}, ["generator.model.init_args.methd=EM", "did you mean 'method'"]),
+    ({"victim.model.arch": ["resnet18", "resnet19"]}, ["victim.model.arch=resnet19", "did you mean 'resnet18'"]),
+    ({"generator.model.method.percent": [10, 101]}, ["generator.model.method.percent=101", "percent=101.0 is out of range"]),
+    ({"generator.model.method": ["SALN"]}, ["generator.model.method=SALN is not known", "did you mean 'SALM'"]),
+    ({"victim.trainer.max_step": [3]}, ["victim.trainer.max_step is not an option", "did you mean 'max_steps'"]),
+    ({"victim.data.batch_sise": [3]}, ["victim.data.batch_sise is not an option", "did you mean 'batch_size'"]),
+    ({"generatr.model.width": [1]}, ["grid key 'generatr.model.width' is not known", "did you mean 'generator'"]),
+    ({"seeds": [1]}, ["grid key 'seeds' is not known", "did you mean 'seed'"]),
+    ({"seed": 1}, ["grid key 'seed' has 1; give a list of values, such as [1]"]),
+    ({"seed": []}, ["grid key 'seed' has []"]),
+    ({"generator.config": ["method/emm.yaml"]}, ["--config method/emm.yaml is neither a file nor", "did you mean 'method/em.yaml'"]),
+    ({"generator.model.seed": [1]}, ["generator.model.seed cannot be set: use --seed_everything"]),
+    ({"victim.run": ["mine"]}, ["victim.run cannot be set: a sweep settles it"]),
+    ({"victim.model": ["NoiseGeneratorModule"]}, ["victim.model=NoiseGeneratorModule"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("grid", "expected"), WRONG)
+def test_mistakes_are_found_before_anything_runs(
+    grid: dict[str, Any], expected: list[str], pretended: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(grid=grid) == 2
+    shown = capsys.readouterr().err
+    for text in expected:
+        assert text in shown, shown
+    assert pretended == []
+    assert not Path("out").exists()
+
+
+def test_mistakes_beside_the_grid(capsys: pytest.CaptureFixture[str]) -> None:
+    for args, expected in (
+        (["--workers", "0"], "workers=0 is out of range"),
+        (["--worker", "2"], "did you mean 'workers'"),
+        (["--generator.model.widht", "1"], "generator.model.widht is not an option; did you mean 'width'"),
+    ):
+        assert sweep(*args) == 2
+        assert expected in capsys.readouterr().err
+    assert sweep(victim=None) == 2
+    assert "victim is missing" in capsys.readouterr().err
+
+
+def test_merging_options() -> None:
+    """As ``fit`` does, but another class drops the options of the one before."""
+    salm = {"class_path": "SALM", "init_args": {"percent": 5, "radius": 4}}
+    assert merge({"method": salm}, {"method.percent": 7})["method"] == {
+        "class_path": "SALM",
+        "init_args": {"percent": 7, "radius": 4},
+    }
+    assert merge(salm, {"init_args": {"percent": 7}})["init_args"] == {"percent": 7, "radius": 4}
+    assert merge(salm, "SALM") == salm
+    assert merge(salm, "EM") == {"class_path": "EM"}
+    assert merge(salm, {"class_path": "EM", "radius": 2}) == {"class_path": "EM", "init_args": {"radius": 2}}
+    assert merge("SALM", {"percent": 7}) == {"class_path": "SALM", "init_args": {"percent": 7}}
+    assert merge({"class_path": "M", "init_args": {"m": salm}}, {"m.percent": 1})["init_args"]["m"]["init_args"]["percent"] == 1
+    assert salm == {"class_path": "SALM", "init_args": {"percent": 5, "radius": 4}}, "nothing is changed in place"
+
+
+def test_composing_files_and_options() -> None:
+    Path("mine.yaml").write_text("run: mine\nmodel: {class_path: VictimModule, init_args: {arch: vgg11, width: 0.5}}\n")
+    section = {"config": ["mine.yaml"], "trainer": {"max_steps": 3}}
+    options = compose("victim", section, {"config": "trainer/cpu.yaml", "model.width": 1})
+    assert options["model"]["init_args"] == {"arch": "vgg11", "width": 1}
+    assert options["trainer"] == {"max_steps": 3, "accelerator": "cpu", "devices": 1, "precision": "32-true"}
+    assert "run" not in options
+    with pytest.raises(ConfigurationError, match=r"victim\.release cannot be set"):
+        compose("victim", {"release": "there"}, {})
+
+
+def test_classes_may_be_named_in_full() -> None:
+    short = plan(grid={})
+    method = {"class_path": "salm_lightning.SALM"}
+    assert sweep("--dry_run", "true", grid={"generator.model.method": [method]}) == 0
+    assert [row.job.name for row in plan(grid={"generator.model.method": [method]})] == [row.job.name for row in short]
+
+
+def test_names_of_columns_and_values() -> None:
+    keys = [
+        "generator.trainer.max_steps",
+        "victim.trainer.max_steps",
+        "generator.model.init_args.method",
+        "victim.model.arch",
+        "seed",
+    ]
+    assert column_names(keys) == {
+        "generator.trainer.max_steps": "generator.trainer.max_steps",
+        "victim.trainer.max_steps": "victim.trainer.max_steps",
+        "generator.model.init_args.method": "method",
+    }
+    assert column_names(["generator.model.source.arch"]) == {"generator.model.source.arch": "source.arch"}
+    assert label({"class_path": "SALM", "init_args": {"percent": 10, "project": True}}) == "SALM percent=10 project=true"
+    assert label({"method.score": "element", "init_args": {"loop": "fresh"}}) == "method.score=element loop=fresh"
+    assert [label(value) for value in ({}, ["a", "b"], 0.5, None, False)] == ["default", "a b", "0.5", "null", "false"]
