@@ -171,11 +171,12 @@ class NoiseGeneratorModule(LightningModule):
         optimizer = self.optimizers()
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.manual_backward(loss)
+        rate = optimizer.param_groups[0]["lr"]  # type: ignore[union-attr]
         optimizer.step()  # type: ignore[union-attr]
         self.lr_schedulers().step()  # type: ignore[union-attr]
         share_statistics(self.source)
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log_step(loss.detach(), logits.detach(), labels, noise.delta)
+            self._log_step(loss.detach(), logits.detach(), labels, noise.delta, rate)
         if self.pictures_wanted:
             self.last_pictures = {
                 "images": images, "delta": noise.delta, "mask": noise.mask, "radius": self.method.radius_unit,
@@ -210,19 +211,19 @@ class NoiseGeneratorModule(LightningModule):
             half=str(self.trainer.precision) == "16-mixed",
         )
 
-    def _log_step(self, loss: Tensor, logits: Tensor, labels: Tensor, delta: Tensor) -> None:
+    def _log_step(self, loss: Tensor, logits: Tensor, labels: Tensor, delta: Tensor, rate: float) -> None:
         require_finite(loss, self.global_step)
         guessed = (logits > 0).float() if self.task is Task.MULTI_LABEL else logits.argmax(dim=1)
         touched = ((delta * 255).round() != 0).any(dim=1)
-        values = {
+        values: dict[str, Tensor | float] = {
             "train/source_loss": loss,
             "train/source_acc": (guessed == labels).float().mean(),
             "train/pixels_touched": touched.float().mean(),
             "train/delta_mean": delta.abs().mean(),
             "train/delta_max": delta.abs().max(),
+            "train/lr": rate,
         }
         self.log_dict(values, batch_size=len(labels))
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(labels))  # type: ignore[union-attr]
 
     # Validation on clean images: the live proxy of protection ------------------------------------------------------------------
 
