@@ -173,9 +173,6 @@ class SalmCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         config["callbacks"] = _with_default_callbacks(config, self.model)
-        steps, interval = config["max_steps"], config["val_check_interval"]
-        if isinstance(interval, int) and 0 < steps < interval:
-            config["val_check_interval"] = steps  # else a short run would end without a single validation
         if config["logger"] in (None, True) and not config["fast_dev_run"]:
             folder = self._run_path()
             root = Path(config["default_root_dir"] or ".") / "lightning_logs"

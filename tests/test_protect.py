@@ -34,7 +34,7 @@ def _protect(arguments: str) -> int:
 @pytest.mark.filterwarnings("ignore:.*MD5.*")
 def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     write_fake_npz(Path("bloodmnist.npz"), MEDMNIST["bloodmnist"], (20, 8, 10))
-    assert _protect(f"bloodmnist {SHORT} --method.percent 20 --seed 3") == 0
+    assert _protect(f"bloodmnist {SHORT} --victim_steps 11 --method.percent 20 --seed 3") == 0
     shown = capsys.readouterr().out
     for number, text in enumerate(
         ("training the noise generator: salm, 2 steps", "victim on the clean", "victim on the protected"), 1
@@ -57,6 +57,10 @@ def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     }
     for name, results in (("clean images", clean), ("protected images", protected)):
         test = results["test"]
+        assert results["steps"] == 11  # validated every 2 steps
+        assert {name: results["history"]["last"][name] for name in ("acc", "auc", "balanced_acc")} == {
+            name: test[name] for name in ("acc", "auc", "balanced_acc")
+        }
         assert rows[name] == [f"{test['acc']:.1%}", f"{test['auc']:.3f}", f"{test['balanced_acc']:.1%}"]
     shares = np.bincount(original["test_labels"][:, 0]) / len(original["test_labels"])
     assert rows["majority class (no model)"] == [f"{shares.max():.1%}", "0.500", "12.5%"]

@@ -300,6 +300,20 @@ def test_interrupted_victim_equals_an_uninterrupted_one(
     assert json.loads((whole / RESULTS).read_text())["history"]["last"]["step"] == STEPS
 
 
+@pytest.mark.parametrize("strike", [at_step(12, signal.SIGTERM), at_end_of_training], ids=["SIGTERM", "killed"])
+def test_the_final_model_is_validated_once_over_an_interruption(
+    runs: Runs, request: pytest.FixtureRequest, strike: Patch
+) -> None:
+    name, args = request.node.callspec.id + "-at-the-end", [*runs.args("victim"), "--trainer.val_check_interval", "5"]
+    assert runs.start(name, args, strike) in (143, -9), runs.log(name)
+    assert [step for _, step in recorded(runs.calls(name), "val")] == [5, 10, 12]
+    assert runs.resume(name, args) == 0, runs.log(name)
+    assert not recorded(runs.calls(name), "val")
+    results = json.loads((runs.path(name) / RESULTS).read_text())
+    assert results["history"]["last"]["step"] == results["steps"] == STEPS
+    assert results["history"]["last"]["acc"] == results["test"]["acc"]
+
+
 def test_killed_between_publishing_and_cleaning_up(runs: Runs) -> None:
     whole, name, args = runs.whole("fresh"), "published", runs.args("fresh")
     folder = runs.path(name)

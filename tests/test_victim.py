@@ -134,6 +134,39 @@ def test_validation_during_training_measures_both_clean_splits(tmp_path: Path) -
     assert module.history["last"]["step"] == 6
 
 
+@pytest.mark.parametrize(
+    ("interval", "lengths", "expected"),
+    [
+        (3, {"max_steps": 7}, [3, 6, 7]),
+        (3, {"max_steps": 6}, [3, 6]),
+        (100, {"max_steps": 5}, [5]),
+        (3, {"max_steps": -1, "max_epochs": 2}, [3, 6, 8]),
+        (3, {"max_steps": 3, "accumulate_grad_batches": 2}, [1, 3]),  # after batches 3 and 6
+    ],
+)
+def test_the_final_model_is_validated_once(tmp_path: Path, interval: int, lengths: dict[str, int], expected: list[int]) -> None:
+    data = make_data(tmp_path)
+    module = make_module(data)
+    settings = {"max_epochs": -1, "limit_val_batches": 1.0, "val_check_interval": interval, "check_val_every_n_epoch": None}
+    trainer = make_trainer(tmp_path, 0, **(settings | lengths), log_every_n_steps=2)
+    steps = []
+    original = module.on_validation_epoch_end
+    module.on_validation_epoch_end = lambda: (original(), steps.append(trainer.global_step))  # type: ignore[assignment,method-assign]
+    trainer.fit(module, datamodule=data)
+    assert steps == expected
+    assert trainer.val_check_batch == interval
+    trainer.test(module, datamodule=data, verbose=False)
+    assert module.result is not None
+    last = module.history["last"]
+    assert last["step"] == trainer.global_step
+    assert [last[name] for name in ("acc", "auc", "balanced_acc")] == [
+        module.result[name] for name in ("acc", "auc", "balanced_acc")
+    ]
+    assert isinstance(trainer.logger, Recorder)
+    logged = [step for step, row in trainer.logger.rows if "train/loss" in row]
+    assert logged == [step for step in range(trainer.global_step) if step % 2 == 1]  # and no old value at the last step
+
+
 class Scripted(VictimModule):
     """A victim whose measured accuracies are given."""
 
@@ -206,6 +239,7 @@ def test_resuming_within_an_epoch_equals_an_uninterrupted_run(tmp_path: Path, sa
     for before, after in zip(first.optimizers[0].state.values(), second.optimizers[0].state.values(), strict=True):
         assert torch.equal(before["momentum_buffer"], after["momentum_buffer"])
     assert whole.history == resumed.history
+    assert whole.history["last"]["step"] == 14
     assert isinstance(first.logger, Recorder)
     assert isinstance(second.logger, Recorder)
     losses = [trainer.logger.values("train/loss") for trainer in (first, second)]

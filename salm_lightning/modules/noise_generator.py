@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -22,6 +22,7 @@ from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.metrics import ClassificationMetrics, classification_loss
 from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import seed_dropout
+from salm_lightning.modules.last_validation import last_validation
 from salm_lightning.modules.run_folder import checkpoint_folder
 from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
 from salm_lightning.modules.statistics import share_statistics
@@ -134,6 +135,10 @@ class NoiseGeneratorModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the source model's optimiser and schedule."""
         return configure(self, self.source.parameters(), self.build_optimizer, self.build_scheduler)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Have the final model validated as well."""
+        return last_validation(self.trainer)
 
     # Training -----------------------------------------------------------------------------------------------------------------
 

@@ -49,9 +49,7 @@ class FractionalStepLR(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the step that was reached; shares, factor and length stay those given now, as the run may have become longer."""
-        super().load_state_dict(
-            state_dict | {"fractions": self.fractions, "gamma": self.gamma, "total_steps": self.total_steps}
-        )
+        super().load_state_dict(state_dict | {"fractions": self.fractions, "gamma": self.gamma, "total_steps": self.total_steps})
         self._last_lr = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -15,6 +15,7 @@ from salm_lightning.data.base import Batch, Task
 from salm_lightning.metrics import ClassificationMetrics, classification_loss, confusion_image
 from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import seed_dropout
+from salm_lightning.modules.last_validation import last_validation
 from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
 from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.transforms import CropFlip
@@ -81,6 +82,10 @@ class VictimModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimiser and its schedule."""
         return configure(self, self.network.parameters(), self.build_optimizer, self.build_scheduler)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Have the final model validated as well."""
+        return last_validation(self.trainer)
 
     def setup(self, stage: str) -> None:
         """Ask the data for the test split's curve during training."""
