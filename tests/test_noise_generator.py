@@ -293,6 +293,30 @@ def test_a_checkpoint_protects_other_images_from_a_random_start(tmp_path: Path) 
     assert torch.equal((as_tensor(read(folder, "later")["train_images"]) * 255).round(), expected)
 
 
+def test_prediction_right_after_a_fit_starts_from_the_noise_in_memory(tmp_path: Path) -> None:
+    data, other = make_data(tmp_path, samples=50), make_data(tmp_path, samples=24, name="later", content=9)
+    module = make_module(data, SALM(percent=10), updates_per_visit=2, last_pass_steps=0)
+    trainer = make_trainer(tmp_path, 5)
+
+    def predicted(on: NpzDataModule) -> torch.Tensor:
+        made = trainer.predict(module, on)
+        assert made is not None
+        return torch.cat([chunk.images for chunk in made])[: len(on.split("train"))].float()
+
+    def from_random(name: str) -> torch.Tensor:
+        images = as_tensor(read(tmp_path, name)["train_images"])
+        return ((images + oracles.start_noise(images, torch.arange(len(images)), 8, SEED)) * 255).round().clamp(0, 255)
+
+    assert torch.equal(predicted(data), from_random("small"))  # nothing is trained yet
+    trainer.fit(module, datamodule=data)
+    in_memory = predicted(data)
+    released = as_tensor(read(generate(trainer, module, data))["train_images"]) * 255
+    assert torch.equal(in_memory, released.round())
+    assert not torch.equal(in_memory, from_random("small"))
+    assert torch.equal(predicted(other), from_random("later"))
+    assert torch.equal(predicted(data), in_memory)
+
+
 def test_a_checkpoint_is_not_resumed_on_other_images(tmp_path: Path) -> None:
     data, other = make_data(tmp_path), make_data(tmp_path, name="later", content=9)
     trainer = make_trainer(tmp_path, 2)

@@ -115,7 +115,9 @@ class NoiseGeneratorModule(LightningModule):
         self.pictures_wanted = False
         self.last_pictures: dict[str, Any] | None = None
         self._store: NoiseStore | None = None
-        self._snapshot: Snapshot | None = None
+        self._trained_on: str | None = None
+        self._last_start: Snapshot | NoiseStore | None = None
+        self._from_checkpoint = False
         self._updates = pgd_steps
 
     # Settings -----------------------------------------------------------------------------------------------------------------
@@ -144,10 +146,12 @@ class NoiseGeneratorModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Make room for the noise of this rank's samples."""
+        self._from_checkpoint = False
         if stage != "fit" or self.loop != "persistent":
             return
         data = _image_data(self)
         data.setup("fit")
+        self._trained_on = _data_fingerprint(data)
         self._updates = self._resolve_updates(len(data.split("train")), data.batch_size)
         shard = data.shard(self.trainer.global_rank, self.trainer.world_size)
         device = self.trainer.strategy.root_device
@@ -255,6 +259,11 @@ class NoiseGeneratorModule(LightningModule):
 
     # The last pass ------------------------------------------------------------------------------------------------------------
 
+    def on_predict_start(self) -> None:
+        """Without a checkpoint, start from the noise that this very process has trained."""
+        if not self._from_checkpoint:
+            self._last_start = self._noise_in_memory()
+
     def predict_step(self, batch: Batch, batch_idx: int) -> ProtectedChunk:
         """Improve the stored (or a random) noise of a chunk against the trained source model and apply it."""
         # Lightning predicts under inference mode, where no gradient can be taken and whose tensors cannot enter a graph.
@@ -265,11 +274,24 @@ class NoiseGeneratorModule(LightningModule):
                 noise = self.method.improve(batch.images, delta, self._input_gradient(batch, "last"), self.last_pass_steps)
         return ProtectedChunk(release_images(batch.images, noise.delta, self.method.radius), batch.indices)
 
+    def _noise_in_memory(self) -> NoiseStore | None:
+        """Return the trained noise if it is that of the images at hand."""
+        if self._store is None or self._trained_on != _data_fingerprint(_image_data(self)):
+            return None
+        if self.trainer.world_size > 1:
+            raise ConfigurationError(
+                "ckpt_path=None: each of several ranks holds the noise of its own images only, and the last pass needs all of it. "
+                "Call salm_lightning.generation.generate(...), or give ckpt_path."
+            )
+        return self._store
+
     def _stored_noise(self, batch: Batch) -> Tensor:
         start = self.method.start(batch.images, batch.indices, self.seed)
-        if self._snapshot is None:
+        if self._last_start is None:
             return start
-        noise, known = self._snapshot.read(batch.indices.cpu().numpy())
+        if isinstance(self._last_start, NoiseStore):
+            return self._last_start.get(batch.indices, start)
+        noise, known = self._last_start.read(batch.indices.cpu().numpy())
         stored = dequantise(torch.from_numpy(noise).to(start.device), self.method.radius_unit / LEVELS)
         return torch.where(torch.from_numpy(known).to(start.device)[:, None, None, None], stored, start)
 
@@ -309,7 +331,7 @@ class NoiseGeneratorModule(LightningModule):
         """
         _warn_of_changes(checkpoint.get("settings", {}), self.settings())
         saved, path = checkpoint.get("noise"), self.trainer.ckpt_path
-        self._snapshot = None
+        self._from_checkpoint, self._last_start = True, None
         same_data = checkpoint.get("data") == _data_fingerprint(_image_data(self))
         if self.trainer.state.fn == "fit" and not same_data:
             raise ConfigurationError(
@@ -320,7 +342,7 @@ class NoiseGeneratorModule(LightningModule):
             return
         snapshot = Snapshot(snapshot_folder(Path(path).parent, saved["folder"]), saved["files"])
         if self.trainer.state.fn != "fit":
-            self._snapshot = snapshot
+            self._last_start = snapshot
         elif self._store is not None:
             self._store.load(snapshot)
 
