@@ -244,8 +244,9 @@ class SalmCLI(LightningCLI):
                 )
             self._generate(Path(checkpoint) if checkpoint else None)
             return
-        self.datamodule.trainer = self.trainer
-        batches = self.trainer.predict(self.model, self.datamodule.test_dataloader(), ckpt_path=checkpoint, weights_only=True)
+        # In place of the last pass's chunks; handed over by itself, a loader would do without the DataModule's way to floats.
+        self.datamodule.predict_dataloader = self.datamodule.test_dataloader
+        batches = self.trainer.predict(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         save_predictions(cast("list[dict[str, Tensor]]", batches or []), run_folder(self.trainer) / "predictions.npz")
 
     def _generate(self, checkpoint: Path | None) -> None:

@@ -13,11 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from fakes import as_tensor
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from salm_lightning import cli
 from salm_lightning.cli import main
+from salm_lightning.data import SyntheticDataModule
+from salm_lightning.modules import VictimModule
 from salm_lightning.release import Manifest
 
 ROOT = Path(__file__).parent.parent
@@ -153,6 +157,19 @@ def test_predict_makes_the_same_release_again(capsys: pytest.CaptureFixture[str]
 
     assert _run(f"test --config {RUN}/config.yaml --ckpt_path {RUN}") == 0
     assert "test/clean_acc" in capsys.readouterr().out
+
+
+def test_predictions_are_the_checkpoints_probabilities_of_the_test_images() -> None:
+    assert _run(f"fit {VICTIM} --run v --model.optimizer.lr 0.001") == 0
+    assert _run(f"predict {VICTIM} --ckpt_path lightning_logs/v") == 0
+    found = np.load("lightning_logs/v/predictions.npz", allow_pickle=False)["probabilities"]
+    data = SyntheticDataModule(size=16, train_size=20, val_size=8, test_size=10)
+    victim = VictimModule(data.num_classes, data.channels, data.image_size, width=0.125)
+    victim.load_state_dict(torch.load("lightning_logs/v/checkpoints/step=2.ckpt", weights_only=True)["state_dict"])
+    with torch.inference_mode():
+        expected = victim.eval()(as_tensor(data.split("test").images)).softmax(1).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(found, axis=0).max() > 1e-4
 
 
 def test_random_noise_needs_no_training() -> None:
