@@ -22,7 +22,7 @@ from torch.optim import SGD
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.generation import generate
-from salm_lightning.modules import NoiseGeneratorModule
+from salm_lightning.modules import FractionalStepLR, NoiseGeneratorModule
 from salm_lightning.modules.noise_generator import release_images
 from salm_lightning.noise.methods import SALM, Method, Perturbation, Random
 from salm_lightning.noise.pgd import GradientFn
@@ -317,6 +317,19 @@ def test_prediction_right_after_a_fit_starts_from_the_noise_in_memory(tmp_path: 
     assert torch.equal(predicted(data), in_memory)
 
 
+def test_a_resumed_run_says_that_its_learning_rate_is_another(tmp_path: Path) -> None:
+    data = make_data(tmp_path)
+    trainer = make_trainer(tmp_path, 2)
+    trainer.fit(make_module(data), datamodule=data)
+    path = tmp_path / "checkpoints" / "step=2.ckpt"
+    trainer.save_checkpoint(path)
+    module, resumed = make_module(data, optimizer=lambda p: SGD(p, lr=0.5)), make_trainer(tmp_path, 4)
+    with pytest.warns(UserWarning, match=r"the optimiser goes on as it was saved. optimizer: .*'lr': 0.02.*'lr': 0.5.* now"):
+        resumed.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+    assert isinstance(resumed.logger, Recorder)
+    assert resumed.logger.values("train/lr")[0] == pytest.approx(0.002)  # past 0.4 of 4 steps
+
+
 def test_a_checkpoint_is_not_resumed_on_other_images(tmp_path: Path) -> None:
     data, other = make_data(tmp_path), make_data(tmp_path, name="later", content=9)
     trainer = make_trainer(tmp_path, 2)
@@ -397,5 +410,6 @@ def test_settings_are_json_and_tell_runs_apart() -> None:
     variants: list[dict[str, Any]] = [
         {}, {"method": SALM(percent=20)}, {"method": SALM(transform=CropFlip(2))}, {"loop": "fresh"}, {"updates_per_visit": 3},
         {"pgd_steps": 5}, {"last_pass_steps": 0}, {"seed": 1}, {"source": "vgg11"}, {"width": 0.25},
+        {"optimizer": lambda p: SGD(p, lr=0.01)}, {"lr_scheduler": lambda o: FractionalStepLR(o, (0.5,))},
     ]  # fmt: skip
     assert len({settings(**variant) for variant in variants}) == len(variants)

@@ -24,7 +24,7 @@ from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import seed_dropout
 from salm_lightning.modules.last_validation import last_validation
 from salm_lightning.modules.run_folder import checkpoint_folder
-from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
+from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, training_settings
 from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import InputGradient, frozen
@@ -131,6 +131,7 @@ class NoiseGeneratorModule(LightningModule):
             "updates_per_visit": self.updates_per_visit,
             "pgd_steps": self.pgd_steps,
             "last_pass_steps": self.last_pass_steps,
+            **training_settings(self.source.parameters(), self.build_optimizer, self.build_scheduler),
             "seed": self.seed,
         }
 
@@ -405,4 +406,9 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
         f"{key}: {before[key]!r} in the checkpoint, {now[key]!r} now" for key in before if key in now and before[key] != now[key]
     ]
     if changed:
-        rank_zero_warn(f"Resuming with other settings than the checkpoint's; those given now are used. {'; '.join(changed)}.")
+        kept = (
+            ", but the optimiser goes on as it was saved" if before.get("optimizer", now["optimizer"]) != now["optimizer"] else ""
+        )
+        rank_zero_warn(
+            f"Resuming with other settings than the checkpoint's; those given now are used{kept}. {'; '.join(changed)}."
+        )

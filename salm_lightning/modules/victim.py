@@ -16,7 +16,7 @@ from salm_lightning.metrics import ClassificationMetrics, classification_loss, c
 from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import seed_dropout
 from salm_lightning.modules.last_validation import last_validation
-from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
+from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, training_settings
 from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.transforms import CropFlip
 
@@ -175,4 +175,10 @@ class VictimModule(LightningModule):
 
     def settings(self) -> dict[str, Any]:
         """Return what shapes the victim, as JSON values."""
-        return {"arch": self.arch, "width": self.width, "transform": dict(vars(self.transform)), "seed": self.seed}
+        return {
+            "arch": self.arch,
+            "width": self.width,
+            "transform": dict(vars(self.transform)),
+            **training_settings(self.network.parameters(), self.build_optimizer, self.build_scheduler),
+            "seed": self.seed,
+        }
