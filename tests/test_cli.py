@@ -172,6 +172,11 @@ def test_predictions_are_the_checkpoints_probabilities_of_the_test_images() -> N
     assert np.ptp(found, axis=0).max() > 1e-4
 
 
+def test_an_unknown_source_model_is_named_as_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"fit {GENERATOR} --model.source resnet19") == 2
+    assert "source='resnet19' is not known; did you mean 'resnet18'?" in capsys.readouterr().err
+
+
 def test_random_noise_needs_no_training() -> None:
     assert _run(f"fit --model NoiseGeneratorModule --model.method Random {DATA} {SHORT} --run r") == 0
     manifest = Manifest.read(Path("lightning_logs/r/protected"))

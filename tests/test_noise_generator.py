@@ -389,7 +389,7 @@ def test_release_of_no_noise_is_every_grey_level_itself() -> None:
         ({"pgd_steps": 0}, "pgd_steps=0 is out of range"),
         ({"last_pass_steps": -1}, "last_pass_steps=-1 is negative"),
         ({"loop": "persistant"}, r"loop='persistant' is not known; did you mean 'persistent'\?"),
-        ({"source": "resnet20"}, r"source='resnet20' is not known; did you mean 'resnet18'\?|arch='resnet20' is not known"),
+        ({"source": "resnet20"}, r"source='resnet20' is not known; did you mean 'resnet50'\?"),
         ({"method": SALM(step_size=0.06)}, r"step_size=0.06 is below the resolution of stored noise \(radius / 127 = 0.063\)"),
     ],
 )

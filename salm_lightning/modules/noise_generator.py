@@ -20,7 +20,7 @@ from salm_lightning.data.base import Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.metrics import ClassificationMetrics, classification_loss
-from salm_lightning.models import build_classifier
+from salm_lightning.models import ARCHITECTURES, build_classifier
 from salm_lightning.modules.dropout import seed_dropout
 from salm_lightning.modules.last_validation import last_validation
 from salm_lightning.modules.run_folder import checkpoint_folder
@@ -108,7 +108,7 @@ class NoiseGeneratorModule(LightningModule):
         self.seed = seed
         self.build_optimizer = optimizer
         self.build_scheduler = lr_scheduler
-        self.architecture = {"source": source, "width": width}
+        self.architecture = {"source": look_up("source", source, ARCHITECTURES), "width": width}
         self.source = build_classifier(source, num_classes, channels, image_size, width, seed)
         self.image_shape = (channels, image_size, image_size)
         self.clean_metrics = ClassificationMetrics(self.task, num_classes)
