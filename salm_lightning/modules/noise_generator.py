@@ -21,7 +21,7 @@ from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.metrics import ClassificationMetrics, classification_loss
 from salm_lightning.models import ARCHITECTURES, build_classifier
-from salm_lightning.modules.dropout import seed_dropout
+from salm_lightning.modules.dropout import has_dropout, seed_dropout
 from salm_lightning.modules.last_validation import last_validation
 from salm_lightning.modules.run_folder import checkpoint_folder
 from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, training_settings
@@ -118,6 +118,7 @@ class NoiseGeneratorModule(LightningModule):
         self._trained_on: str | None = None
         self._last_start: Snapshot | NoiseStore | None = None
         self._from_checkpoint = False
+        self._drops = False
         self._updates = pgd_steps
 
     # Settings -----------------------------------------------------------------------------------------------------------------
@@ -170,11 +171,16 @@ class NoiseGeneratorModule(LightningModule):
             )
         return min(10, max(1, math.ceil(30 * samples / (steps * batch_size))))
 
+    def on_train_start(self) -> None:
+        """Find out whether each step has to settle what dropout draws."""
+        self._drops = has_dropout(self.source)
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Improve the batch's noise, then step the source model on the noisy batch."""
         images, labels, indices = batch
         noise = self._perturb(batch)
-        seed_dropout(self.source, self.seed, self.global_step, self.global_rank)
+        if self._drops:
+            seed_dropout(self.seed, self.global_step, self.global_rank)
         protected = self.method.transform(images + noise.delta, indices, self.seed, "source", self.global_step)
         logits = self.source(protected)
         loss = classification_loss(logits, labels, self.task)
