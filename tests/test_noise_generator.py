@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ from oracles import Recorder, make_trainer
 from torch import Tensor
 from torch.optim import SGD
 
+from salm_lightning.callbacks import progress_bar
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.generation import generate
@@ -341,6 +344,30 @@ def test_a_checkpoint_is_not_resumed_on_other_images(tmp_path: Path) -> None:
     (path.parent / "noise" / "step=2" / "rank=0.noise.npy").unlink()
     with pytest.raises(ReleaseError, match="is missing"):
         make_trainer(tmp_path, 4).fit(make_module(data), datamodule=data, ckpt_path=path, weights_only=True)
+
+
+class Screen(io.StringIO):
+    """A terminal that keeps what it shows."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("variables", "shown"), [({}, True), ({"CI": "true"}, False), ({"TERM": "dumb"}, False)])
+def test_writing_the_release_shows_its_progress_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], shown: bool
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    data = make_data(tmp_path, samples=50)
+    for enabled in (True, False):
+        trainer = make_trainer(tmp_path, 1, enable_progress_bar=enabled, callbacks=[progress_bar()] * enabled)
+        monkeypatch.setattr(sys, "stdout", Screen())
+        generate(trainer, make_module(data, Random()), data, tmp_path / f"bar-{enabled}")
+        assert ("Measuring and writing" in sys.stdout.getvalue()) == (shown and enabled)  # type: ignore[attr-defined]
+        assert ("100%" in sys.stdout.getvalue()) == (shown and enabled)  # type: ignore[attr-defined]
 
 
 # Rounding to the bytes of the release ----------------------------------------
