@@ -15,7 +15,6 @@ _WARNINGS = (
     ".*does not have many workers.*",
     ".*LeafSpec.*",  # Lightning's own code on new versions of torch
     "LightningCLI's args parameter.*",
-    "Couldn't infer the batch indices.*",  # samples carry their indices here
     "The number of training batches .* is smaller than the logging interval.*",
 )
 

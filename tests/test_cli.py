@@ -232,6 +232,16 @@ def test_quiet_about_what_says_nothing(capfd: pytest.CaptureFixture[str]) -> Non
     assert "step 2/2, val/clean_acc" in shown
 
 
+def test_a_run_calls_nothing_deprecated_and_knows_its_batch_indices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "all")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert _run(f"fit {GENERATOR} --run g") == 0
+        assert _run(f"verify {RUN}/protected") == 0
+    shown = [str(warning.message) for warning in caught]
+    assert [text for text in shown if "deprecated" in text or "batch indices" in text] == []
+
+
 def test_fast_dev_run_leaves_nothing() -> None:
     assert _run(f"fit {GENERATOR} --trainer.fast_dev_run true") == 0
     assert list(Path().iterdir()) == []
