@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fakes import as_tensor
+from fakes import as_tensor, write_fake_npz
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from salm_lightning import cli
 from salm_lightning.cli import main
-from salm_lightning.data import SyntheticDataModule
+from salm_lightning.data import MEDMNIST, SyntheticDataModule
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import Manifest
 
@@ -222,12 +222,22 @@ def test_checkpoints_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None
     assert "--ckpt_path nowhere does not exist" in capsys.readouterr().err
 
 
-def test_quiet_about_what_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    """As ``python -m salm_lightning`` in a process of its own, because pytest has its own ideas about logging."""
-    command = [sys.executable, "-m", "salm_lightning", "fit", *shlex.split(GENERATOR), "--run", "g"]
+PROTECT = "protect tiny.npz --out out --steps 2 --victim_steps 2 --width 0.125 --batch_size 8 --accelerator cpu"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "other"),
+    [(f"fit {GENERATOR} --run g", "salm_lightning.cli"), (PROTECT, "pytorch_lightning")],
+    ids=["fit", "protect"],
+)
+def test_quiet_about_what_says_nothing(arguments: str, other: str) -> None:
+    """In a process of its own, because pytest has its own ideas about logging; `other` is imported after Lightning."""
+    write_fake_npz(Path("tiny.npz"), MEDMNIST["breastmnist"], (20, 8, 10))
+    program = f"import salm_lightning.cli, {other}; raise SystemExit(salm_lightning.cli.main())"
+    command = [sys.executable, "-c", program, *shlex.split(arguments)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=_environment())
     shown = ran.stdout + ran.stderr
-    for noise in ("litlogger", "weights_only", "TPU", "batch indices", "logging interval", "Warning", "Unable to serialize"):
+    for noise in ("Tip: ", "weights_only", "TPU", "batch indices", "logging interval", "Warning", "Unable to serialize"):
         assert noise not in shown, shown
     assert "step 2/2, val/clean_acc" in shown
 
