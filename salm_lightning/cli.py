@@ -31,7 +31,7 @@ from salm_lightning.modules.run_folder import checkpoint_folder, run_folder
 from salm_lightning.parser import SalmArgumentParser, explain, own_error
 from salm_lightning.quiet import quieten
 from salm_lightning.release import check_destination
-from salm_lightning.summary import print_release, print_victim, save_predictions
+from salm_lightning.summary import gather_predictions, print_release, print_victim, save_predictions
 
 FROM_DATA = ("num_classes", "channels", "image_size", "task")
 """Arguments of a module that the command line takes from the data."""
@@ -244,9 +244,13 @@ class SalmCLI(LightningCLI):
                 )
             self._generate(Path(checkpoint) if checkpoint else None)
             return
-        self.datamodule.trainer = self.trainer
-        batches = self.trainer.predict(self.model, self.datamodule.test_dataloader(), ckpt_path=checkpoint, weights_only=True)
-        save_predictions(cast("list[dict[str, Tensor]]", batches or []), run_folder(self.trainer) / "predictions.npz")
+        # In place of the last pass's chunks; handed over by itself, a loader would do without the DataModule's way to floats.
+        self.datamodule.predict_dataloader = self.datamodule.test_dataloader
+        batches = self.trainer.predict(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        predictions = gather_predictions(cast("list[dict[str, Tensor]]", batches))
+        folder = run_folder(self.trainer)  # asked of all ranks, which agree on it
+        if self.trainer.is_global_zero:
+            save_predictions(predictions, folder / "predictions.npz")
 
     def _generate(self, checkpoint: Path | None) -> None:
         folder = generate(self.trainer, self.model, self.datamodule, self._release_folder(), checkpoint, self._overwrites)

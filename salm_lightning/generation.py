@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from salm_lightning.callbacks.checkpoint import save_run
+from salm_lightning.callbacks.progress import tracked
 from salm_lightning.callbacks.protected_writer import ProtectedWriter
 from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.datamodule import ImageDataModule
@@ -79,7 +80,8 @@ def generate(
             recover(folder)
         else:
             selected = module.selected_samples(data)
-            write_release(folder, data, parts, module.settings(), _bound(module), overwrite, selected, parts.announce)
+            blocks = tracked(parts, parts.num_chunks, "Measuring and writing", trainer)
+            write_release(folder, data, blocks, module.settings(), _bound(module), overwrite, selected, parts.announce)
         parts.remove()
     trainer.strategy.barrier("release")
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -28,6 +29,22 @@ class SalmArgumentParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    # LightningCLI calls jsonargparse by names that jsonargparse has deprecated.
+
+    def instantiate_classes(self, cfg: Namespace, **kwargs: Any) -> Namespace:
+        """Instantiate the classes of a configuration."""
+        made: Namespace = self.instantiate(cfg, **kwargs)
+        return made
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """Return a configuration as text."""
+        text: str = super().dump(*args, **_renamed(kwargs))
+        return text
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Write a configuration to a file."""
+        super().save(*args, **_renamed(kwargs))
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong; parsers that jsonargparse makes for its own use behave as it expects.
 
@@ -37,6 +54,10 @@ class SalmArgumentParser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         raise ConfigurationError(message) from ex
+
+
+def _renamed(options: dict[str, Any]) -> dict[str, Any]:
+    return {"skip_unset" if name == "skip_none" else name: value for name, value in options.items()}
 
 
 def explain(

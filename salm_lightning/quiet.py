@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
 
-_MESSAGES = ("litlogger", "`weights_only` was not set", "TPU available", "HPU available", "Seed set to")
-_LOGGERS = (
-    "lightning.pytorch.utilities.rank_zero",
-    "lightning.pytorch.trainer.connectors.checkpoint_connector",
-    "lightning.fabric.utilities.seed",
-)
+_MESSAGES = ("Tip: ", "`weights_only` was not set", "TPU available", "HPU available", "Seed set to")
+_PACKAGES = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
+"""Lightning is installed twice. Both log through the one that was imported last, which can be any other package's doing."""
+_LOGGERS = ("utilities.rank_zero", "utilities.seed", "trainer.connectors.checkpoint_connector")
 _WARNINGS = (
     ".*does not have many workers.*",
     ".*LeafSpec.*",  # Lightning's own code on new versions of torch
     "LightningCLI's args parameter.*",
-    "Couldn't infer the batch indices.*",  # samples carry their indices here
     "The number of training batches .* is smaller than the logging interval.*",
 )
 
@@ -32,7 +30,7 @@ _FILTER = _Named()
 
 def quieten() -> None:
     """Stop the named messages; calling it again changes nothing."""
-    for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_FILTER)
+    for name in itertools.product(_PACKAGES, _LOGGERS):
+        logging.getLogger(".".join(name)).addFilter(_FILTER)
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message=message)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -20,6 +21,7 @@ from salm_lightning.release import Manifest
 RESULTS = "results.json"
 """File name of a victim's results in its run folder."""
 _HEADINGS = {"acc": "accuracy", "auc": "AUC", "balanced_acc": "balanced accuracy", "kappa": "weighted kappa"}
+_PREDICTED = ("indices", "labels", "probabilities")
 _TITLES = {"last": "after the last step", "best_on_val": "at the best validation accuracy", "peak": "peak over training"}
 
 
@@ -91,13 +93,30 @@ def measured_table(manifest: Manifest) -> Table:
     return table
 
 
-def save_predictions(batches: list[dict[str, Tensor]], path: Path) -> None:
+def gather_predictions(batches: list[dict[str, Tensor]]) -> dict[str, NDArray[Any]]:
+    """Return the predictions of all ranks in the order of the sample indices; all ranks have to call it together.
+
+    Args:
+        batches: What ``VictimModule.predict_step`` returned on this rank.
+
+    Returns:
+        ``indices`` int64 ``[N]``, ``labels`` and ``probabilities``, on every rank.
+    """
+    parts = [{name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in _PREDICTED}] if batches else []
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        found: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(found, parts)
+        parts = [part for of_rank in found for part in of_rank]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in _PREDICTED}
+    order = np.argsort(joined["indices"])
+    return {name: array[order] for name, array in joined.items()}
+
+
+def save_predictions(arrays: dict[str, NDArray[Any]], path: Path) -> None:
     """Write a victim's predictions on the clean test split as ``.npz`` with probabilities, labels and indices."""
-    names = ("indices", "labels", "probabilities")
-    arrays: dict[str, Any] = {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in names}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **arrays)
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
     Console().print(f"Predictions on the test split: {path}", highlight=False)
 

@@ -13,11 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from fakes import as_tensor, write_fake_npz
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from salm_lightning import cli
 from salm_lightning.cli import main
+from salm_lightning.data import MEDMNIST, SyntheticDataModule
+from salm_lightning.modules import VictimModule
 from salm_lightning.release import Manifest
 
 ROOT = Path(__file__).parent.parent
@@ -155,6 +159,24 @@ def test_predict_makes_the_same_release_again(capsys: pytest.CaptureFixture[str]
     assert "test/clean_acc" in capsys.readouterr().out
 
 
+def test_predictions_are_the_checkpoints_probabilities_of_the_test_images() -> None:
+    assert _run(f"fit {VICTIM} --run v --model.optimizer.lr 0.001") == 0
+    assert _run(f"predict {VICTIM} --ckpt_path lightning_logs/v") == 0
+    found = np.load("lightning_logs/v/predictions.npz", allow_pickle=False)["probabilities"]
+    data = SyntheticDataModule(size=16, train_size=20, val_size=8, test_size=10)
+    victim = VictimModule(data.num_classes, data.channels, data.image_size, width=0.125)
+    victim.load_state_dict(torch.load("lightning_logs/v/checkpoints/step=2.ckpt", weights_only=True)["state_dict"])
+    with torch.inference_mode():
+        expected = victim.eval()(as_tensor(data.split("test").images)).softmax(1).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(found, axis=0).max() > 1e-4
+
+
+def test_an_unknown_source_model_is_named_as_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"fit {GENERATOR} --model.source resnet19") == 2
+    assert "source='resnet19' is not known; did you mean 'resnet18'?" in capsys.readouterr().err
+
+
 def test_random_noise_needs_no_training() -> None:
     assert _run(f"fit --model NoiseGeneratorModule --model.method Random {DATA} {SHORT} --run r") == 0
     manifest = Manifest.read(Path("lightning_logs/r/protected"))
@@ -200,14 +222,34 @@ def test_checkpoints_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None
     assert "--ckpt_path nowhere does not exist" in capsys.readouterr().err
 
 
-def test_quiet_about_what_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    """As ``python -m salm_lightning`` in a process of its own, because pytest has its own ideas about logging."""
-    command = [sys.executable, "-m", "salm_lightning", "fit", *shlex.split(GENERATOR), "--run", "g"]
+PROTECT = "protect tiny.npz --out out --steps 2 --victim_steps 2 --width 0.125 --batch_size 8 --accelerator cpu"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "other"),
+    [(f"fit {GENERATOR} --run g", "salm_lightning.cli"), (PROTECT, "pytorch_lightning")],
+    ids=["fit", "protect"],
+)
+def test_quiet_about_what_says_nothing(arguments: str, other: str) -> None:
+    """In a process of its own, because pytest has its own ideas about logging; `other` is imported after Lightning."""
+    write_fake_npz(Path("tiny.npz"), MEDMNIST["breastmnist"], (20, 8, 10))
+    program = f"import salm_lightning.cli, {other}; raise SystemExit(salm_lightning.cli.main())"
+    command = [sys.executable, "-c", program, *shlex.split(arguments)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=_environment())
     shown = ran.stdout + ran.stderr
-    for noise in ("litlogger", "weights_only", "TPU", "batch indices", "logging interval", "Warning", "Unable to serialize"):
+    for noise in ("Tip: ", "weights_only", "TPU", "batch indices", "logging interval", "Warning", "Unable to serialize"):
         assert noise not in shown, shown
     assert "step 2/2, val/clean_acc" in shown
+
+
+def test_a_run_calls_nothing_deprecated_and_knows_its_batch_indices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "all")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert _run(f"fit {GENERATOR} --run g") == 0
+        assert _run(f"verify {RUN}/protected") == 0
+    shown = [str(warning.message) for warning in caught]
+    assert [text for text in shown if "deprecated" in text or "batch indices" in text] == []
 
 
 def test_fast_dev_run_leaves_nothing() -> None:

@@ -243,6 +243,32 @@ def test_a_pair_goes_on_as_a_single_process(folder: Path, pair: Path) -> None:
     assert main(["verify", str(run_folder / "protected"), "--source", str(folder / "tiny.npz")]) == 0
 
 
+def test_predictions_of_two_processes_are_written_once_and_in_order(folder: Path) -> None:
+    fit = [*arguments(folder, "fit", "VictimModule"), "--run", "predicted", "--trainer.val_check_interval", "4"]
+    assert run(fit, folder / "predicted", ranks=2) == [0, 0], logs(folder / "predicted")
+    run_folder = folder / "lightning_logs" / "predicted"
+    results = json.loads((run_folder / RESULTS).read_text())
+    last = results["history"]["last"]  # all ranks measure the model that the checkpoint holds
+    assert (last["step"], last["acc"], last["auc"]) == (STEPS, results["test"]["acc"], results["test"]["auc"])
+
+    found = {}
+    for ranks in (1, 2):
+        batches = ["--data.batch_size", "8"]  # two ranks take 4 at a time: not in the order of the indices
+        args = [*arguments(folder, "predict", "VictimModule"), *batches, "--ckpt_path", str(run_folder)]
+        assert run(args, folder / f"predict-{ranks}", ranks) == [0] * ranks, logs(folder / f"predict-{ranks}")
+        assert logs(folder / f"predict-{ranks}").count("Predictions on the test split") == 1
+        with np.load(run_folder / "predictions.npz", allow_pickle=False) as archive:
+            found[ranks] = dict(archive)
+        (run_folder / "predictions.npz").unlink()
+    with np.load(folder / "tiny.npz", allow_pickle=False) as archive:
+        labels = archive["test_labels"][:, 0]
+    for arrays in found.values():
+        np.testing.assert_array_equal(arrays["indices"], np.arange(TEST))
+        np.testing.assert_array_equal(arrays["labels"], labels)
+        np.testing.assert_allclose(arrays["probabilities"], found[1]["probabilities"], atol=1e-5)
+    assert (found[2]["probabilities"].argmax(axis=1) == labels).mean() == pytest.approx(results["test"]["acc"])
+
+
 def test_metrics_of_two_processes_count_each_sample_once(folder: Path) -> None:
     fit = [*arguments(folder, "fit", "VictimModule"), "--run", "victim"]
     assert run(fit, folder / "victim") == [0], logs(folder / "victim")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +21,11 @@ from oracles import Recorder, make_trainer
 from torch import Tensor
 from torch.optim import SGD
 
+from salm_lightning.callbacks import progress_bar
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.generation import generate
-from salm_lightning.modules import NoiseGeneratorModule
+from salm_lightning.modules import FractionalStepLR, NoiseGeneratorModule
 from salm_lightning.modules.noise_generator import release_images
 from salm_lightning.noise.methods import SALM, Method, Perturbation, Random
 from salm_lightning.noise.pgd import Objective
@@ -317,6 +320,19 @@ def test_prediction_right_after_a_fit_starts_from_the_noise_in_memory(tmp_path: 
     assert torch.equal(predicted(data), in_memory)
 
 
+def test_a_resumed_run_says_that_its_learning_rate_is_another(tmp_path: Path) -> None:
+    data = make_data(tmp_path)
+    trainer = make_trainer(tmp_path, 2)
+    trainer.fit(make_module(data), datamodule=data)
+    path = tmp_path / "checkpoints" / "step=2.ckpt"
+    trainer.save_checkpoint(path)
+    module, resumed = make_module(data, optimizer=lambda p: SGD(p, lr=0.5)), make_trainer(tmp_path, 4)
+    with pytest.warns(UserWarning, match=r"the optimiser goes on as it was saved. optimizer: .*'lr': 0.02.*'lr': 0.5.* now"):
+        resumed.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+    assert isinstance(resumed.logger, Recorder)
+    assert resumed.logger.values("train/lr")[0] == pytest.approx(0.002)  # past 0.4 of 4 steps
+
+
 def test_a_checkpoint_is_not_resumed_on_other_images(tmp_path: Path) -> None:
     data, other = make_data(tmp_path), make_data(tmp_path, name="later", content=9)
     trainer = make_trainer(tmp_path, 2)
@@ -328,6 +344,30 @@ def test_a_checkpoint_is_not_resumed_on_other_images(tmp_path: Path) -> None:
     (path.parent / "noise" / "step=2" / "rank=0.noise.npy").unlink()
     with pytest.raises(ReleaseError, match="is missing"):
         make_trainer(tmp_path, 4).fit(make_module(data), datamodule=data, ckpt_path=path, weights_only=True)
+
+
+class Screen(io.StringIO):
+    """A terminal that keeps what it shows."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("variables", "shown"), [({}, True), ({"CI": "true"}, False), ({"TERM": "dumb"}, False)])
+def test_writing_the_release_shows_its_progress_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], shown: bool
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    data = make_data(tmp_path, samples=50)
+    for enabled in (True, False):
+        trainer = make_trainer(tmp_path, 1, enable_progress_bar=enabled, callbacks=[progress_bar()] * enabled)
+        monkeypatch.setattr(sys, "stdout", Screen())
+        generate(trainer, make_module(data, Random()), data, tmp_path / f"bar-{enabled}")
+        assert ("Measuring and writing" in sys.stdout.getvalue()) == (shown and enabled)  # type: ignore[attr-defined]
+        assert ("100%" in sys.stdout.getvalue()) == (shown and enabled)  # type: ignore[attr-defined]
 
 
 # Rounding to the bytes of the release ----------------------------------------
@@ -376,7 +416,7 @@ def test_release_of_no_noise_is_every_grey_level_itself() -> None:
         ({"pgd_steps": 0}, "pgd_steps=0 is out of range"),
         ({"last_pass_steps": -1}, "last_pass_steps=-1 is negative"),
         ({"loop": "persistant"}, r"loop='persistant' is not known; did you mean 'persistent'\?"),
-        ({"source": "resnet20"}, r"source='resnet20' is not known; did you mean 'resnet18'\?|arch='resnet20' is not known"),
+        ({"source": "resnet20"}, r"source='resnet20' is not known; did you mean 'resnet50'\?"),
         ({"method": SALM(step_size=0.06)}, r"step_size=0.06 is below the resolution of stored noise \(radius / 127 = 0.063\)"),
     ],
 )
@@ -397,5 +437,6 @@ def test_settings_are_json_and_tell_runs_apart() -> None:
     variants: list[dict[str, Any]] = [
         {}, {"method": SALM(percent=20)}, {"method": SALM(transform=CropFlip(2))}, {"loop": "fresh"}, {"updates_per_visit": 3},
         {"pgd_steps": 5}, {"last_pass_steps": 0}, {"seed": 1}, {"source": "vgg11"}, {"width": 0.25},
+        {"optimizer": lambda p: SGD(p, lr=0.01)}, {"lr_scheduler": lambda o: FractionalStepLR(o, (0.5,))},
     ]  # fmt: skip
     assert len({settings(**variant) for variant in variants}) == len(variants)

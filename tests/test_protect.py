@@ -45,6 +45,8 @@ def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     manifest = Manifest.read(OUT / "protected")
     assert manifest.settings["method"]["percent"] == 20
     assert manifest.settings["seed"] == 3
+    assert (manifest.settings["optimizer"]["class"], manifest.settings["optimizer"]["lr"]) == ("SGD", 0.1)
+    assert manifest.settings["lr_scheduler"]["fractions"] == [0.4, 0.8]
     original = np.load("bloodmnist.npz", allow_pickle=False)
     released = np.load(OUT / "protected/bloodmnist.npz", allow_pickle=False)
     change = released["train_images"].astype(int) - original["train_images"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
 from salm_lightning.errors import ConfigurationError, DivergedError
-from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
+from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, training_settings
 
 
 def sgd(*rates: float) -> Optimizer:
@@ -119,6 +120,32 @@ def test_other_schedulers_are_left_alone() -> None:
         lambda o: MultiStepLR(o, [3]),  # type: ignore[arg-type]
     )
     assert isinstance(made["lr_scheduler"]["scheduler"], MultiStepLR)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scheduler", "expected"),
+    [
+        (
+            lambda p: SGD(p, lr=0.05, momentum=0.9, weight_decay=5e-4),
+            lambda o: FractionalStepLR(o, (0.5,), 0.2),
+            ({"class": "SGD", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False},
+             {"class": "FractionalStepLR", "fractions": [0.5], "gamma": 0.2, "total_steps": None}),
+        ),
+        (
+            lambda p: torch.optim.AdamW(p, lr=torch.tensor(0.5), betas=(0.8, 0.9)),
+            lambda o: MultiStepLR(o, [3, 5]),
+            ({"class": "AdamW", "lr": 0.5, "betas": [0.8, 0.9]},
+             {"class": "MultiStepLR", "milestones": {"3": 1, "5": 1}, "gamma": 0.1}),
+        ),
+    ],
+)  # fmt: skip
+def test_optimiser_and_schedule_are_told_as_json(optimizer: Any, scheduler: Any, expected: tuple[Any, Any]) -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    told = training_settings(parameters, optimizer, scheduler)
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    for found, wanted in zip((told["optimizer"], told["lr_scheduler"]), expected, strict=True):
+        assert {key: found[key] for key in wanted} == wanted
+    assert told["lr_scheduler"].keys() == expected[1].keys()
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

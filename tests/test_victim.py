@@ -246,6 +246,25 @@ def test_resuming_within_an_epoch_equals_an_uninterrupted_run(tmp_path: Path, sa
     assert losses[0][saved:] == losses[1]
 
 
+def test_layers_with_dropout_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path)
+    looks = []
+    for steps in (2, 9):
+        module, calls = make_module(data), 0
+        original = type(module.network).modules
+
+        def counted(network: torch.nn.Module, original: Any = original) -> Any:
+            nonlocal calls
+            calls += 1
+            return original(network)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(module.network), "modules", counted)
+            make_trainer(tmp_path, steps).fit(module, datamodule=data)
+        looks.append(calls)
+    assert looks[0] == looks[1] > 0, looks
+
+
 def test_predictions_are_probabilities_with_labels_and_indices(tmp_path: Path) -> None:
     for task in (Task.MULTI_CLASS, Task.MULTI_LABEL):
         data = make_data(tmp_path, task)

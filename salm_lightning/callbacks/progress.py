@@ -6,14 +6,18 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from rich.console import Console
+from rich.progress import track
 
 from salm_lightning.data.base import Batch
+
+_T = TypeVar("_T")
 
 SHOWN_METRICS = ("train/loss", "train/source_loss", "val/acc", "val/clean_acc")
 """Logged metrics that stand beside the progress."""
@@ -26,8 +30,14 @@ def progress_bar() -> ProgressBar:
         :class:`RunProgressBar` on a terminal, :class:`PlainProgress` when the output is a file or a pipe, the terminal cannot
         move its cursor, or the variable ``CI`` is set.
     """
-    live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
-    return RunProgressBar() if live else PlainProgress()
+    return RunProgressBar() if _is_live() else PlainProgress()
+
+
+def tracked(blocks: Iterable[_T], total: int, what: str, trainer: Trainer) -> Iterable[_T]:
+    """Yield ``total`` blocks under a bar with the remaining time, where the Trainer's own progress would be a live bar too."""
+    if trainer.progress_bar_callback is None or not _is_live():
+        return blocks
+    return track(blocks, what, total, console=Console())
 
 
 def total_steps(trainer: Trainer) -> int | None:
@@ -184,6 +194,10 @@ class PlainProgress(ProgressBar):
             remaining = (now - self._start) / steps_here * (total - done)
             parts.append(f"{timedelta(seconds=round(remaining))} left")
         self.print(", ".join(parts), flush=True)
+
+
+def _is_live() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
 def _finite(batches: float) -> int | None:

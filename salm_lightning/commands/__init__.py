@@ -47,7 +47,7 @@ def run(name: str, args: Sequence[str]) -> int:
     except ConfigurationError as error:
         raise explain(parser, args, error, example=_EXAMPLES[name]) from error
     try:
-        values = parser.instantiate_classes(config)
+        values = parser.instantiate(config)
     except ValueError as error:
         raise own_error(error) from error
     values.pop("config", None)

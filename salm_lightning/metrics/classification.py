@@ -19,6 +19,8 @@ from torchmetrics.classification import (
 
 from salm_lightning.data.base import Task
 
+SCALARS = ("acc", "auc", "balanced_acc")
+"""Metrics of every task that are single numbers, in the order in which they are shown."""
 _THRESHOLD = 0.5
 
 
@@ -39,7 +41,7 @@ class ClassificationMetrics(nn.Module):
         super().__init__()
         self.task = Task(task)
         self.num_classes = num_classes
-        self.scalars: tuple[str, ...] = ("acc", "auc", "balanced_acc")
+        self.scalars: tuple[str, ...] = SCALARS
         # validate_args=False: torchmetrics' checks of every batch read values back from the device, which stalls it.
         self.confusion: MulticlassConfusionMatrix | MultilabelConfusionMatrix
         self.auroc: BinaryAUROC | MulticlassAUROC | MultilabelAUROC

@@ -8,7 +8,11 @@ from torch import nn
 from salm_lightning.noise.draws import fold
 
 
-def seed_dropout(network: nn.Module, seed: int, step: int, rank: int) -> None:
-    """Seed torch's generators for one training step, if the network has dropout (torchvision's VGG at 224 px has)."""
-    if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in network.modules()):
-        torch.manual_seed(fold(seed, "dropout", step, rank) >> 1)
+def has_dropout(network: nn.Module) -> bool:
+    """Return whether a network drops anything, as torchvision's VGG at 224 px does; it looks at every layer, so ask once."""
+    return any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in network.modules())
+
+
+def seed_dropout(seed: int, step: int, rank: int) -> None:
+    """Seed torch's generators for one training step."""
+    torch.manual_seed(fold(seed, "dropout", step, rank) >> 1)

@@ -22,11 +22,11 @@ from salm_lightning.data.base import Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.metrics import ClassificationMetrics, classification_loss
-from salm_lightning.models import build_classifier
-from salm_lightning.modules.dropout import seed_dropout
+from salm_lightning.models import ARCHITECTURES, build_classifier
+from salm_lightning.modules.dropout import has_dropout, seed_dropout
 from salm_lightning.modules.last_validation import last_validation
 from salm_lightning.modules.run_folder import checkpoint_folder
-from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
+from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, training_settings
 from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import InputGradient, frozen
@@ -111,7 +111,7 @@ class NoiseGeneratorModule(LightningModule):
         self.seed = seed
         self.build_optimizer = optimizer
         self.build_scheduler = lr_scheduler
-        self.architecture = {"source": source, "width": width}
+        self.architecture = {"source": look_up("source", source, ARCHITECTURES), "width": width}
         self.num_classes = num_classes
         self.source = build_classifier(source, num_classes, channels, image_size, width, seed)
         self.image_shape = (channels, image_size, image_size)
@@ -123,6 +123,7 @@ class NoiseGeneratorModule(LightningModule):
         self._trained_on: str | None = None
         self._last_start: Snapshot | NoiseStore | None = None
         self._from_checkpoint = False
+        self._drops = False
         self._updates = pgd_steps
 
     def _check_method(self) -> None:
@@ -154,6 +155,7 @@ class NoiseGeneratorModule(LightningModule):
             "pgd_steps": self.pgd_steps,
             "last_pass_steps": self.last_pass_steps,
             "selection": None if self.selection is None else asdict(self.selection),
+            **training_settings(self.source.parameters(), self.build_optimizer, self.build_scheduler),
             "seed": self.seed,
         }
 
@@ -206,11 +208,16 @@ class NoiseGeneratorModule(LightningModule):
             )
         return min(10, max(1, math.ceil(30 * samples / (steps * batch_size))))
 
+    def on_train_start(self) -> None:
+        """Find out whether each step has to settle what dropout draws."""
+        self._drops = has_dropout(self.source)
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Improve the batch's noise, then step the source model on the noisy batch."""
         images, labels, indices = batch
         noise = self._perturb(batch)
-        seed_dropout(self.source, self.seed, self.global_step, self.global_rank)
+        if self._drops:
+            seed_dropout(self.seed, self.global_step, self.global_rank)
         protected = self.method.transform(images + noise.delta, indices, self.seed, "source", self.global_step)
         logits = self.source(protected)
         loss = classification_loss(logits, labels, self.task)
@@ -454,4 +461,9 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
         f"{key}: {before[key]!r} in the checkpoint, {now[key]!r} now" for key in before if key in now and before[key] != now[key]
     ]
     if changed:
-        rank_zero_warn(f"Resuming with other settings than the checkpoint's; those given now are used. {'; '.join(changed)}.")
+        kept = (
+            ", but the optimiser goes on as it was saved" if before.get("optimizer", now["optimizer"]) != now["optimizer"] else ""
+        )
+        rank_zero_warn(
+            f"Resuming with other settings than the checkpoint's; those given now are used{kept}. {'; '.join(changed)}."
+        )

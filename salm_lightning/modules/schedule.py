@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import ParamsT
 
 from salm_lightning.errors import ConfigurationError, DivergedError
+
+_PROGRESS = ("base_lrs", "last_epoch")
+"""What a scheduler's state holds beside its arguments; the first rate is the optimiser's."""
 
 
 class FractionalStepLR(LRScheduler):
@@ -75,6 +78,22 @@ def configure(
     return {"optimizer": built, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+def training_settings(
+    parameters: ParamsT, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable
+) -> dict[str, dict[str, Any]]:
+    """Return class and arguments of an optimiser and its schedule, as JSON values under ``optimizer`` and ``lr_scheduler``.
+
+    What a callable was made from cannot be asked of it, so both are built once more and thrown away.
+    """
+    built = optimizer(parameters)
+    scheduler = lr_scheduler(built)
+    arguments = {key: value for key, value in scheduler.state_dict().items() if key not in _PROGRESS and not key.startswith("_")}
+    return {
+        "optimizer": {"class": type(built).__name__, **_plain(built.defaults)},
+        "lr_scheduler": {"class": type(scheduler).__name__, **_plain(arguments)},
+    }
+
+
 def require_finite(loss: Tensor, step: int) -> None:
     """Stop a training that has diverged; call it where the loss is logged, because it waits for the device.
 
@@ -85,3 +104,16 @@ def require_finite(loss: Tensor, step: int) -> None:
         raise DivergedError(
             f"The loss is {loss.item()} at step {step}: training has diverged. Lower the learning rate or use 32-true."
         )
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON holds it; of what it cannot hold, such as a function, the type's name."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, str | int | float) else type(value).__name__

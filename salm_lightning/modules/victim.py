@@ -14,9 +14,9 @@ from torch.optim import SGD
 from salm_lightning.data.base import Batch, Task
 from salm_lightning.metrics import ClassificationMetrics, classification_loss, confusion_image
 from salm_lightning.models import build_classifier
-from salm_lightning.modules.dropout import seed_dropout
+from salm_lightning.modules.dropout import has_dropout, seed_dropout
 from salm_lightning.modules.last_validation import last_validation
-from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite
+from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, training_settings
 from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.transforms import CropFlip
 
@@ -66,6 +66,7 @@ class VictimModule(LightningModule):
         self.build_scheduler = lr_scheduler
         self.network = build_classifier(arch, num_classes, channels, image_size, width, seed)
         self.meters = nn.ModuleDict({name: ClassificationMetrics(self.task, num_classes) for name in ("val", "curve", "test")})
+        self._drops = False
         self.history: dict[str, dict[str, float]] = {}
         """Test results so far: ``last``, ``best_on_val`` (with the ``val_acc`` that chose it) and ``peak``."""
         self.result: dict[str, Any] | None = None
@@ -94,10 +95,15 @@ class VictimModule(LightningModule):
         if stage == "fit" and hasattr(getattr(self.trainer, "datamodule", None), "monitor_test"):
             self.trainer.datamodule.monitor_test = True  # type: ignore[attr-defined]
 
+    def on_train_start(self) -> None:
+        """Find out whether each step has to settle what dropout draws."""
+        self._drops = has_dropout(self.network)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss on an augmented batch."""
         images, labels, indices = batch
-        seed_dropout(self.network, self.seed, self.global_step, self.global_rank)
+        if self._drops:
+            seed_dropout(self.seed, self.global_step, self.global_rank)
         logits = self(self.transform(images, indices, self.seed, "victim", self.global_step))
         loss = classification_loss(logits, labels, self.task)
         # Lightning writes after this step, which is not counted yet; what is logged at other steps is stale by then, or lost.
@@ -177,4 +183,10 @@ class VictimModule(LightningModule):
 
     def settings(self) -> dict[str, Any]:
         """Return what shapes the victim, as JSON values."""
-        return {"arch": self.arch, "width": self.width, "transform": dict(vars(self.transform)), "seed": self.seed}
+        return {
+            "arch": self.arch,
+            "width": self.width,
+            "transform": dict(vars(self.transform)),
+            **training_settings(self.network.parameters(), self.build_optimizer, self.build_scheduler),
+            "seed": self.seed,
+        }

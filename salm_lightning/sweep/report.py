@@ -14,7 +14,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from salm_lightning.modules.victim import SCALARS
+from salm_lightning.metrics.classification import SCALARS
 from salm_lightning.release import Manifest
 from salm_lightning.sweep.job import DONE, FAILED, Job
 from salm_lightning.sweep.plan import FIXED, Row
