@@ -39,7 +39,7 @@ class Method(ABC):
         eot_samples: J, transforms averaged per gradient.
 
     Attributes:
-        norm: Norm of the bound that the released bytes keep.
+        norm: Norm of the bound that the released bytes keep, ``linf`` or ``l2``; see :class:`~salm_lightning.release.measure.Bound`.
         trains_source_on: What the source model is trained on: images with the noise, which is then improved at each visit; clean
             images, with noise in the last pass alone; or ``None`` for a method without a source model.
 
@@ -47,7 +47,7 @@ class Method(ABC):
         ConfigurationError: A value is out of range.
     """
 
-    norm: ClassVar[str] = "linf"
+    norm: str = "linf"
     trains_source_on: ClassVar[Literal["protected", "clean"] | None] = "protected"
 
     def __init__(self, radius: float = 8.0, transform: CropFlip | None = None, eot_samples: int = 1) -> None:
@@ -72,7 +72,7 @@ class Method(ABC):
     @property
     def last_pass_steps(self) -> int:
         """PGD steps of the last pass unless the module is told another number."""
-        return 10
+        return 0 if self.trains_source_on is None else 10
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and every setting as JSON values."""
