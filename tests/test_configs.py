@@ -58,7 +58,7 @@ def test_the_set_is_complete() -> None:
     assert shipped == {
         "quickstart.yaml", "salm_pathmnist.yaml", "victim_pathmnist.yaml", "victim.yaml",
         *(f"dataset/{name}.yaml" for name in MEDMNIST), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
-        *(f"method/{name}.yaml" for name in ("salm", "em", "tap", "sp", "random")),
+        *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random")),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
     }  # fmt: skip
 
@@ -69,7 +69,9 @@ def test_dataset(name: str) -> None:
     assert _fit("--config", "method/salm.yaml", "--config", f"dataset/{name}.yaml", *FAST) == 0
 
 
-@pytest.mark.parametrize(("name", "method"), [("salm", SALM), ("em", EM), ("tap", TAP), ("sp", SP), ("random", Random)])
+@pytest.mark.parametrize(
+    ("name", "method"), [("salm", SALM), ("em", EM), ("em_classwise", EM), ("tap", TAP), ("sp", SP), ("random", Random)]
+)
 def test_method(name: str, method: type) -> None:
     _fake("breastmnist")
     arguments = ["--config", f"method/{name}.yaml", "--config", "dataset/breastmnist.yaml"]
