@@ -10,6 +10,7 @@ import oracles
 import pytest
 import torch
 from fakes import write_fake_npz
+from processes import run
 from sklearn.datasets import _samples_generator as samples_generator
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
@@ -251,6 +252,18 @@ def test_over_the_command_line(name: str, norm: str, tmp_path: Path, monkeypatch
     assert manifest.measured.rms_max == pytest.approx(np.sqrt((change**2).mean(1)).max(), abs=1e-12)
     assert manifest.measured.rms_max <= 8
     assert (np.abs(change).max() == 8) == (norm == "linf")
+
+
+def test_two_processes_and_other_chunks_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_fake_npz(Path("a.npz"), MEDMNIST["bloodmnist"], (50, 8, 10))
+    fit = ["fit", "--config", "method/sp.yaml", "--data", "NpzDataModule", "--data.path", "a.npz", "--model.width", "0.125"]
+    fit += ["--trainer.accelerator", "cpu", "--data.batch_size", "16"]
+    for name, ranks, chunk in (("one", 1, 50), ("two", 2, 16)):
+        codes = run([*fit, "--run", name, "--data.chunk_size", str(chunk)], tmp_path / name, ranks)
+        assert codes == [0] * ranks, (tmp_path / f"{name}.0").read_text()
+    first, second = (Path("lightning_logs") / name / "protected/a.npz" for name in ("one", "two"))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_verify_finds_bytes_beyond_an_l2_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
