@@ -7,7 +7,7 @@ from salm_lightning.errors import SalmError
 from salm_lightning.generation import generate
 from salm_lightning.modules import FractionalStepLR, NoiseGeneratorModule, VictimModule
 from salm_lightning.noise.masks import Score
-from salm_lightning.noise.methods import EM, SALM, TAP, Method, Random
+from salm_lightning.noise.methods import EM, SALM, SP, TAP, Method, Random
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.release import PoisonedDataModule, verify_release
 
@@ -19,6 +19,7 @@ except PackageNotFoundError:  # a checkout that is not installed
 __all__ = [
     "EM",
     "SALM",
+    "SP",
     "TAP",
     "CropFlip",
     "FractionalStepLR",

@@ -86,7 +86,10 @@ def measured_table(manifest: Manifest) -> Table:
     table = Table(title="Measured on the stored bytes of the training images", show_header=False)
     measured, bound = manifest.measured, manifest.bound
     psnr = "identical" if measured.psnr is None else f"{measured.psnr:.1f} dB"
-    table.add_row("largest change (l-inf)", f"{measured.linf} of 255 (bound {bound.radius:g})")
+    limit = f" (bound {bound.radius:g})"
+    table.add_row("largest change (l-inf)", f"{measured.linf} of 255{limit if bound.norm == 'linf' else ''}")
+    if bound.norm == "l2":
+        table.add_row("largest root mean square change (l2)", f"{measured.rms_max:.2f}{limit}")
     table.add_row("changed pixels per image (l0)", f"{measured.l0_mean:.1f}, {measured.changed_share:.1%} of all")
     table.add_row("SSIM / PSNR", f"{measured.ssim:.4f} / {psnr}")
     table.add_row("images covered", f"{measured.images} of {measured.images}")

@@ -18,7 +18,7 @@ from salm_lightning.data import MEDMNIST, MedMNISTDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
-from salm_lightning.noise.methods import EM, SALM, TAP, Random
+from salm_lightning.noise.methods import EM, SALM, SP, TAP, Random
 
 CONFIGS = shipped_configs()
 SHORT = ["--model.width", "0.125", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
@@ -58,7 +58,7 @@ def test_the_set_is_complete() -> None:
     assert shipped == {
         "quickstart.yaml", "salm_pathmnist.yaml", "victim_pathmnist.yaml", "victim.yaml",
         *(f"dataset/{name}.yaml" for name in [*MEDMNIST, "chestmnist_any"]), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
-        *(f"method/{name}.yaml" for name in ("salm", "em", "tap", "random")),
+        *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random")),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
         *(f"scenario/{name}.yaml" for name in ("partial_classes", "some_samples")),
     }  # fmt: skip
@@ -70,7 +70,9 @@ def test_dataset(name: str) -> None:
     assert _fit("--config", "method/salm.yaml", "--config", f"dataset/{name}.yaml", *FAST) == 0
 
 
-@pytest.mark.parametrize(("name", "method"), [("salm", SALM), ("em", EM), ("tap", TAP), ("random", Random)])
+@pytest.mark.parametrize(
+    ("name", "method"), [("salm", SALM), ("em", EM), ("em_classwise", EM), ("tap", TAP), ("sp", SP), ("random", Random)]
+)
 def test_method(name: str, method: type) -> None:
     _fake("breastmnist")
     arguments = ["--config", f"method/{name}.yaml", "--config", "dataset/breastmnist.yaml"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from salm_lightning.noise import draws
-from salm_lightning.noise.draws import fold, integers, uniform
+from salm_lightning.noise.draws import fold, integers, normal, uniform
 
 INDICES = torch.tensor([0, 1, 2, 17, 89_995, 2**31, 2**40 + 3])
 
@@ -87,3 +87,15 @@ def test_the_largest_draw_is_not_rounded_up_to_the_end(monkeypatch: pytest.Monke
     monkeypatch.setattr(draws, "uniform", lambda key, indices, numel: torch.full((len(indices), numel), 1 - 2.0**-24))
     for high in (*range(1, 600), 4097, 65537):
         assert integers(0, torch.zeros(1, dtype=torch.int64), 1, high).item() == high - 1
+
+
+def test_normal_numbers_are_those_of_box_and_muller() -> None:
+    key, indices = fold(3, "cloud"), torch.arange(4000)
+    drawn = normal(key, indices, 9)
+    pairs = oracles.uniform(np.uint64(key), range(4000), 18).astype(np.float64)
+    expected = np.sqrt(-2 * np.log(1 - pairs[:, :9])) * np.cos(2 * np.pi * pairs[:, 9:])
+    np.testing.assert_allclose(drawn.numpy(), expected, rtol=0, atol=1e-12)
+    assert torch.isfinite(drawn).all()
+    for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3)):
+        assert (drawn**power).mean().item() == pytest.approx(moment, abs=0.06)
+    assert (torch.corrcoef(drawn.T) - torch.eye(9)).abs().max() < 0.06

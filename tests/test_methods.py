@@ -15,7 +15,7 @@ from torch import Tensor
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.modules.noise_generator import release_images
 from salm_lightning.noise.masks import Score
-from salm_lightning.noise.methods import EM, SALM, TAP, Method, Random
+from salm_lightning.noise.methods import EM, SALM, SP, TAP, Method, Random
 from salm_lightning.noise.transforms import CropFlip
 
 SHAPE = (7, 3, 16, 16)
@@ -182,7 +182,7 @@ def test_noise_stays_within_the_bound(radius: float) -> None:
     assert (images + made).max() <= 1
 
 
-METHODS: list[Callable[..., Method]] = [SALM, EM, TAP, Random]
+METHODS: list[Callable[..., Method]] = [SALM, EM, TAP, SP, Random]
 
 
 @pytest.mark.parametrize("build", METHODS)

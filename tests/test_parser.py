@@ -48,6 +48,8 @@ WRONG = [
         f"fit --model NoiseGeneratorModule --model.method SALN {DATA}",
         ["--model.method=SALN", "did you mean 'SALM'", "EM, Random, SALM"],
     ),
+    (f"fit --model NoiseGeneratorModule --model.method TPA {DATA}", ["--model.method=TPA", "did you mean 'TAP'", "SALM, SP, "]),
+    ("protect synthetic --method SPP", ["--method=SPP", "did you mean 'SP'", "SALM, SP, "]),
     ("fit --model VictimModule --data MedMNISTDatamodule", ["did you mean 'MedMNISTDataModule'", "PoisonedDataModule"]),
     ("fit --model VictimModule --data MedMNISTDataModule --data.name patmnist", ["did you mean 'pathmnist'", "tissuemnist"]),
     (f"{VICTIM} --model.arch resnet19", ["'resnet19' is not known", "did you mean 'resnet18'", "vgg11"]),

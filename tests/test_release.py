@@ -205,6 +205,7 @@ def test_measured_values_equal_plain_numpy(channels: int) -> None:
     assert measured.l0_mean == pytest.approx(l0.mean(), abs=1e-12)
     assert measured.changed_share == pytest.approx(l0.sum() / (23 * 28 * 28), abs=1e-12)
     assert measured.psnr == pytest.approx(np.mean(psnr), abs=1e-5)
+    assert measured.rms_max == pytest.approx(np.sqrt(squared.max()), abs=1e-12)
 
 
 @pytest.mark.parametrize(("size", "channels"), [(12, 1), (28, 3), (33, 3)])
@@ -255,6 +256,19 @@ def test_bound_allows_what_rounding_to_bytes_can_reach(radius: float, levels: in
     grey = np.arange(256)
     stored = np.clip(np.round(grey + np.array([[radius], [-radius]])), 0, 255)
     assert Bound("linf", radius).grey_levels == levels >= np.abs(stored - grey).max()
+
+
+def test_an_l2_bound_is_on_each_images_root_mean_square_and_not_on_single_values() -> None:
+    grey = np.full((2, 12, 12), 100, np.uint8)
+    protected = grey + np.where(np.arange(144).reshape(12, 12) % 4 == 0, 16, 0)  # 16 on a quarter of the values: 8 over all
+    for first, violated in ((116, False), (101, True)):
+        protected[1, 0, 0], protected[1, 0, 1] = first, 100 if first == 116 else 117
+        meter = Meter()
+        meter.update(grey, protected.astype(np.uint8))
+        measured = meter.compute()
+        assert (Bound("l2", 8).violation(measured) is not None) is violated
+        assert Bound("linf", 8).violation(measured) is not None
+    assert Bound("l2", 8.1).violation(measured) is None
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.data.base import DatasetInfo
 from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.modules import NoiseGeneratorModule
+from salm_lightning.noise.methods import EM
 from salm_lightning.noise.selection import Selection
 from salm_lightning.release import Manifest, PoisonedDataModule
 from salm_lightning.release.manifest import Coverage
@@ -59,6 +61,12 @@ def test_several_labels() -> None:
 def test_bad_input(make, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         make()
+
+
+def test_class_wise_noise_takes_whole_classes() -> None:
+    NoiseGeneratorModule(EM(noise_per="class"), 3, width=0.125, selection=Selection([0, 1]))
+    with pytest.raises(ConfigurationError, match=r"selection\.percent=40 leaves some images of a class clean"):
+        NoiseGeneratorModule(EM(noise_per="class"), 3, width=0.125, selection=Selection(percent=40))
 
 
 def test_coverage_keeps_the_mask() -> None:

@@ -46,7 +46,7 @@ def protect(
         out: Folder of the result; ``lightning_logs/<name>-<method>`` by default. The release is in its subfolder ``protected``.
         size: Height and width for a MedMNIST name: 28, 64, 128 or 224.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
-        method: How the noise is made, such as ``SALM``, ``EM``, ``TAP`` or ``Random``; SALM with K = 10 by default.
+        method: How the noise is made, such as ``SALM``, ``EM``, ``TAP``, ``SP`` or ``Random``; SALM with K = 10 by default.
         source: Architecture of the source model.
         width: Width factor of the source model and the victims.
         steps: Training steps of the noise generator, M.

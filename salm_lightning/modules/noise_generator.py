@@ -66,10 +66,10 @@ class NoiseGeneratorModule(LightningModule):
         loop: ``persistent`` keeps each sample's noise between visits (Algorithm 1); ``fresh`` runs a full PGD from a new random start
             at every step (Section 3.3, Appendix B.2).
         updates_per_visit: PGD steps per visit in the persistent loop; ``auto`` is ``ceil(30 N / (M * batch))``, 1 to 10, so that big
-            datasets, which are visited seldom, get enough.
+            datasets, which are visited seldom, get enough. N counts what has a noise of its own: samples, or classes.
         pgd_steps: K_a, PGD steps per training step in the fresh loop.
         last_pass_steps: PGD steps of the last pass; 0 releases the noise as it was trained, ``None`` is the method's own number (SALM
-            and EM 10, TAP 250).
+            and EM 10, TAP 250; class-wise EM 0, and no other).
         selection: Which samples are protected, where not all are; the source model sees the others as they are.
         optimizer: Builds the source model's optimiser from its parameters.
         lr_scheduler: Builds its schedule, stepped with every batch.
@@ -106,8 +106,8 @@ class NoiseGeneratorModule(LightningModule):
         self.pgd_steps = pgd_steps
         self.last_pass_steps = method.last_pass_steps if last_pass_steps is None else last_pass_steps
         _check_steps(updates_per_visit, pgd_steps, self.last_pass_steps)
-        self._check_method()
         self.selection = selection
+        self._check_method()
         self.seed = seed
         self.build_optimizer = optimizer
         self.build_scheduler = lr_scheduler
@@ -133,10 +133,33 @@ class NoiseGeneratorModule(LightningModule):
                 f"last_pass_steps=0 releases the noise as it was trained, and {method.name} makes none before the last pass; give 1 or "
                 f"more, or leave it out for {method.last_pass_steps}."
             )
+        if method.noise_per == "class":
+            self._check_class_noise()
         if self._keeps_noise and step_size is not None and step_size < method.radius / LEVELS:
             raise ConfigurationError(
                 f"step_size={step_size:g} is below the resolution of stored noise (radius / {LEVELS} = {method.radius / LEVELS:.3g}): "
                 "every step would be rounded away. Give a larger step, or loop: fresh."
+            )
+
+    def _check_class_noise(self) -> None:
+        if self.task is Task.MULTI_LABEL:
+            raise ConfigurationError(
+                "noise_per='class' needs one class per image, and a multi-label image has any number of labels; use noise_per: sample."
+            )
+        if self.loop != "persistent":
+            raise ConfigurationError(
+                f"noise_per='class' keeps a noise for each class, which loop={self.loop!r} does not; use loop: persistent, or "
+                "noise_per: sample."
+            )
+        if self.selection is not None and self.selection.percent < 100:
+            raise ConfigurationError(
+                f"selection.percent={self.selection.percent:g} leaves some images of a class clean, and noise_per='class' trains on all of "
+                "them alike; give noise_per: sample, or choose whole classes."
+            )
+        if self.last_pass_steps:
+            raise ConfigurationError(
+                f"last_pass_steps={self.last_pass_steps} would give the images of a class noise that differs between chunks; leave it "
+                "out, which is 0 for noise_per='class'."
             )
 
     @property
@@ -180,12 +203,18 @@ class NoiseGeneratorModule(LightningModule):
         data = _image_data(self)
         data.setup("fit")
         self._trained_on = _data_fingerprint(data)
-        self._updates = self._resolve_updates(len(data.split("train")), data.batch_size)
-        shard = data.shard(self.trainer.global_rank, self.trainer.world_size)
+        by_class, world = self.method.noise_per == "class", self.trainer.world_size
+        if by_class and world > 1:
+            raise ConfigurationError(
+                "noise_per='class' trains on one device, because all samples of a class share its noise; the Trainer has "
+                f"{world}. Give trainer.devices: 1 and trainer.num_nodes: 1, or noise_per: sample."
+            )
+        owned = np.arange(self.num_classes) if by_class else data.shard(self.trainer.global_rank, world)
+        self._updates = self._resolve_updates(len(owned) if by_class else len(data.split("train")), data.batch_size)
         device = self.trainer.strategy.root_device
-        fits = len(shard) * math.prod(self.image_shape) <= _noise_room(device)
+        fits = len(owned) * math.prod(self.image_shape) <= _noise_room(device)
         scratch = None if fits else checkpoint_folder(self.trainer) / "scratch" / f"rank={self.trainer.global_rank}.npy"
-        self._store = NoiseStore(shard, self.image_shape, self.method.radius_unit, device, scratch)
+        self._store = NoiseStore(owned, self.image_shape, self.method.radius_unit, device, scratch)
 
     def selected_samples(self, data: ImageDataModule) -> NDArray[np.bool_] | None:
         """Say of each training sample whether it is protected, boolean ``[N]``; ``None`` when all are.
@@ -198,7 +227,7 @@ class NoiseGeneratorModule(LightningModule):
         data.setup("fit")
         return self.selection.mask(data.split("train").labels, data.info)
 
-    def _resolve_updates(self, samples: int, batch_size: int) -> int:
+    def _resolve_updates(self, noises: int, batch_size: int) -> int:
         if isinstance(self.updates_per_visit, int):
             return self.updates_per_visit
         steps = self.trainer.max_steps
@@ -206,7 +235,7 @@ class NoiseGeneratorModule(LightningModule):
             raise ConfigurationError(
                 "updates_per_visit='auto' needs the training length: give trainer.max_steps, or a number from 1 to 10."
             )
-        return min(10, max(1, math.ceil(30 * samples / (steps * batch_size))))
+        return min(10, max(1, math.ceil(30 * noises / (steps * batch_size))))
 
     def on_train_start(self) -> None:
         """Find out whether each step has to settle what dropout draws."""
@@ -218,7 +247,7 @@ class NoiseGeneratorModule(LightningModule):
         noise = self._perturb(batch)
         if self._drops:
             seed_dropout(self.seed, self.global_step, self.global_rank)
-        protected = self.method.transform(images + noise.delta, indices, self.seed, "source", self.global_step)
+        protected = self.method.transform((images + noise.delta).clamp(0, 1), indices, self.seed, "source", self.global_step)
         logits = self.source(protected)
         loss = classification_loss(logits, labels, self.task)
         optimizer = self.optimizers()
@@ -236,7 +265,7 @@ class NoiseGeneratorModule(LightningModule):
             }  # fmt: skip
         if self._store is not None:
             # Last, so that a checkpoint never holds noise of a step that the optimiser has not taken.
-            self._store.put(indices, noise.delta)
+            self._store.put(self._noise_keys(batch), noise.delta)
 
     def _perturb(self, batch: Batch) -> Perturbation:
         images, _, indices = batch
@@ -245,7 +274,8 @@ class NoiseGeneratorModule(LightningModule):
         if self._store is None:
             delta = self.method.start(images, indices, self.seed, self.global_step)
         else:
-            delta = self._store.get(indices, self.method.start(images, indices, self.seed))
+            keys = self._noise_keys(batch)
+            delta = self._store.get(keys, self.method.start(images, keys, self.seed))
         steps = self.pgd_steps if self._store is None else self._updates
         return self._improve(batch, delta, self._input_gradient(batch, "eot", self.global_step), steps)
 
@@ -256,6 +286,10 @@ class NoiseGeneratorModule(LightningModule):
             return noise
         kept = self._selected[batch.indices][:, None, None, None]
         return Perturbation(noise.delta * kept, noise.mask * kept)
+
+    def _noise_keys(self, batch: Batch) -> Tensor:
+        """Return what each sample's noise is kept under, int64 ``[B]``."""
+        return batch.labels if self.method.noise_per == "class" else batch.indices
 
     def _input_gradient(self, batch: Batch, purpose: str, *counters: int) -> InputGradient:
         images, labels, indices = batch
@@ -328,7 +362,7 @@ class NoiseGeneratorModule(LightningModule):
             batch = Batch(*(tensor.clone() for tensor in batch))
             delta = self._stored_noise(batch)
             noise = self._improve(batch, delta, self._input_gradient(batch, "last"), self.last_pass_steps)
-        return ProtectedChunk(release_images(batch.images, noise.delta, self.method.radius), batch.indices)
+        return ProtectedChunk(release_images(batch.images, noise.delta, self.method.radius, self.method.norm), batch.indices)
 
     def _noise_in_memory(self) -> NoiseStore | None:
         """Return the trained noise if it is that of the images at hand."""
@@ -342,12 +376,13 @@ class NoiseGeneratorModule(LightningModule):
         return self._store
 
     def _stored_noise(self, batch: Batch) -> Tensor:
-        start = self.method.start(batch.images, batch.indices, self.seed)
+        keys = self._noise_keys(batch)
+        start = self.method.start(batch.images, keys, self.seed)
         if self._last_start is None:
             return start
         if isinstance(self._last_start, NoiseStore):
-            return self._last_start.get(batch.indices, start)
-        noise, known = self._last_start.read(batch.indices.cpu().numpy())
+            return self._last_start.get(keys, start)
+        noise, known = self._last_start.read(keys.cpu().numpy())
         stored = dequantise(torch.from_numpy(noise).to(start.device), self.method.radius_unit / LEVELS)
         return torch.where(torch.from_numpy(known).to(start.device)[:, None, None, None], stored, start)
 
@@ -379,10 +414,11 @@ class NoiseGeneratorModule(LightningModule):
         """Compare the settings and take over the stored noise; a rank takes that of the samples that it owns now.
 
         A checkpoint may protect other images than those it was trained on: its noise is keyed by their indices and is then left alone,
-        so that the last pass begins with a random start.
+        so that the last pass begins with a random start. The noise of a class fits any image of it.
 
         Raises:
-            ConfigurationError: Training would go on with other images.
+            ConfigurationError: Training would go on with other images, or the checkpoint's noise is per class and the method's per
+                sample, or the other way round.
             ReleaseError: The noise that belongs to the checkpoint is missing or damaged.
         """
         _warn_of_changes(checkpoint.get("settings", {}), self.settings())
@@ -394,8 +430,14 @@ class NoiseGeneratorModule(LightningModule):
                 f"ckpt_path={path} was trained on other images than {_image_data(self).info.name} holds now; resume with the same data, "
                 "or start a new run."
             )
-        if saved is None or path is None or not same_data:
+        by_class = self.method.noise_per == "class"
+        if saved is None or path is None or not (same_data or by_class):
             return
+        if by_class is not (checkpoint.get("settings", {}).get("method", {}).get("noise_per") == "class"):
+            raise ConfigurationError(
+                f"ckpt_path={path} holds noise for each {'sample' if by_class else 'class'}, and noise_per={self.method.noise_per!r}: "
+                "give the method that it was trained with."
+            )
         snapshot = Snapshot(snapshot_folder(Path(path).parent, saved["folder"]), saved["files"])
         if self.trainer.state.fn != "fit":
             self._last_start = snapshot
@@ -403,20 +445,38 @@ class NoiseGeneratorModule(LightningModule):
             self._store.load(snapshot)
 
 
-def release_images(images: Tensor, delta: Tensor, radius: float) -> Tensor:
+def release_images(images: Tensor, delta: Tensor, radius: float, norm: str = "linf") -> Tensor:
     """Apply noise and round to the bytes of the release.
 
     Args:
         images: Clean images in [0, 1], multiples of 1/255, ``[B, C, H, W]``.
         delta: Noise in [0, 1] units.
-        radius: Bound in units of 1/255; the bytes differ by at most its whole part.
+        radius: Bound in units of 1/255.
+        norm: ``linf``: no byte differs by more than the whole part of ``radius``. ``l2``: the root mean square of an image's
+            differences is at most ``radius``, if that of its noise is.
 
     Returns:
         uint8 ``[B, C, H, W]``.
     """
     clean = (images * 255).round()
-    change = ((images + delta).clamp(0, 1) * 255).round() - clean
-    return (clean + change.clamp(-math.floor(radius), math.floor(radius))).to(torch.uint8)
+    target = (images + delta).clamp(0, 1) * 255
+    change = target.round() - clean
+    largest = math.floor(radius)
+    change = change.clamp(-largest, largest) if norm == "linf" else _within_l2(change, (target - clean).trunc(), radius)
+    return (clean + change).to(torch.uint8)
+
+
+def _within_l2(rounded: Tensor, truncated: Tensor, radius: float) -> Tensor:
+    """Truncate changes of an image, in the order of its values, instead of rounding them, until their l2 norm is within the bound.
+
+    Truncated changes are never larger than the noise, so that enough of them always suffice; rounding adds about 1/12 per value to the
+    square sum, so that few are needed. All sums are exact.
+    """
+    squares = rounded.square().flatten(1)
+    excess = squares.sum(dim=1, keepdim=True, dtype=torch.float64) - radius**2 * squares.shape[1]
+    saved = (squares - truncated.square().flatten(1)).to(torch.int32)
+    needed = saved.cumsum(dim=1, dtype=torch.int32) - saved < excess
+    return torch.where(needed.view_as(rounded), truncated, rounded)
 
 
 def _check_steps(updates_per_visit: int | str, pgd_steps: int, last_pass_steps: int) -> None:

@@ -7,6 +7,7 @@ draws exactly what the uninterrupted run would have drawn, on any number of rank
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import torch
@@ -74,3 +75,9 @@ def uniform(key: int, indices: Tensor, numel: int) -> Tensor:
 def integers(key: int, indices: Tensor, numel: int, high: int) -> Tensor:
     """Draw ``numel`` integers in ``[0, high)`` for each sample, int64 of shape ``[B, numel]``."""
     return (uniform(key, indices, numel) * high).to(torch.int64)
+
+
+def normal(key: int, indices: Tensor, numel: int) -> Tensor:
+    """Draw ``numel`` standard normal numbers for each sample (Box and Muller, 1958), float64 of shape ``[B, numel]``."""
+    first, second = uniform(key, indices, 2 * numel).double().chunk(2, dim=1)
+    return (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)

@@ -27,12 +27,12 @@ _SNAPSHOT_NAME = re.compile(r"step=\d+")
 
 
 class NoiseStore:
-    """Noise per sample for a fixed set of global sample indices, on one device or in a memory-mapped file.
+    """Noise per sample for a fixed set of global sample indices (or per class), on one device or in a memory-mapped file.
 
     It is neither a parameter nor a buffer: DDP would broadcast rank 0's over the others.
 
     Args:
-        indices: Global indices of the samples owned, int64 ``[n]``.
+        indices: Global indices of the samples owned, or the numbers of the classes, int64 ``[n]``.
         shape: ``(C, H, W)``.
         radius: Bound of the noise in [0, 1] units.
         device: Where the noise lives, unless ``scratch`` is given.

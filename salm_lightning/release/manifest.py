@@ -270,7 +270,7 @@ def _coverage(value: Any) -> Coverage:
 def _measured(value: Any) -> Measured:
     _only_keys("measured", _typed("measured", value, dict), {field.name for field in fields(Measured)})
     counts = {key: _count(f"measured.{key}", value[key]) for key in ("images", "images_unchanged", "linf", "l0_max")}
-    numbers = {key: _number(f"measured.{key}", value[key]) for key in ("l0_mean", "changed_share", "ssim")}
+    numbers = {key: _number(f"measured.{key}", value[key]) for key in ("rms_max", "l0_mean", "changed_share", "ssim")}
     psnr = None if value["psnr"] is None else _number("measured.psnr", value["psnr"])
     return Measured(**counts, **numbers, psnr=psnr)  # type: ignore[arg-type]
 

@@ -15,8 +15,9 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from salm_lightning.errors import ConfigurationError, ReleaseError, look_up
 
-NORMS = ("linf",)
+NORMS = ("linf", "l2")
 _VALUES_AT_ONCE = 2**20  # per comparison: a dozen float64 arrays of that size are needed
+_ROUNDING = 1e-9  # of a square root in float64
 _SSIM_SIGMA = 1.5
 _SSIM_REACH = 5  # pixels on each side of the centre: an 11x11 window
 _C1, _C2 = 0.01**2, 0.03**2  # the constants of Wang et al. (2004) at a data range of 1
@@ -30,6 +31,8 @@ class Measured:
         images: Number of images compared.
         images_unchanged: Images that are identical to their originals.
         linf: Largest difference of any value, in grey levels (0 to 255).
+        rms_max: Root mean square of the differences of an image's values, in grey levels, of the image where it is largest: its l2 norm
+            over the square root of the number of values.
         l0_mean: Changed pixels per image, mean over the images.
         l0_max: Changed pixels of the image with the most.
         changed_share: Changed pixels over all pixels, in [0, 1].
@@ -41,6 +44,7 @@ class Measured:
     images: int
     images_unchanged: int
     linf: int
+    rms_max: float
     l0_mean: float
     l0_max: int
     changed_share: float
@@ -57,7 +61,9 @@ class Bound:
     """What a method promises about every image, checked on the stored bytes.
 
     Attributes:
-        norm: ``"linf"``: no value of an image moves by more than ``radius``.
+        norm: ``"linf"``: no value of an image moves by more than ``radius``. ``"l2"``: the l2 norm of an image's differences is at most
+            ``radius`` times the square root of the number of its values, that is, their root mean square is at most ``radius``, exactly,
+            rounding to bytes included.
         radius: In units of 1/255.
         max_changed_pixels: Most pixels that may change in one image, for masks that guarantee it; None for no such promise.
     """
@@ -91,10 +97,18 @@ class Bound:
         """Largest difference between stored bytes that the radius allows; rounding to uint8 may add half a level."""
         return math.floor(self.radius + 0.5)
 
+    def reached(self, measured: Measured) -> str:
+        """Say how much of the bound on the norm was used."""
+        if self.norm == "l2":
+            return f"largest root mean square difference {measured.rms_max:.4f} grey levels, bound {self.radius:g}"
+        return f"largest difference {measured.linf} grey levels, bound {self.grey_levels}"
+
     def violation(self, measured: Measured) -> str | None:
         """Say how measured values exceed the bound; None when they do not."""
-        if measured.linf > self.grey_levels:
+        if self.norm == "linf" and measured.linf > self.grey_levels:
             return f"a value differs by {measured.linf} grey levels, the bound is {self.grey_levels}"
+        if self.norm == "l2" and measured.rms_max > self.radius * (1 + _ROUNDING):
+            return f"the values of an image differ by {measured.rms_max:.6g} grey levels (root mean square), the bound is {self.radius:g}"
         if self.max_changed_pixels is not None and measured.l0_max > self.max_changed_pixels:
             return f"an image has {measured.l0_max} changed pixels, the bound is {self.max_changed_pixels}"
         return None
@@ -114,6 +128,7 @@ class Meter:
         self._pixels = 0
         self._images = 0
         self._linf = 0
+        self._mean_square = 0.0
         self._l0: list[int] = []
         self._ssim: list[float] = []
         self._psnr: list[float] = []
@@ -141,6 +156,8 @@ class Meter:
         self._pixels += before[:, 0].numel()
         difference = (after.to(torch.int16) - before.to(torch.int16)).abs()
         self._linf = max(self._linf, int(difference.max()))
+        square = difference.flatten(1).to(torch.int64).square().sum(dim=1)
+        self._mean_square = max(self._mean_square, int(square.max()) / difference[0].numel())
         changed = difference.amax(1).ne(0).flatten(1).sum(1)
         self._l0 += changed.tolist()
         black = after.flatten(1).amax(1).eq(0) & before.flatten(1).amax(1).ne(0)
@@ -154,6 +171,7 @@ class Meter:
             images=self._images,
             images_unchanged=self._l0.count(0),
             linf=self._linf,
+            rms_max=math.sqrt(self._mean_square),
             l0_mean=sum(self._l0) / self._images,
             l0_max=max(self._l0),
             changed_share=sum(self._l0) / self._pixels,

@@ -206,8 +206,9 @@ def _check_images(release: NpzReader, original: NpzReader, manifest: Manifest, o
     measured, bound = meter.compute(), manifest.bound
     violation = bound.violation(measured)
     pixels = "" if bound.max_changed_pixels is None else f", bound {bound.max_changed_pixels}"
-    levels = f"largest difference {measured.linf} grey levels, bound {bound.grey_levels}"
-    yield Check("bound", violation is None, violation or f"{levels}; at most {measured.l0_max} pixels changed{pixels}")
+    yield Check(
+        "bound", violation is None, violation or f"{bound.reached(measured)}; at most {measured.l0_max} pixels changed{pixels}"
+    )
     if manifest.coverage.selection is not None:
         count = len(selected) - manifest.coverage.selected
         wrong = f"{len(touched)} images that were not selected differ from the source, first indices {touched[:10]}"

@@ -75,7 +75,7 @@ def write_release(
         protected: The protected training images in index order, each exactly once, in blocks of any length: uint8
             ``[B, H, W]``, ``[B, H, W, C]`` or ``[B, C, H, W]``.
         settings: The method with every setting, and the seed; plain values that JSON can hold.
-        bound: ``norm`` (``"linf"``), ``radius`` in units of 1/255, and for masks that guarantee it ``max_changed_pixels``.
+        bound: ``norm`` (``"linf"`` or ``"l2"``), ``radius`` in units of 1/255, and for masks that guarantee it ``max_changed_pixels``.
         overwrite: Replace an existing release.
         selected: Which training images may differ from the originals, boolean ``[N]``; None for all.
         announce: Called with the manifest's text when everything is written and only the renaming is left.

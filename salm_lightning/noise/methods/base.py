@@ -19,7 +19,7 @@ class Perturbation(NamedTuple):
     """Noise and the mask of its last step.
 
     Attributes:
-        delta: ``[B, C, H, W]`` in [0, 1] units, within the method's bound.
+        delta: ``[B, C, H, W]`` in [0, 1] units, within the method's bound; where it leads beyond [0, 1] the image is clipped.
         mask: ``[B, 1, H, W]`` or ``[B, C, H, W]`` of 0 and 1: what the last step was allowed to change.
     """
 
@@ -39,7 +39,8 @@ class Method(ABC):
         eot_samples: J, transforms averaged per gradient.
 
     Attributes:
-        norm: Norm of the bound that the released bytes keep.
+        norm: Norm of the bound that the released bytes keep, ``linf`` or ``l2``; see :class:`~salm_lightning.release.measure.Bound`.
+        noise_per: What has a noise of its own: each ``sample``, or each ``class``, whose samples share it.
         trains_source_on: What the source model is trained on: images with the noise, which is then improved at each visit; clean
             images, with noise in the last pass alone; or ``None`` for a method without a source model.
 
@@ -47,7 +48,8 @@ class Method(ABC):
         ConfigurationError: A value is out of range.
     """
 
-    norm: ClassVar[str] = "linf"
+    norm: str = "linf"
+    noise_per: Literal["sample", "class"] = "sample"
     trains_source_on: ClassVar[Literal["protected", "clean"] | None] = "protected"
 
     def __init__(self, radius: float = 8.0, transform: CropFlip | None = None, eot_samples: int = 1) -> None:
@@ -72,7 +74,7 @@ class Method(ABC):
     @property
     def last_pass_steps(self) -> int:
         """PGD steps of the last pass unless the module is told another number."""
-        return 10
+        return 0 if self.trains_source_on is None else 10
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and every setting as JSON values."""
@@ -87,12 +89,11 @@ class Method(ABC):
 
         Args:
             images: Clean images in [0, 1], ``[B, C, H, W]``.
-            indices: Global sample indices ``[B]``.
+            indices: Global sample indices ``[B]``; the classes where a class has one noise.
             seed: The run's seed.
             *counters: Further counters where a sample starts more than once.
         """
-        draws = uniform(fold(seed, "start", *counters), indices, images[0].numel()).view(images.shape)
-        return project((2 * draws - 1) * self.radius_unit, images, self.radius_unit)
+        return project(uniform_noise(images, indices, self.radius_unit, seed, *counters), images, self.radius_unit)
 
     @abstractmethod
     def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
@@ -123,6 +124,12 @@ def check_step_size(step_size: float, radius: float) -> None:
         raise ConfigurationError(
             f"step_size={step_size} is out of range; it is in units of 1/255: give more than 0 and at most the radius ({radius:g})."
         )
+
+
+def uniform_noise(images: Tensor, indices: Tensor, radius: float, seed: int, *counters: int) -> Tensor:
+    """Draw noise in [-radius, radius] for each index, in the shape of ``images``."""
+    draws = uniform(fold(seed, "start", *counters), indices, images[0].numel()).view(images.shape)
+    return (2 * draws - 1) * radius
 
 
 def full_mask(delta: Tensor) -> Tensor:
