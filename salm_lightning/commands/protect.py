@@ -32,6 +32,7 @@ def protect(
     victim: str = "resnet18",
     victim_steps: int = 20000,
     batch_size: int = 128,
+    source_learning_rate: float = 0.1,
     learning_rate: float = 0.1,
     accelerator: str = "auto",
     devices: int = 1,
@@ -55,7 +56,8 @@ def protect(
         victim: Architecture of the victims.
         victim_steps: Training steps of each victim.
         batch_size: Images per step.
-        learning_rate: First learning rate of the source model and the victims.
+        source_learning_rate: First learning rate of the source model.
+        learning_rate: First learning rate of the victims.
         accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
         devices: Number of devices.
         precision: Numerical precision.
@@ -75,6 +77,7 @@ def protect(
         updates_per_visit=updates_per_visit,
         victim=victim,
         victim_steps=victim_steps,
+        source_learning_rate=source_learning_rate,
         learning_rate=learning_rate,
         accelerator=accelerator,
         devices=devices,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +40,9 @@ class Training:
         updates_per_visit: PGD steps per visit of an image, or ``auto``.
         victim: Architecture of the victims.
         victim_steps: Training steps of each victim.
-        learning_rate: First learning rate of the source model and the victims.
+        source_learning_rate: First learning rate of the source model; a smaller one leaves the noise more time to get ahead of what
+            the source model learns of the images.
+        learning_rate: First learning rate of the victims.
         accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
         devices: Number of devices.
         precision: Numerical precision.
@@ -55,6 +58,7 @@ class Training:
     updates_per_visit: int | Literal["auto"] = "auto"
     victim: str = "resnet18"
     victim_steps: int = 20000
+    source_learning_rate: float = 0.1
     learning_rate: float = 0.1
     accelerator: str = "auto"
     devices: int = 1
@@ -62,8 +66,9 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ConfigurationError(f"learning_rate={self.learning_rate} is out of range; give more than 0, such as 0.1.")
+        for name in ("source_learning_rate", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ConfigurationError(f"{name}={getattr(self, name)} is out of range; give more than 0, such as 0.1.")
         for name in ("steps", "victim_steps", "devices"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name}={getattr(self, name)} is out of range; give 1 or more.")
@@ -82,7 +87,7 @@ class Training:
             source=self.source,
             width=self.width,
             updates_per_visit=self.updates_per_visit,
-            optimizer=self._sgd,
+            optimizer=_sgd(self.source_learning_rate),
             seed=self.seed,
         )
         trainer = self._trainer(folder, "generator", self.steps, [RunCheckpoint(max(1, self.steps // 10)), NoisePictures()])
@@ -92,17 +97,14 @@ class Training:
 
     def prove(self, images: ImageDataModule, folder: Path, name: str) -> dict[str, Any]:
         """Train a victim in ``folder/victim-<name>`` and return its results on the clean test split."""
-        model = VictimModule(**_facts(images), arch=self.victim, width=self.width, optimizer=self._sgd, seed=self.seed)
+        sgd = _sgd(self.learning_rate)
+        model = VictimModule(**_facts(images), arch=self.victim, width=self.width, optimizer=sgd, seed=self.seed)
         trainer = self._trainer(folder, f"victim-{name}", self.victim_steps, [])
         trainer.fit(model, datamodule=images)
         trainer.test(model, datamodule=images, verbose=False)
         results = victim_results(model, images)
         write_json(Path(str(trainer.log_dir)) / RESULTS, results)
         return results
-
-    @property
-    def _sgd(self) -> Any:
-        return partial(SGD, lr=self.learning_rate, momentum=0.9, weight_decay=5e-4)
 
     def _trainer(self, folder: Path, name: str, steps: int, callbacks: list[Callback]) -> Trainer:
         try:
@@ -166,6 +168,10 @@ def _choose_data(data: str, size: int, root: Path | None, **options: Any) -> Ima
         f"data={data!r} is neither a MedMNIST name, nor an .npz file in MedMNIST's layout, nor {SYNTHETIC!r}"
         f"{did_you_mean(data, [*MEDMNIST, SYNTHETIC]) or '.'} Names: {', '.join(MEDMNIST)}."
     )
+
+
+def _sgd(learning_rate: float) -> OptimizerCallable:
+    return partial(SGD, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
 
 
 def _facts(images: ImageDataModule) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class SyntheticDataModule(ImageDataModule):
         num_classes: int = 4,
         size: int = 28,
         channels: int = 3,
-        train_size: int = 4000,
+        train_size: int = 2000,
         val_size: int = 500,
         test_size: int = 1000,
         imbalance: float = 1.0,
