@@ -50,7 +50,7 @@ def _files(folder: Path) -> set[str]:
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for name in ("fit", "validate", "test", "predict", "protect", "verify"):
+    for name in ("fit", "validate", "test", "predict", "protect", "sweep", "verify"):
         assert re.search(rf"^  {name} +\w.*\.$", shown, flags=re.MULTILINE), name
     assert main([]) == 2
     assert capsys.readouterr().out == shown

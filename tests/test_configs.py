@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from salm_lightning.noise.methods import EM, SALM, SP, TAP, Random
 CONFIGS = shipped_configs()
 SHORT = ["--model.width", "0.125", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 FAST = [*SHORT, "--trainer.fast_dev_run", "true"]
+SWEEPS = {"methods": (8, 6), "percent": (11, 11), "transfer": (16, 2), "readings": (24, 22)}
+"""Victims and releases of every sweep."""
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +64,7 @@ def test_the_set_is_complete() -> None:
         *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random")),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
         *(f"scenario/{name}.yaml" for name in ("partial_classes", "some_samples")),
+        *(f"sweep/{name}.yaml" for name in SWEEPS),
     }  # fmt: skip
 
 
@@ -157,6 +161,26 @@ def test_trainer_for_many_devices(name: str, monkeypatch: pytest.MonkeyPatch, ca
         environment = cli.trainer.strategy.cluster_environment
         assert isinstance(environment, SLURMEnvironment)
         assert environment.auto_requeue is False
+
+
+@pytest.mark.parametrize("name", sorted(SWEEPS))
+def test_sweep(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """All runs are planned, with their data and modules built; tests of the sweep itself run some."""
+    narrow = ["--generator.model.width", "0.125", "--victim.model.width", "0.125"]
+    assert main(["sweep", "--config", f"sweep/{name}.yaml", "--dry_run", "true", *narrow]) == 0
+    victims, releases = SWEEPS[name]
+    shown = capsys.readouterr().out
+    assert f"{victims} victims, {releases} releases; 0 of {victims + releases} runs are done." in shown
+
+
+def test_readings_are_those_of_the_documentation() -> None:
+    """Every key with another reading in docs/method.md is varied."""
+    page = (CONFIGS.parent / "docs/method.md").read_text()
+    table = page.partition("## Readings")[2].partition("## Precision")[0]
+    keys = {key.rpartition(".")[2] for key in re.findall(r"^\|[^|]*\| `([\w.]+)` \|", table, flags=re.MULTILINE)}
+    values = yaml.safe_load((CONFIGS / "sweep/readings.yaml").read_text())["grid"]["generator.model"]
+    varied = {key.rpartition(".")[2] for value in values for key in value}
+    assert varied == keys - {"percent", "lr_scheduler", "optimizer"}
 
 
 def _classes(values: Any) -> int:

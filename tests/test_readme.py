@@ -25,6 +25,7 @@ SHORT = {
         "--trainer.precision",
         "32-true",
     ],
+    "sweep": ["--dry_run", "true"],
     "verify": [],
 }
 
@@ -42,7 +43,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SALM_DATA_ROOT", raising=False)
     sizes = (24, 10, 10)
-    for name in ("pathmnist", "bloodmnist"):
+    for name in ("pathmnist", "bloodmnist", "breastmnist"):
         write_fake_npz(tmp_path / ".medmnist" / f"{name}.npz", MEDMNIST[name], sizes)
     folder = tmp_path / "work"
     folder.mkdir()
@@ -54,7 +55,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_command_runs(workplace: Path) -> None:
     """Each command of the README succeeds, and the release that it promises stands there."""
     ran = [command for command in commands() if "quickstart.yaml" not in " ".join(command)]
-    assert {command[0] for command in ran} == {"protect", "verify", "fit"}
+    assert {command[0] for command in ran} == {"protect", "verify", "fit", "sweep"}
     for command in ran:
         arguments = [str(Path(part).expanduser()) if part.startswith("~") else part for part in command]
         # The run that this resumes has been finished by the command before it.

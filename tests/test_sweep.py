@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -49,6 +51,7 @@ def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CI", "true")
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("SALM_DATA_ROOT", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the fits, which are processes of their own
 
 
@@ -395,6 +398,25 @@ def test_cluster(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert any((out / "submitit").iterdir())
 
 
+def test_a_preempted_job_saves_its_state_and_is_queued_again() -> None:
+    """What submitit calls on a node, called here."""
+    pytest.importorskip("submitit")
+    trainer = TRAINER | {"max_steps": 10000, "callbacks": [{"class_path": "RunCheckpoint", "init_args": {"every_n_steps": 5}}]}
+    (row, _) = plan(grid={}, victim=SWEEP["victim"] | {"trainer": trainer})
+    row.job.prepare()
+    fit = runners._ClusterFit()
+    thread = threading.Thread(target=fit, args=(row.job,))
+    thread.start()
+    while not any(row.job.folder.glob("checkpoints/step=*.ckpt")):
+        time.sleep(0.02)
+    again = fit.checkpoint(row.job)
+    assert isinstance(again.function, runners._ClusterFit)
+    assert again.args == (row.job,)
+    thread.join()
+    assert row.job.state().status == "interrupted"
+    assert any(row.job.folder.glob("checkpoints/step=*.ckpt"))
+
+
 def test_cluster_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("submitit")
     assert sweep("--cluster", "{slurm_partition: gpu}") == 2
@@ -502,3 +524,23 @@ def test_names_of_columns_and_values() -> None:
     assert label({"class_path": "SALM", "init_args": {"percent": 10, "project": True}}) == "SALM percent=10 project=true"
     assert label({"method.score": "element", "init_args": {"loop": "fresh"}}) == "method.score=element loop=fresh"
     assert [label(value) for value in ({}, ["a", "b"], 0.5, None, False)] == ["default", "a b", "0.5", "null", "false"]
+
+
+# Documentation ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["reproducing", "results", "cluster"])
+def test_documented_sweeps_can_be_planned(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / f"docs/{page}.md").read_text().replace("\\\n", " ")
+    commands = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.startswith("salm-cli sweep ")]
+    assert commands
+    for command in commands:
+        few = ["--grid.generator.model.method.percent", "[10]"] if "sweep/percent.yaml" in command else []
+        narrow = ["--generator.model.width", "0.125", "--victim.model.width", "0.125"]
+        assert main([*command, "--dry_run", "true", *narrow, *few]) == 0
+    if page == "reproducing":
+        (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+        Path("example.yaml").write_text(example)
+        capsys.readouterr()
+        assert main(["sweep", "--config", "example.yaml", "--dry_run", "true"]) == 0
+        assert "40 victims, 16 releases" in capsys.readouterr().out

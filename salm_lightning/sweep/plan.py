@@ -77,7 +77,7 @@ class Planner:
         self._download = download
         self._generators: dict[str, _Generator] = {}
         self._victims: dict[str, Job] = {}
-        self._checked: set[str] = set()
+        self._read: dict[str, dict[str, Any]] = {}
         self._sources: dict[str, str | None] = {}
 
     def rows(self, grid: Mapping[str, Any], clean: bool) -> list[Row]:
@@ -140,17 +140,23 @@ class Planner:
         self, options: dict[str, Any], data: dict[str, Any], trained_on: str, generator: _Generator, release: Job | None
     ) -> tuple[Job, str, str]:
         """Return a victim's job, its architecture and its seed."""
-        read = FitOptions(options | {"data": data}, "victim")
-        settings = read.resolved()
+        settings = self._victim_settings(options | {"data": data}, build=release is None)
         arch, seed = settings["model"]["init_args"].get("arch", ""), str(settings["seed_everything"])
-        if release is None and address(settings) not in self._checked:
-            if not isinstance(read.build().model, VictimModule):
-                raise ConfigurationError(f"victim.model={type(read.model).__name__} has to be VictimModule.")
-            self._checked.add(address(settings))
         # The release's address stands for its folder, which may be moved.
         identity = merge(settings, {"data.root": release.name}) if release else [settings, generator.source]
+        if release is not None:
+            settings = merge(settings, {"data.root": str(release.release)})
         name = f"{generator.dataset}-{trained_on}-{arch}-{address(identity)[:12]}"
         return self._victims.setdefault(name, Job(self._out, name, settings, release)), arch, seed
+
+    def _victim_settings(self, options: dict[str, Any], build: bool) -> dict[str, Any]:
+        key = address(options)
+        if key not in self._read:
+            read = FitOptions(options, "victim")
+            if build and not isinstance(read.build().model, VictimModule):
+                raise ConfigurationError(f"victim.model={type(read.model).__name__} has to be VictimModule.")
+            self._read[key] = read.resolved()
+        return self._read[key]
 
     def _source(self, settings: dict[str, Any], data: ImageDataModule) -> str | None:
         key = address(settings)
@@ -234,7 +240,7 @@ def _protected_data(generator: _Generator, own: Any) -> dict[str, Any]:
     known = inspect.signature(PoisonedDataModule).parameters
     shared = {name: value for name, value in generator.data["init_args"].items() if name in known}
     data = merge({"class_path": PoisonedDataModule.__name__, "init_args": shared}, own)
-    data["init_args"]["root"] = str(generator.job.release)
+    data["init_args"]["root"] = ""  # takes the place of the release's
     return dict(data)
 
 
