@@ -24,7 +24,7 @@ from salm_lightning.noise.methods import EM, SALM, SP, TAP, Random
 CONFIGS = shipped_configs()
 SHORT = ["--model.width", "0.125", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 FAST = [*SHORT, "--trainer.fast_dev_run", "true"]
-SWEEPS = {"methods": (8, 6), "percent": (11, 11), "transfer": (16, 2), "readings": (24, 22)}
+SWEEPS = {"methods": (12, 10), "percent": (11, 11), "transfer": (16, 2), "readings": (24, 22), "samples": (9, 4)}
 """Victims and releases of every sweep."""
 
 
