@@ -98,7 +98,7 @@ class Planner:
             try:
                 found = self._cell(cell, names, clean)
             except SalmError as error:
-                shown = ", ".join(f"{key}={label(value)}" for key, value in cell.items())
+                shown = ", ".join(f"{key}={label(value)}" for key, value in cell.items()) or "no grid"
                 raise ConfigurationError(f"The sweep's cell ({shown}) cannot work: {error}") from error
             for row in found:
                 rows.setdefault(row.job.name, row)
