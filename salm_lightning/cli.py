@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
@@ -141,7 +142,8 @@ class SalmCLI(LightningCLI):
                     f"run={folder.name}: {folder} is in use. Go on with --ckpt_path {folder}, choose another --run, or replace "
                     "it with --overwrite true."
                 )
-            _clear_run(folder)
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                _clear_run(folder)
 
     def instantiate_classes(self) -> None:
         """Build data, module and Trainer; an error of this package arrives as it is, whatever was wrapped around it.
@@ -190,6 +192,7 @@ class SalmCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Look at the data and the place of the release before any long work."""
+        self.datamodule.prepare_data()
         self.datamodule.setup("fit")
         if isinstance(self.model, NoiseGeneratorModule) and not self._rehearses and not self._is_complete(self.model):
             check_destination(self._release_folder(), self._overwrites)
@@ -341,7 +344,10 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"salm-cli: error: {error}\n")
         return 2
     except SIGTERMException as interruption:
-        sys.stderr.write("salm-cli: interrupted; the state is saved. Go on with --ckpt_path and the run's folder.\n")
+        saved = (
+            "the state is saved. Go on with --ckpt_path and the run's folder" if arguments[0] in HELP else "repeat the command"
+        )
+        sys.stderr.write(f"salm-cli: interrupted; {saved}.\n")
         return int(interruption.code or INTERRUPTED)
     except KeyboardInterrupt:
         return 130

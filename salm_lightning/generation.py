@@ -15,6 +15,7 @@ from salm_lightning.callbacks.progress import tracked
 from salm_lightning.callbacks.protected_writer import ProtectedWriter
 from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.errors import SalmError
 from salm_lightning.modules.noise_generator import NoiseGeneratorModule
 from salm_lightning.modules.run_folder import run_folder
 from salm_lightning.release.manifest import MANIFEST
@@ -56,6 +57,7 @@ def generate(
         check_destination(folder, overwrite)
     if ckpt_path is None and module.method.trains_source_on is not None:
         ckpt_path = save_run(trainer)
+    data.prepare_data()
     data.setup("predict")
     images = data.split("train").images
     parts = Parts(
@@ -75,16 +77,35 @@ def generate(
         trainer.callbacks.remove(writer)  # type: ignore[attr-defined]
         data.pending_chunks = None
     trainer.strategy.barrier("last pass")
+    error: SalmError | None = None
     if trainer.is_global_zero:
-        if published:
-            recover(folder)
-        else:
-            selected = module.selected_samples(data)
-            blocks = tracked(parts, parts.num_chunks, "Measuring and writing", trainer)
-            write_release(folder, data, blocks, module.settings(), _bound(module), overwrite, selected, parts.announce)
-        parts.remove()
-    trainer.strategy.barrier("release")
+        try:
+            _publish(trainer, module, data, folder, parts, published, overwrite)
+        except SalmError as failure:
+            error = failure
+    # Asked of rank 0, which would otherwise leave the others waiting for it.
+    error = trainer.strategy.broadcast(error)
+    if error is not None:
+        raise error
     return folder
+
+
+def _publish(
+    trainer: Trainer,
+    module: NoiseGeneratorModule,
+    data: ImageDataModule,
+    folder: Path,
+    parts: Parts,
+    published: bool,
+    overwrite: bool,
+) -> None:
+    if published:
+        recover(folder)
+    else:
+        selected = module.selected_samples(data)
+        blocks = tracked(parts, parts.num_chunks, "Measuring and writing", trainer)
+        write_release(folder, data, blocks, module.settings(), _bound(module), overwrite, selected, parts.announce)
+    parts.remove()
 
 
 def is_published(module: NoiseGeneratorModule, data: ImageDataModule, folder: Path, ckpt_path: Path) -> bool:

@@ -92,7 +92,9 @@ def measured_table(manifest: Manifest) -> Table:
         table.add_row("largest root mean square change (l2)", f"{measured.rms_max:.2f}{limit}")
     table.add_row("changed pixels per image (l0)", f"{measured.l0_mean:.1f}, {measured.changed_share:.1%} of all")
     table.add_row("SSIM / PSNR", f"{measured.ssim:.4f} / {psnr}")
-    table.add_row("images covered", f"{measured.images} of {measured.images}")
+    coverage = manifest.coverage
+    chosen = "" if coverage.selection is None else f"; {coverage.selected} chosen to be protected"
+    table.add_row("images covered", f"{coverage.written} of {coverage.samples}{chosen}")
     return table
 
 

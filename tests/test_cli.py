@@ -270,3 +270,18 @@ def test_exit_codes_of_interruptions(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_fit_downloads_a_missing_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the whole command: nothing asks for the data before it had a chance to arrive."""
+
+    def download(split: str, download: bool, root: str, size: int) -> None:
+        write_fake_npz(Path(root) / "breastmnist.npz", MEDMNIST["breastmnist"], (16, 8, 8))
+
+    monkeypatch.setattr("medmnist.BreastMNIST", download)
+    monkeypatch.setenv("SALM_DATA_ROOT", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    arguments = "--config method/salm.yaml --config dataset/breastmnist.yaml --model.width 0.125 --trainer.max_steps 1"
+    assert main(["fit", *arguments.split(), "--trainer.accelerator", "cpu", "--run", "g"]) == 0
+    assert (tmp_path / "data/breastmnist.npz").is_file()
+    assert (tmp_path / "lightning_logs/g/protected/manifest.json").is_file()

@@ -36,9 +36,7 @@ def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     write_fake_npz(Path("bloodmnist.npz"), MEDMNIST["bloodmnist"], (20, 8, 10))
     assert _protect(f"bloodmnist {SHORT} --victim_steps 11 --method.percent 20 --seed 3") == 0
     shown = capsys.readouterr().out
-    for number, text in enumerate(
-        ("training the noise generator: salm, 2 steps", "victim on the clean", "victim on the protected"), 1
-    ):
+    for number, text in enumerate(("making the noise: salm, 2 steps", "victim on the clean", "victim on the protected"), 1):
         assert f"[{number}/3] " in shown
         assert text in shown
 
@@ -78,7 +76,7 @@ def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_proof_and_never_over_a_result(capsys: pytest.CaptureFixture[str]) -> None:
     assert _protect(f"mine.npz {SHORT} --method EM --proof false") == 0
     shown = capsys.readouterr().out
-    assert "[1/1] training the noise generator: em" in shown
+    assert "[1/1] making the noise: em" in shown
     assert "victim" not in shown
     assert "clean images" not in shown
     assert {path.name for path in OUT.iterdir()} == {"generator", "protected"}
@@ -134,3 +132,14 @@ def test_what_is_not_taken(data: str, expected: list[str], capsys: pytest.Captur
     assert message.startswith("salm-cli: error: ")
     assert [text for text in expected if text not in message] == []
     assert not OUT.exists()
+
+
+def test_size_is_refused_for_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    write_fake_npz(Path("mine.npz"), MEDMNIST["bloodmnist"], (16, 8, 8))
+    assert _protect(f"mine.npz --size 64 {SHORT}") == 2
+    assert "size=64 is for MedMNIST names" in capsys.readouterr().err
+
+
+def test_drawn_data_have_the_size_asked_for() -> None:
+    assert _protect(f"synthetic --size 32 {SHORT} --method SP --proof false") == 0
+    assert Manifest.read(OUT / "protected").info.size == 32

@@ -28,7 +28,14 @@ LABELS = np.repeat([0, 1, 2], [50, 30, 7])[np.random.default_rng(0).permutation(
 def test_the_same_share_of_every_class(percent: int) -> None:
     mask = Selection(percent=percent).mask(LABELS, INFO)
     for number, count in enumerate((50, 30, 7)):
-        assert mask[LABELS[:, 0] == number].sum() == round(count * percent / 100)
+        assert abs(mask[LABELS[:, 0] == number].sum() - count * percent / 100) < 1
+
+
+@pytest.mark.parametrize("percent", [20, 40, 60, 80])
+def test_rare_combinations_of_labels_are_taken_at_the_same_rate(percent: int) -> None:
+    labels = np.array([[int(bit) for bit in f"{number:011b}"] for number in range(2048)])
+    share = Selection(percent=percent).mask(labels, INFO).mean()
+    assert abs(share - percent / 100) < 0.05  # 4.5 standard deviations
 
 
 def test_larger_shares_contain_smaller_ones_and_seeds_differ() -> None:

@@ -192,6 +192,8 @@ def test_every_class_has_a_vertex_of_its_own() -> None:
     ):
         noise_of(torch.arange(17), torch.arange(17), 1, 16)
     noise_of(torch.arange(17), torch.arange(17), 1, 16, patch=4)
+    with pytest.raises(ConfigurationError, match=r"patch=1 makes 12288 patches .* 64 px.*give a larger patch"):
+        noise_of(torch.arange(4), torch.arange(4), 3, 64, patch=1)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

@@ -18,9 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from salm_lightning.commands.training import Training, open_data, proof_table, say
-from salm_lightning.data import ImageDataModule, Task
+from salm_lightning.data import MEDMNIST, ImageDataModule, Task
+from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.base import Split
 from salm_lightning.data.combined import ClassWithSupport, support_of, support_of_folder
+from salm_lightning.data.medmnist import SIZES
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.noise.selection import class_number
@@ -38,7 +40,7 @@ def classwise(
     classes: list[int | str] | None = None,
     num_support: int | None = None,
     out: Path | None = None,
-    size: int = 28,
+    size: int | None = None,
     root: Path | None = None,
     method: Method = SALM(),  # noqa: B008 (it has no state)
     training: Training = Training(),  # noqa: B008 (frozen)
@@ -57,7 +59,7 @@ def classwise(
         classes: Names or numbers of the classes to protect; all by default.
         num_support: Number of support classes, drawn with the seed; all by default.
         out: Folder of the result; ``lightning_logs/<name>-<method>-classwise`` by default. The release is in ``protected``.
-        size: Height and width for a MedMNIST name: 28, 64, 128 or 224.
+        size: Height and width for a name, 28 by default; MedMNIST has 28, 64, 128 and 224.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         method: How the noise is made; SALM with K = 10 by default.
         training: How noise generators and victims are trained.
@@ -77,14 +79,15 @@ def classwise(
     if images.task is Task.MULTI_LABEL:
         raise ConfigurationError(f"data={data} has several labels per image; class-wise noise needs one class each.")
     numbers = list(range(images.num_classes)) if classes is None else [class_number(name, images.info) for name in classes]
-    splits, names = _support(support, images, root, num_support, training.seed)
+    splits, names, origin = _support(support, images, root, num_support, training.seed)
     folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}-classwise"
     check_destination(folder / "protected", overwrite)
     settings = {
         "method": method.settings(), "scenario": "class-wise", "classes": numbers, "support": Path(support).name,
         "support_classes": list(names), **asdict(training),
     }  # fmt: skip
-    _claim(folder, {**settings, "dataset": images.describe()}, overwrite)
+    source = None if images.source_path is None else file_sha256(images.source_path)
+    _claim(folder, {**settings, "dataset": images.describe(), "source": source, "origin": origin, "batch_size": batch_size})
     for position, number in enumerate(numbers, start=1):
         part = folder / f"class-{number}"
         if (part / "protected").exists():
@@ -103,13 +106,17 @@ def classwise(
 
 def _support(
     support: str, images: ImageDataModule, root: Path | None, number: int | None, seed: int
-) -> tuple[dict[str, Split], tuple[str, ...]]:
+) -> tuple[dict[str, Split], tuple[str, ...], str]:
+    """Return splits and names of the support classes, and what tells their origin from another."""
     if Path(support).is_dir():
-        return support_of_folder(Path(support), images.image_size, number, seed)
-    return support_of(open_data(support, images.image_size, root, seed=seed), number, seed)
+        return *support_of_folder(Path(support), images.image_size, number, seed), str(Path(support).resolve())
+    # MedMNIST has few sizes: the smallest one that loses nothing
+    size = min((size for size in SIZES if size >= images.image_size), default=max(SIZES)) if support in MEDMNIST else None
+    data = open_data(support, size, root, seed=seed)
+    return *support_of(data, number, seed), support if data.source_path is None else file_sha256(data.source_path)
 
 
-def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
     """Note what the folder is for; finished classes in it are only good for the same settings.
 
     Raises:

@@ -21,7 +21,7 @@ from salm_lightning.summary import measured_table
 def protect(
     data: str,
     out: Path | None = None,
-    size: int = 28,
+    size: int | None = None,
     root: Path | None = None,
     method: Method = SALM(),  # noqa: B008 (it has no state)
     source: str = "resnet18",
@@ -35,7 +35,6 @@ def protect(
     source_learning_rate: float = 0.1,
     learning_rate: float = 0.1,
     accelerator: str = "auto",
-    devices: int = 1,
     precision: Precision = "32-true",
     seed: int = 0,
     overwrite: bool = False,
@@ -45,7 +44,7 @@ def protect(
     Args:
         data: A MedMNIST name, an ``.npz`` file in MedMNIST's layout, or ``synthetic`` for the embedded data.
         out: Folder of the result; ``lightning_logs/<name>-<method>`` by default. The release is in its subfolder ``protected``.
-        size: Height and width for a MedMNIST name: 28, 64, 128 or 224.
+        size: Height and width for a name, 28 by default; MedMNIST has 28, 64, 128 and 224.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         method: How the noise is made, such as ``SALM``, ``EM``, ``TAP``, ``SP`` or ``Random``; SALM with K = 10 by default.
         source: Architecture of the source model.
@@ -59,7 +58,6 @@ def protect(
         source_learning_rate: First learning rate of the source model.
         learning_rate: First learning rate of the victims.
         accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
-        devices: Number of devices.
         precision: Numerical precision.
         seed: Settles everything random.
         overwrite: Replace a result that stands at ``out``.
@@ -80,7 +78,6 @@ def protect(
         source_learning_rate=source_learning_rate,
         learning_rate=learning_rate,
         accelerator=accelerator,
-        devices=devices,
         precision=precision,
         seed=seed,
     )
@@ -92,8 +89,8 @@ def protect(
         check_destination(folder / "protected", overwrite)
     except OutputExistsError as error:
         raise OutputExistsError(f"out={folder}: {error}") from error
-    if method.trains_source_on is not None:
-        say(f"[1/{3 if proof else 1}] training the noise generator: {method.name}, {steps} steps")
+    training_of = f", {steps} steps" if method.trains_source_on else ", which needs no training"
+    say(f"[1/{3 if proof else 1}] making the noise: {method.name}{training_of}")
     release = training.release(method, images, folder, overwrite)
     results = {}
     if proof:

@@ -16,7 +16,7 @@ from torch.optim import SGD
 
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint
-from salm_lightning.data import MEDMNIST, ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule
+from salm_lightning.data import MEDMNIST, ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule, Task
 from salm_lightning.errors import ConfigurationError, DataError, did_you_mean, look_up
 from salm_lightning.generation import generate
 from salm_lightning.models import ARCHITECTURES
@@ -31,7 +31,7 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 @dataclass(frozen=True)
 class Training:
-    """How noise generators and victims are trained.
+    """How noise generators and victims are trained, on one device; ``salm-cli fit`` takes several.
 
     Args:
         source: Architecture of the source model.
@@ -44,7 +44,6 @@ class Training:
             the source model learns of the images.
         learning_rate: First learning rate of the victims.
         accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
-        devices: Number of devices.
         precision: Numerical precision.
         seed: Settles everything random.
 
@@ -61,7 +60,6 @@ class Training:
     source_learning_rate: float = 0.1
     learning_rate: float = 0.1
     accelerator: str = "auto"
-    devices: int = 1
     precision: Precision = "32-true"
     seed: int = 0
 
@@ -69,7 +67,7 @@ class Training:
         for name in ("source_learning_rate", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name}={getattr(self, name)} is out of range; give more than 0, such as 0.1.")
-        for name in ("steps", "victim_steps", "devices"):
+        for name in ("steps", "victim_steps"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name}={getattr(self, name)} is out of range; give 1 or more.")
         for name in ("source", "victim"):
@@ -110,7 +108,7 @@ class Training:
         try:
             return Trainer(
                 accelerator=self.accelerator,
-                devices=self.devices,
+                devices=1,
                 precision=self.precision,
                 use_distributed_sampler=False,
                 max_epochs=-1,
@@ -127,8 +125,14 @@ class Training:
             raise ConfigurationError(str(error)) from error
 
 
-def open_data(data: str, size: int, root: Path | None, **options: Any) -> ImageDataModule:
+def open_data(data: str, size: int | None, root: Path | None, **options: Any) -> ImageDataModule:
     """Return the DataModule for what a user names as data, loaded.
+
+    Args:
+        data: A MedMNIST name, an ``.npz`` file in MedMNIST's layout, or ``synthetic``.
+        size: Height and width for a name; ``None`` is 28.
+        root: Folder of MedMNIST's files.
+        **options: Further options of the DataModule.
 
     Raises:
         SalmError: It is neither a MedMNIST name, nor an ``.npz`` file, nor ``synthetic``; or it cannot be read.
@@ -148,7 +152,8 @@ def proof_table(results: dict[str, dict[str, Any]], images: ImageDataModule) -> 
         test = result["test"]
         table.add_row(f"{name} images", f"{test['acc']:.1%}", f"{test['auc']:.3f}", f"{test['balanced_acc']:.1%}")
     majority = next(iter(results.values()))["majority"]
-    table.add_row("majority class (no model)", f"{majority:.1%}", "0.500", f"{1 / images.num_classes:.1%}")
+    blind = 0.5 if images.task is Task.MULTI_LABEL else 1 / images.num_classes
+    table.add_row("majority class (no model)", f"{majority:.1%}", "0.500", f"{blind:.1%}")
     return table
 
 
@@ -157,12 +162,16 @@ def say(text: str) -> None:
     Console().print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def _choose_data(data: str, size: int, root: Path | None, **options: Any) -> ImageDataModule:
+def _choose_data(data: str, size: int | None, root: Path | None, **options: Any) -> ImageDataModule:
     if data == SYNTHETIC:
-        return SyntheticDataModule(**options)
+        return SyntheticDataModule(size=size or 28, **options)
     if data in MEDMNIST:
-        return MedMNISTDataModule(data, size=size, root=root, **options)
+        return MedMNISTDataModule(data, size=size or 28, root=root, **options)
     if Path(data).exists() or data.endswith(".npz"):
+        if size is not None:
+            raise ConfigurationError(
+                f"size={size} is for MedMNIST names; the images of {data} have the size that they have. Leave it out."
+            )
         return NpzDataModule(data, **options)
     raise DataError(
         f"data={data!r} is neither a MedMNIST name, nor an .npz file in MedMNIST's layout, nor {SYNTHETIC!r}"

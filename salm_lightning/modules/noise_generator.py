@@ -26,7 +26,7 @@ from salm_lightning.models import ARCHITECTURES, build_classifier
 from salm_lightning.modules.dropout import has_dropout, seed_dropout
 from salm_lightning.modules.last_validation import last_validation
 from salm_lightning.modules.run_folder import checkpoint_folder
-from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, training_settings
+from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, require_finite_weights, training_settings
 from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import InputGradient, frozen
@@ -267,6 +267,10 @@ class NoiseGeneratorModule(LightningModule):
             # Last, so that a checkpoint never holds noise of a step that the optimiser has not taken.
             self._store.put(self._noise_keys(batch), noise.delta)
 
+    def on_train_end(self) -> None:
+        """Make no release with a source model that has diverged."""
+        require_finite_weights(self.source, self.global_step)
+
     def _perturb(self, batch: Batch) -> Perturbation:
         images, _, indices = batch
         if self.method.trains_source_on == "clean":
@@ -431,7 +435,8 @@ class NoiseGeneratorModule(LightningModule):
                 "or start a new run."
             )
         by_class = self.method.noise_per == "class"
-        if saved is None or path is None or not (same_data or by_class):
+        needed = self.trainer.state.fn in ("fit", "predict")  # a test only reads the source model
+        if saved is None or path is None or not needed or not (same_data or by_class):
             return
         if by_class is not (checkpoint.get("settings", {}).get("method", {}).get("noise_per") == "class"):
             raise ConfigurationError(

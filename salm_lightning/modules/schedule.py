@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import ParamsT
@@ -103,6 +103,18 @@ def require_finite(loss: Tensor, step: int) -> None:
     if not torch.isfinite(loss):
         raise DivergedError(
             f"The loss is {loss.item()} at step {step}: training has diverged. Lower the learning rate or use 32-true."
+        )
+
+
+def require_finite_weights(network: nn.Module, step: int) -> None:
+    """Refuse a trained network that has diverged since the loss was last looked at.
+
+    Raises:
+        DivergedError: A weight is NaN or infinite.
+    """
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
+        raise DivergedError(
+            f"The weights are not finite after step {step}: training has diverged. Lower the learning rate or use 32-true."
         )
 
 

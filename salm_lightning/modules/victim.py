@@ -16,7 +16,7 @@ from salm_lightning.metrics import ClassificationMetrics, classification_loss, c
 from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import has_dropout, seed_dropout
 from salm_lightning.modules.last_validation import last_validation
-from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, training_settings
+from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, require_finite_weights, training_settings
 from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.transforms import CropFlip
 
@@ -114,7 +114,8 @@ class VictimModule(LightningModule):
         return loss
 
     def on_train_end(self) -> None:
-        """Let all ranks be tested with the statistics that the checkpoint holds."""
+        """Let all ranks be tested with the statistics that the checkpoint holds; a diverged victim proves nothing."""
+        require_finite_weights(self.network, self.global_step)
         share_statistics(self.network)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:

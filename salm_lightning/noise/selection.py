@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -46,7 +47,8 @@ class Selection:
             info: The dataset, for the names of its classes.
 
         Returns:
-            Boolean ``[N]``: of each class, or of each combination of labels, ``round(percent / 100 * n)`` samples.
+            Boolean ``[N]``: of each class, or of each combination of labels, ``percent / 100 * n`` samples, rounded up or down at
+            random.
 
         Raises:
             ConfigurationError: There is no such class, or nothing is selected.
@@ -57,7 +59,9 @@ class Selection:
         _, strata = np.unique(labels, axis=0, return_inverse=True)
         for stratum in np.unique(strata[candidates]):
             members = order[(strata == stratum)[order] & candidates[order]]
-            selected[members[: round(self.percent / 100 * len(members))]] = True
+            # Rounded up or down at random: of many rare combinations of labels, rounding to nearest takes all or none.
+            places = np.arange(len(members)) + _fraction(self.seed, int(stratum))
+            selected[members[places < self.percent / 100 * len(members)]] = True
         if not selected.any():
             raise ConfigurationError(f"selection {asdict(self)} selects none of the {len(labels)} training samples; select more.")
         return selected
@@ -69,6 +73,12 @@ class Selection:
         if labels.shape[1] > 1:
             return np.asarray(labels[:, numbers].any(axis=1))
         return np.isin(labels[:, 0], numbers)
+
+
+def _fraction(seed: int, stratum: int) -> float:
+    """Draw a number in [0, 1) for a stratum."""
+    entropy = [seed & (2**64 - 1), zlib.crc32(b"selection share"), stratum]
+    return float(np.random.PCG64(np.random.SeedSequence(entropy)).random_raw() / 2**64)
 
 
 def class_number(name: int | str, info: DatasetInfo) -> int:

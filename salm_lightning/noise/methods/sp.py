@@ -16,6 +16,7 @@ from salm_lightning.noise.pgd import Objective
 
 CLASS_SEP = 10.0
 """Half the side of the hypercube whose vertices are the classes' centres."""
+_MOST_FEATURES = 1024  # a class has a matrix of their square
 _DISTINCT_BITS = 30
 """``make_classification`` makes vertices differ in the last 30 coordinates at the latest."""
 
@@ -58,14 +59,18 @@ class SP(Method):
         """Return the patches of each sample, whatever ``delta`` is.
 
         Raises:
-            ConfigurationError: There are more classes than vertices.
+            ConfigurationError: There are more classes than vertices, or too many patches.
         """
         patch = default_patch(images.shape[-1]) if self.patch is None else self.patch
         rows, columns = (torch.arange(side, device=images.device) // patch for side in images.shape[2:])
         heights, widths = rows.bincount(), columns.bincount()
-        codes = _codes(objective, images.shape[1] * len(heights) * len(widths)).view(
-            -1, images.shape[1], len(heights), len(widths)
-        )
+        features = images.shape[1] * len(heights) * len(widths)
+        if features > _MOST_FEATURES:
+            raise ConfigurationError(
+                f"patch={patch} makes {features} patches (over the channels) of an image of {images.shape[-1]} px, and a code of more than "
+                f"{_MOST_FEATURES} needs too much memory; give a larger patch."
+            )
+        codes = _codes(objective, features).view(-1, images.shape[1], len(heights), len(widths))
         if self.norm == "l2":
             area = heights[:, None] * widths
             size = ((codes.square() * area).sum(dim=(1, 2, 3), keepdim=True) / images[0].numel()).sqrt()
