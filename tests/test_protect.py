@@ -143,3 +143,12 @@ def test_size_is_refused_for_a_file(capsys: pytest.CaptureFixture[str]) -> None:
 def test_drawn_data_have_the_size_asked_for() -> None:
     assert _protect(f"synthetic --size 32 {SHORT} --method SP --proof false") == 0
     assert Manifest.read(OUT / "protected").info.size == 32
+
+
+def test_ordered_classes_have_a_kappa_in_the_proof(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_fake_npz(Path("retinamnist.npz"), MEDMNIST["retinamnist"], (16, 10, 10))
+    assert _protect(f"retinamnist --root . {SHORT} --method Random") == 0
+    shown = capsys.readouterr().out
+    assert "weighted kappa" in shown
+    kappa = json.loads((OUT / "victim-clean/results.json").read_text())["test"]["kappa"]
+    assert f"{kappa:.3f}" in shown

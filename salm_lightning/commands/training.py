@@ -146,14 +146,16 @@ def open_data(data: str, size: int | None, root: Path | None, **options: Any) ->
 def proof_table(results: dict[str, dict[str, Any]], images: ImageDataModule) -> Table:
     """Return a table of victims' results by what they were trained on, with the majority-class line."""
     table = Table(title=f"A model trained on it, measured on the clean test split of {images.info.name}")
-    for heading in ("trained on", "accuracy", "AUC", "balanced accuracy"):
+    ordinal = images.task is Task.ORDINAL
+    for heading in ("trained on", "accuracy", "AUC", "balanced accuracy", *(["weighted kappa"] if ordinal else [])):
         table.add_column(heading, justify="left" if heading == "trained on" else "right")
     for name, result in results.items():
         test = result["test"]
-        table.add_row(f"{name} images", f"{test['acc']:.1%}", f"{test['auc']:.3f}", f"{test['balanced_acc']:.1%}")
+        kappa = [f"{test['kappa']:.3f}"] if ordinal else []
+        table.add_row(f"{name} images", f"{test['acc']:.1%}", f"{test['auc']:.3f}", f"{test['balanced_acc']:.1%}", *kappa)
     majority = next(iter(results.values()))["majority"]
     blind = 0.5 if images.task is Task.MULTI_LABEL else 1 / images.num_classes
-    table.add_row("majority class (no model)", f"{majority:.1%}", "0.500", f"{blind:.1%}")
+    table.add_row("majority class (no model)", f"{majority:.1%}", "0.500", f"{blind:.1%}", *(["0.000"] if ordinal else []))
     return table
 
 
