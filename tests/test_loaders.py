@@ -17,6 +17,7 @@ from salm_lightning.data import SPLITS, Batch, DatasetInfo, ImageDataModule, Npz
 from salm_lightning.data.batches import EpochBatches, chunk_indices, evaluation_batches, permutation, stratified_shard
 from salm_lightning.data.device_loader import DeviceEvaluationLoader, DeviceLoader
 from salm_lightning.data.mapped_loader import MappedBatches, MappedLoader, _BatchReader
+from salm_lightning.data.mapped_rows import MappedRows
 from salm_lightning.errors import ConfigurationError
 
 RGB = DatasetInfo("cells", Task.MULTI_CLASS, ("a", "b", "c"), channels=3, size=8)
@@ -380,8 +381,36 @@ def test_a_memory_map_travels_to_workers_by_its_name(tmp_path: Path) -> None:
     message = pickle.dumps(reader)
     assert len(message) < split.images.nbytes / 20
     copy = pickle.loads(message)
-    assert isinstance(copy._split.images, np.memmap)
+    assert isinstance(copy._images, MappedRows)
     assert_holds_what_the_split_has(copy[0], split, Task.MULTI_CLASS)
+
+
+def test_some_rows_of_a_memory_map_are_read_when_asked_for(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    rows = np.array([7, 2, 3, 8])
+    some = MappedRows(np.load(tmp_path / "images.npy", mmap_mode="r"), rows)
+    expected = images[rows]
+    assert (len(some), some.shape, some.dtype) == (4, expected.shape, np.uint8)
+    for key in (2, -1, slice(1, 3), slice(None, None, 2), np.array([3, 0, 0]), np.array([True, False, True, False])):
+        np.testing.assert_array_equal(some[key], expected[key])
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(some))[key], expected[key])
+    with pytest.raises(IndexError):
+        some[4]
+
+
+@pytest.mark.parametrize("resident", ["device", "mapped"])
+def test_loaders_read_some_rows_of_a_memory_map(tmp_path: Path, resident: str) -> None:
+    arrays = fake_arrays(RGB, (53, 13, 17))
+    np.save(tmp_path / "images.npy", arrays["train_images"])
+    rows = np.flatnonzero(arrays["train_labels"][:, 0] != 1)
+    data = MemoryDataModule(resident=resident, batch_size=8, chunk_size=8)
+    data.setup()
+    some = MappedRows(np.load(tmp_path / "images.npy", mmap_mode="r"), rows)
+    split = data._splits["train"] = Split(some, arrays["train_labels"][rows])
+    for loader in (data.train_dataloader(), data.predict_dataloader()):
+        for batch in loader:
+            assert_holds_what_the_split_has(batch, split, Task.MULTI_CLASS)
 
 
 @pytest.mark.parametrize(
