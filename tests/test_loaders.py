@@ -14,6 +14,7 @@ from fakes import fake_arrays, write_fake_npz
 
 import salm_lightning.data.datamodule as datamodule_file
 from salm_lightning.data import SPLITS, Batch, DatasetInfo, ImageDataModule, NpzDataModule, Split, Task
+from salm_lightning.data.arrays import to_tensor
 from salm_lightning.data.batches import EpochBatches, chunk_indices, evaluation_batches, permutation, stratified_shard
 from salm_lightning.data.device_loader import DeviceEvaluationLoader, DeviceLoader
 from salm_lightning.data.mapped_loader import MappedBatches, MappedLoader, _BatchReader
@@ -363,6 +364,23 @@ def test_images_stay_on_the_device_up_to_the_limit(monkeypatch: pytest.MonkeyPat
     assert isinstance(data.train_dataloader(), MappedLoader)
     assert isinstance(data.test_dataloader(), DeviceEvaluationLoader)
     assert isinstance(on_rank(data, 0, 2).train_dataloader(), DeviceLoader)
+
+
+def test_images_move_to_the_device_in_slabs_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+
+    def spy(images: np.ndarray) -> torch.Tensor:
+        moved.append(images.nbytes)
+        return to_tensor(images)
+
+    slab = 5 * 8 * 8 * 3 + 1
+    monkeypatch.setattr("salm_lightning.data.device_loader._SLAB", slab)
+    monkeypatch.setattr("salm_lightning.data.device_loader.to_tensor", spy)
+    data = MemoryDataModule(resident="device", batch_size=8)
+    for batch in data.train_dataloader():
+        assert_holds_what_the_split_has(batch, data.split("train"), Task.MULTI_CLASS)
+    assert max(moved) <= slab
+    assert sum(moved) == 54 * 8 * 8 * 3  # the first image twice, for its shape
 
 
 def test_test_images_can_be_watched_beside_the_validation_images() -> None:
