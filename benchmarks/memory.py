@@ -1,7 +1,9 @@
 """Show that memory is bounded by the batch and not by the dataset: the peak anonymous memory of 224-pixel runs of two sizes.
 
-Fake grey images in MedMNIST's layout are written, then ``salm-cli fit`` runs on each file: a few training steps, the last pass over
-all images, the release. The peak of ``RssAnon`` is read from ``/proc`` (Linux) ten times a second. Example::
+Fake RGB images in MedMNIST's layout are written, then ``salm-cli fit`` runs on each file: training steps that visit every image
+once, a checkpoint with all their noise, the last pass, the release. Where images and noise live is left to the package. The peak of
+``RssAnon`` (Linux), summed over the process and its workers, is read ten times a second; what workers share with the process is
+counted for each. Example::
 
     python benchmarks/memory.py --images 2000 20000 --width 0.125
 """
@@ -9,6 +11,8 @@ all images, the release. The peak of ``RssAnon`` is read from ``/proc`` (Linux) 
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,21 +22,23 @@ from pathlib import Path
 
 import numpy as np
 
-SIZE, BATCH = 224, 64
+SIZE, CHANNELS = 224, 3
+IMAGE_BYTES = CHANNELS * SIZE**2
+LARGEST_BATCH, SMALLEST_BATCH, HELD_OUT = 128, 32, 64
+START_SECONDS, SECONDS_PER_IMAGE = 30, 0.1  # two cores, width 0.125
+COPIES = 6  # on disk: the archive, unpacked, its noise, the noise's snapshot, finished chunks, the release
 
 
 def write_fake(path: Path, images: int) -> None:
-    """Write an archive in the layout of PneumoniaMNIST, block by block, so that this script stays small itself."""
+    """Write an archive in MedMNIST's layout with two classes, block by block, so that this script stays small itself."""
     with zipfile.ZipFile(path, "w") as archive:
-        for split, count in (("train", images), ("val", BATCH), ("test", BATCH)):
+        for split, count in (("train", images), ("val", HELD_OUT), ("test", HELD_OUT)):
             rng = np.random.default_rng(count)
             with archive.open(f"{split}_images.npy", "w", force_zip64=True) as stream:
-                np.lib.format.write_array_header_1_0(
-                    stream, {"descr": "|u1", "fortran_order": False, "shape": (count, SIZE, SIZE)}
-                )
-                for start in range(0, count, BATCH):
-                    rows = min(BATCH, count - start)
-                    stream.write(rng.integers(0, 256, (rows, SIZE, SIZE), dtype=np.uint8).tobytes())
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, SIZE, SIZE, CHANNELS)}
+                np.lib.format.write_array_header_1_0(stream, header)
+                for _ in range(count):
+                    stream.write(rng.bytes(IMAGE_BYTES))
             with archive.open(f"{split}_labels.npy", "w") as stream:
                 np.lib.format.write_array(stream, (np.arange(count) % 2).astype(np.uint8)[:, None])
 
@@ -50,25 +56,35 @@ def anonymous_memory(process: int) -> int:
     return total
 
 
-def measure(folder: Path, images: int, steps: int, width: float) -> tuple[float, float]:
+def common_batch(sizes: list[int]) -> int:
+    """Return the largest batch size that divides all sizes, so that a pass over the data leaves no image out."""
+    divisor = math.gcd(*sizes)
+    return max(size for size in range(1, LARGEST_BATCH + 1) if divisor % size == 0)
+
+
+def measure(folder: Path, images: int, batch: int, width: float) -> tuple[float, float]:
     """Run a fit with its release and return the peak in GB and the seconds it took."""
-    source = folder / "pneumonia224.npz"
+    source, steps = folder / "fake224.npz", images // batch
     write_fake(source, images)
     command = [
         sys.executable, "-m", "salm_lightning", "fit", "--data", "NpzDataModule", "--data.path", str(source),
-        "--data.batch_size", str(BATCH), "--data.resident", "mapped", "--data.chunk_size", str(BATCH),
-        "--model", "NoiseGeneratorModule", "--model.method", "SALM", "--model.width", str(width),
-        "--model.last_pass_steps", "1", "--trainer.max_steps", str(steps), "--trainer.accelerator", "cpu",
-        "--trainer.default_root_dir", str(folder), "--run", str(images),
+        "--data.batch_size", str(batch), "--model", "NoiseGeneratorModule", "--model.method", "SALM", "--model.width", str(width),
+        "--model.updates_per_visit", "1", "--model.last_pass_steps", "1", "--trainer.max_steps", str(steps),
+        "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(folder), "--run", "run",
     ]  # fmt: skip
     begin, peak = time.perf_counter(), 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    environment = os.environ | {"SALM_CACHE_DIR": str(folder / "cache")}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
         while process.poll() is None:
             peak = max(peak, anonymous_memory(process.pid))
             time.sleep(0.1)
     if process.returncode:
         raise SystemExit(f"fit failed with exit code {process.returncode}")
-    return peak / 1e9, time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
+    visited = np.load(folder / f"lightning_logs/run/checkpoints/noise/step={steps}/rank=0.indices.npy", allow_pickle=False)
+    if len(visited) != images:
+        raise SystemExit(f"the checkpoint holds noise of {len(visited)} images, not of all {images}")
+    return peak / 1e9, seconds
 
 
 def main() -> None:
@@ -76,15 +92,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--images", type=int, nargs="+", default=[2000, 20000])
-    parser.add_argument("--steps", type=int, default=20, help="Training steps.")
-    parser.add_argument("--width", type=float, default=0.125)
+    parser.add_argument("--images", type=int, nargs="+", default=[2000, 20000], help="Training images of each run.")
+    parser.add_argument("--width", type=float, default=0.125, help="Width factor of the source model.")
     options = parser.parse_args()
-    print("| images of 224 px | uint8 in all, GB | peak anonymous memory, GB | seconds |\n|---|---|---|---|", flush=True)
+    batch = common_batch(options.images)
+    if batch < SMALLEST_BATCH:
+        parser.error(
+            f"--images {options.images}: give multiples of one number from {SMALLEST_BATCH} to {LARGEST_BATCH}, the batch size"
+        )
+    seconds = len(options.images) * START_SECONDS + sum(options.images) * SECONDS_PER_IMAGE
+    disk = COPIES * max(options.images) * IMAGE_BYTES / 1e9
+    print(f"Batches of {batch}; about {seconds / 60:.0f} minutes on two cores and {disk:.1f} GB in {tempfile.gettempdir()}.\n")
+    print("| RGB images of 224 px | uint8 in all, GB | peak anonymous memory, GB | seconds |\n|---|---|---|---|", flush=True)
     for images in options.images:
         with tempfile.TemporaryDirectory() as folder:
-            peak, seconds = measure(Path(folder), images, options.steps, options.width)
-        print(f"| {images} | {images * SIZE**2 / 1e9:.2f} | {peak:.2f} | {seconds:.0f} |", flush=True)
+            peak, seconds = measure(Path(folder), images, batch, options.width)
+        print(f"| {images} | {images * IMAGE_BYTES / 1e9:.2f} | {peak:.2f} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

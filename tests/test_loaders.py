@@ -14,9 +14,11 @@ from fakes import fake_arrays, write_fake_npz
 
 import salm_lightning.data.datamodule as datamodule_file
 from salm_lightning.data import SPLITS, Batch, DatasetInfo, ImageDataModule, NpzDataModule, Split, Task
+from salm_lightning.data.arrays import to_tensor
 from salm_lightning.data.batches import EpochBatches, chunk_indices, evaluation_batches, permutation, stratified_shard
 from salm_lightning.data.device_loader import DeviceEvaluationLoader, DeviceLoader
 from salm_lightning.data.mapped_loader import MappedBatches, MappedLoader, _BatchReader
+from salm_lightning.data.mapped_rows import MappedRows
 from salm_lightning.errors import ConfigurationError
 
 RGB = DatasetInfo("cells", Task.MULTI_CLASS, ("a", "b", "c"), channels=3, size=8)
@@ -364,6 +366,23 @@ def test_images_stay_on_the_device_up_to_the_limit(monkeypatch: pytest.MonkeyPat
     assert isinstance(on_rank(data, 0, 2).train_dataloader(), DeviceLoader)
 
 
+def test_images_move_to_the_device_in_slabs_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+
+    def spy(images: np.ndarray) -> torch.Tensor:
+        moved.append(images.nbytes)
+        return to_tensor(images)
+
+    slab = 5 * 8 * 8 * 3 + 1
+    monkeypatch.setattr("salm_lightning.data.device_loader._SLAB", slab)
+    monkeypatch.setattr("salm_lightning.data.device_loader.to_tensor", spy)
+    data = MemoryDataModule(resident="device", batch_size=8)
+    for batch in data.train_dataloader():
+        assert_holds_what_the_split_has(batch, data.split("train"), Task.MULTI_CLASS)
+    assert max(moved) <= slab
+    assert sum(moved) == 54 * 8 * 8 * 3  # the first image twice, for its shape
+
+
 def test_test_images_can_be_watched_beside_the_validation_images() -> None:
     assert [flat(loader) for loader in MemoryDataModule().val_dataloader()] == [list(range(13))]
     data = MemoryDataModule()
@@ -380,8 +399,36 @@ def test_a_memory_map_travels_to_workers_by_its_name(tmp_path: Path) -> None:
     message = pickle.dumps(reader)
     assert len(message) < split.images.nbytes / 20
     copy = pickle.loads(message)
-    assert isinstance(copy._split.images, np.memmap)
+    assert isinstance(copy._images, MappedRows)
     assert_holds_what_the_split_has(copy[0], split, Task.MULTI_CLASS)
+
+
+def test_some_rows_of_a_memory_map_are_read_when_asked_for(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    rows = np.array([7, 2, 3, 8])
+    some = MappedRows(np.load(tmp_path / "images.npy", mmap_mode="r"), rows)
+    expected = images[rows]
+    assert (len(some), some.shape, some.dtype) == (4, expected.shape, np.uint8)
+    for key in (2, -1, slice(1, 3), slice(None, None, 2), np.array([3, 0, 0]), np.array([True, False, True, False])):
+        np.testing.assert_array_equal(some[key], expected[key])
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(some))[key], expected[key])
+    with pytest.raises(IndexError):
+        some[4]
+
+
+@pytest.mark.parametrize("resident", ["device", "mapped"])
+def test_loaders_read_some_rows_of_a_memory_map(tmp_path: Path, resident: str) -> None:
+    arrays = fake_arrays(RGB, (53, 13, 17))
+    np.save(tmp_path / "images.npy", arrays["train_images"])
+    rows = np.flatnonzero(arrays["train_labels"][:, 0] != 1)
+    data = MemoryDataModule(resident=resident, batch_size=8, chunk_size=8)
+    data.setup()
+    some = MappedRows(np.load(tmp_path / "images.npy", mmap_mode="r"), rows)
+    split = data._splits["train"] = Split(some, arrays["train_labels"][rows])
+    for loader in (data.train_dataloader(), data.predict_dataloader()):
+        for batch in loader:
+            assert_holds_what_the_split_has(batch, split, Task.MULTI_CLASS)
 
 
 @pytest.mark.parametrize(

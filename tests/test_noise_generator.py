@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from salm_lightning.callbacks import progress_bar
+from salm_lightning.callbacks.checkpoint import save_run
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.generation import generate
@@ -318,6 +319,26 @@ def test_prediction_right_after_a_fit_starts_from_the_noise_in_memory(tmp_path: 
     assert not torch.equal(in_memory, from_random("small"))
     assert torch.equal(predicted(other), from_random("later"))
     assert torch.equal(predicted(data), in_memory)
+
+
+def test_noise_in_a_memory_map_is_resumed_and_released_alike_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise_bytes, maps = SAMPLES * 3 * SIZE**2, Path("/proc/self/maps")
+    releases, left = [], []
+    for mapped, limit in ((False, noise_bytes), (True, noise_bytes - 1)):
+        monkeypatch.setattr("salm_lightning.modules.noise_generator.HOST_LIMIT", limit)
+        folder = tmp_path / str(limit)
+        data, first = make_data(folder), make_trainer(folder, 3)
+        first.fit(make_module(data), datamodule=data)
+        module, trainer = make_module(data), make_trainer(folder, 7)
+        trainer.fit(module, datamodule=data, ckpt_path=save_run(first))
+        assert not maps.exists() or (str(folder / "checkpoints") in maps.read_text()) is mapped
+        releases.append(read(generate(trainer, module, data))["train_images"])
+        left.append({str(path.relative_to(folder)) for path in folder.rglob("*")})
+    np.testing.assert_array_equal(*releases)
+    assert left[0] == left[1]
+    assert "checkpoints/noise/step=7/rank=0.noise.npy" in left[0]
 
 
 def test_a_resumed_run_says_that_its_learning_rate_is_another(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_measured_values_equal_plain_numpy(channels: int) -> None:
     assert measured.rms_max == pytest.approx(np.sqrt(squared.max()), abs=1e-12)
 
 
-@pytest.mark.parametrize(("size", "channels"), [(12, 1), (28, 3), (33, 3)])
+@pytest.mark.parametrize(("size", "channels"), [(12, 1), (28, 3), (33, 3), (70, 1)])
 def test_ssim_is_the_one_of_torchmetrics(size: int, channels: int) -> None:
     images, protected = noisy_pair(channels, size)
     a, b = (torch.from_numpy(x.reshape(23, size, size, channels)).permute(0, 3, 1, 2).double() / 255 for x in (images, protected))

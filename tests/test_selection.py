@@ -151,3 +151,17 @@ def test_verify_finds_a_change_outside(release: tuple[Path, Path], capsys: pytes
 def test_victims_see_the_part_they_ask_for(release: tuple[Path, Path], part: str, count: int) -> None:
     folder, _ = release
     assert len(PoisonedDataModule(folder, part=part).split("train")) == count
+
+
+@pytest.mark.parametrize("part", ["protected", "clean"])
+def test_a_part_of_a_memory_mapped_release_is_not_copied(
+    release: tuple[Path, Path], part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = release
+    monkeypatch.setenv("SALM_CACHE_DIR", str(tmp_path))
+    train = PoisonedDataModule(folder, part=part, resident="mapped").split("train")
+    assert not isinstance(train.images, np.ndarray)
+    with np.load(folder / "bloodmnist.npz") as arrays:
+        rows = Manifest.read(folder).coverage.mask() == (part == "protected")
+        np.testing.assert_array_equal(train.images[:], arrays["train_images"][rows])
+        np.testing.assert_array_equal(train.labels, arrays["train_labels"][rows])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from salm_lightning.errors import ReleaseError
 from salm_lightning.noise.store import (
@@ -87,18 +92,62 @@ def test_zero_noise_that_was_written_is_not_a_start() -> None:
 
 def test_a_memory_map_equals_the_device(tmp_path: Path) -> None:
     indices, (first, second) = np.array([7, 2, 9, 4]), (noise(3), noise(2, seed=1))
-    path = tmp_path / "scratch" / "rank=0.npy"
-    stores = [NoiseStore(indices, SHAPE, RADIUS), NoiseStore(indices, SHAPE, RADIUS, scratch=path)]
+    scratch = tmp_path / "scratch"
+    stores = [NoiseStore(indices, SHAPE, RADIUS), NoiseStore(indices, SHAPE, RADIUS, scratch=scratch)]
     for store in stores:
         store.put(torch.tensor([9, 2, 7]), first)
         store.put(torch.tensor([4, 2]), second)
     assert torch.equal(*(store.get(torch.from_numpy(indices), noise(4)) for store in stores))
     sums = [store.save(tmp_path / f"{number}", 0) for number, store in enumerate(stores)]
     assert sums[0] == sums[1]
-    assert np.load(path, mmap_mode="r").dtype == np.int8
-    again = NoiseStore(indices, SHAPE, RADIUS, scratch=path)  # scratch is not a state
+    if (maps := Path("/proc/self/maps")).exists():
+        assert str(scratch) in maps.read_text()
+    assert list(scratch.iterdir()) == []  # nothing is left, even if the process is killed now
+    again = NoiseStore(indices, SHAPE, RADIUS, scratch=scratch)  # scratch is not a state
     assert again.visited() == 0
     assert torch.equal(again.get(torch.tensor([9]), first[:1]), first[:1])
+    again.load(Snapshot(tmp_path / "1", sums[1]))
+    assert torch.equal(*(store.get(torch.from_numpy(indices), noise(4)) for store in (stores[0], again)))
+
+
+class LargestResult(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that an operation returns."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **kwargs or {})
+        sizes = [tensor.nbytes for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
+        self.largest = max([self.largest, *sizes])
+        return result
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_snapshots_are_written_and_read_in_slabs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool) -> None:
+    """No tensor and no array grows with the number of samples."""
+    slab, count, shape = 2**16, 500, (3, 48, 48)
+    monkeypatch.setattr("salm_lightning.noise.store.SLAB", slab, raising=False)
+    monkeypatch.setattr("salm_lightning.data.arrays._BLOCK", slab)  # of hashing
+    store = NoiseStore(np.arange(count), shape, RADIUS, scratch=tmp_path if mapped else None)
+    written = np.setdiff1d(np.arange(count), [0, 7, 499])
+    for part in np.array_split(written, 20):
+        delta = torch.from_numpy(part)[:, None, None, None].expand(-1, *shape) % 101 * RADIUS / 127
+        store.put(torch.from_numpy(part), delta)
+    other = NoiseStore(np.arange(count)[::-1].copy(), shape, RADIUS, scratch=tmp_path if mapped else None)
+    tracemalloc.start()
+    with LargestResult() as results:
+        sums = store.save(tmp_path / "step=1", 0)
+        other.load(Snapshot(tmp_path / "step=1", sums))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert results.largest <= slab
+    assert peak < 4 * slab < count * math.prod(shape) / 10
+    saved = np.load(tmp_path / "step=1" / "rank=0.noise.npy")
+    np.testing.assert_array_equal(saved, np.broadcast_to((written % 101)[:, None, None, None], (len(written), *shape)))
+    missing = torch.full((1, *shape), RADIUS)
+    for index in (0, 1, 250, 499):
+        expected = missing if index in (0, 499) else torch.full_like(missing, index % 101 * RADIUS / 127)
+        torch.testing.assert_close(other.get(torch.tensor([index]), missing), expected, rtol=0, atol=1e-8)
 
 
 def saved(folder: Path, shards: list[np.ndarray], written: np.ndarray, delta: Tensor) -> dict[str, str]:

@@ -20,8 +20,11 @@ from torch import Tensor
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.errors import DataError
 
-RESIDENT_LIMIT = 2**30
-"""Bytes of uint8 images up to which an archive is held in memory; a larger one is memory-mapped."""
+RESIDENT_LIMIT = 2**28
+"""Bytes of uint8 images up to which an archive is held in memory; a larger one is memory-mapped.
+
+Every MedMNIST dataset at 28 pixels stays below (PathMNIST has 252 MB). Above it memory is bounded by the batch: a training loader
+on a CPU holds the images once more, so that a higher limit would be felt twice."""
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
 _BLOCK = 2**22

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from salm_lightning.data.mapped_rows import MappedRows
+
 SPLITS = ("train", "val", "test")
 
 
@@ -75,11 +77,11 @@ class Split:
     """One split in MedMNIST's layout.
 
     Attributes:
-        images: uint8 ``[N, H, W]`` (grey) or ``[N, H, W, 3]``; may be a read-only memory map.
+        images: uint8 ``[N, H, W]`` (grey) or ``[N, H, W, 3]``; may be a read-only memory map, or some of its rows.
         labels: Integer ``[N, 1]``, or ``[N, L]`` for multi-label tasks.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | MappedRows
     labels: NDArray[np.integer]
 
     def __len__(self) -> int:

@@ -23,7 +23,8 @@ class ClassWithSupport(ImageDataModule):
     """The images of one class, and support classes from another dataset that give a source model something to tell them from.
 
     The owner of one class has no other class of the dataset. Label 0 is the target class, whose images come first in each split and
-    in their order; the support classes follow.
+    in their order; the support classes follow. All of them are held in memory, whatever the size of the images: support classes
+    are scaled to that of the target, and a class is a small part of a dataset.
 
     Args:
         target: The dataset of the class; a single-label one.
@@ -63,7 +64,7 @@ class ClassWithSupport(ImageDataModule):
 
     def _combine(self, target: Split, support: Split) -> Split:
         own = target.images[target.labels[:, 0] == self.target_class]
-        images = np.concatenate([own, fit_images(support.images, self.image_size, self.channels)])
+        images = np.concatenate([own, fit_images(support.images[:], self.image_size, self.channels)])
         labels = np.concatenate([np.zeros((len(own), 1), np.int64), support.labels.astype(np.int64) + 1])
         return Split(images, labels)
 

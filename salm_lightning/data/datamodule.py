@@ -23,6 +23,7 @@ from salm_lightning.data.batches import (
 )
 from salm_lightning.data.device_loader import DeviceEvaluationLoader, DeviceLoader
 from salm_lightning.data.mapped_loader import MappedBatches, MappedLoader
+from salm_lightning.data.mapped_rows import MappedRows
 from salm_lightning.errors import ConfigurationError, look_up
 
 Resident = Literal["auto", "device", "mapped"]
@@ -38,7 +39,7 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: Images per training step, in total over all ranks.
         seed: Seed of the shards and of the order of the training images.
         resident: Where the images live while training: ``device`` (uint8 on the device), ``mapped`` (a memory map on disk, read
-            by workers), or ``auto``: on the device if they fit (1 GiB on a CPU, half of the free memory on a GPU).
+            by workers), or ``auto``: on the device if they fit (256 MiB on a CPU, half of the free memory on a GPU).
         num_workers: Processes that read ahead; they are used for memory-mapped images alone.
         chunk_size: Images per chunk of the last pass (``predict``).
 
@@ -170,7 +171,7 @@ class ImageDataModule(LightningDataModule, ABC):
         split, (rank, world), device = self.split("train"), self._rank_and_world(), self._device()
         pending: Iterable[int] = range(self.num_chunks) if self.pending_chunks is None else self.pending_chunks
         batches = [chunk_indices(chunk, len(split), self.chunk_size) for chunk in list(pending)[rank::world]]
-        workers = self.num_workers if isinstance(split.images, np.memmap) else 0
+        workers = self.num_workers if isinstance(split.images, np.memmap | MappedRows) else 0
         return MappedBatches(split, batches, self.task, workers, pin_memory=device.type == "cuda")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -13,7 +13,7 @@ from salm_lightning.data.arrays import labels_to_tensor, to_tensor
 from salm_lightning.data.base import Batch, Split, Task
 from salm_lightning.data.batches import EpochBatches, LoaderState
 
-_SLAB = 4096
+_SLAB = 2**26  # bytes of images that are moved at a time
 
 
 class _ResidentSamples:
@@ -33,8 +33,9 @@ def _images_on_device(split: Split, indices: NDArray[np.int64], device: torch.de
     """Move images slab by slab: a memory-mapped split never lies in host memory as a whole."""
     first = to_tensor(split.images[indices[:1]])
     images = torch.empty((len(indices), *first.shape[1:]), dtype=torch.uint8, device=device)
-    for start in range(0, len(indices), _SLAB):
-        images[start : start + _SLAB] = to_tensor(split.images[indices[start : start + _SLAB]]).to(device)
+    rows = max(1, _SLAB // max(1, first.nbytes))
+    for start in range(0, len(indices), rows):
+        images[start : start + rows] = to_tensor(split.images[indices[start : start + rows]]).to(device)
     return images
 
 

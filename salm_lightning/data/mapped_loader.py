@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +12,17 @@ from torch.utils.data import DataLoader, Dataset
 from salm_lightning.data.arrays import labels_to_tensor, to_tensor
 from salm_lightning.data.base import Batch, Split, Task
 from salm_lightning.data.batches import EpochBatches, LoaderState
+from salm_lightning.data.mapped_rows import MappedRows
 
 
 class _BatchReader(Dataset[Batch]):
     """Reads a batch by its number; the index lists travel to the workers once."""
 
     def __init__(self, split: Split, batches: Sequence[NDArray[np.int64]], task: Task) -> None:
-        self._split = split
+        self._images = images = split.images
+        if isinstance(images, np.memmap) and images.filename is not None:
+            self._images = MappedRows(images, np.arange(len(images)))  # travels to the workers by the file's name
+        self._labels = split.labels
         self._batches = batches
         self._task = task
 
@@ -28,24 +31,9 @@ class _BatchReader(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         indices = self._batches[number]
-        images = to_tensor(self._split.images[indices])
-        labels = labels_to_tensor(self._split.labels[indices], self._task)
+        images = to_tensor(self._images[indices])
+        labels = labels_to_tensor(self._labels[indices], self._task)
         return Batch(images, labels, torch.from_numpy(indices.copy()))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Send a memory map by its file name: pickled as an array it would be copied whole into every worker."""
-        state = self.__dict__.copy()
-        images = self._split.images
-        if isinstance(images, np.memmap) and images.filename is not None:
-            state["_split"] = None
-            state["_map"] = (images.filename, self._split.labels)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "_map" in state:
-            filename, labels = state.pop("_map")
-            state["_split"] = Split(np.load(filename, mmap_mode="r", allow_pickle=False), labels)
-        self.__dict__.update(state)
 
 
 def _read(split: Split, batches: Sequence[NDArray[np.int64]], task: Task, num_workers: int, pin_memory: bool) -> Iterator[Batch]:

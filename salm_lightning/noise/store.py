@@ -6,9 +6,11 @@ Noise is held as int8 in units of ``radius / 127``. Grey levels would be too coa
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from salm_lightning.errors import ReleaseError
 LEVELS = 127
 """Steps of the int8 scale from zero to the radius."""
 
+SLAB = 2**24
+"""Bytes of noise that are copied at a time while a snapshot is written or read: memory is bounded by it, not by the dataset."""
+
 _SNAPSHOT_NAME = re.compile(r"step=\d+")
 
 
@@ -36,7 +41,8 @@ class NoiseStore:
         shape: ``(C, H, W)``.
         radius: Bound of the noise in [0, 1] units.
         device: Where the noise lives, unless ``scratch`` is given.
-        scratch: File for a memory map, for noise that does not fit; it is recreated each time.
+        scratch: Folder for the file of a memory map, for noise that does not fit. The file has no name, so that it goes with the
+            process, however that ends: what lasts is in the snapshots.
     """
 
     def __init__(
@@ -54,8 +60,10 @@ class NoiseStore:
         if scratch is None:
             self._noise = torch.zeros(size, dtype=torch.int8, device=home)
         else:
-            scratch.parent.mkdir(parents=True, exist_ok=True)
-            self._noise = torch.from_numpy(np.lib.format.open_memmap(scratch, mode="w+", dtype=np.int8, shape=size))
+            scratch.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=scratch) as file:
+                self._noise = torch.from_numpy(np.memmap(file, dtype=np.int8, mode="w+", shape=size))
+        self._slab = max(1, SLAB // math.prod(shape))
         self._visited = torch.zeros(len(self.indices), dtype=torch.bool, device=home)
         # A sample that another rank owns gets a row past the end, so that asking for it fails instead of hitting the last row.
         rows = torch.full((int(self.indices.max(initial=-1)) + 1,), len(self.indices), dtype=torch.int64)
@@ -93,18 +101,24 @@ class NoiseStore:
             SHA-256 by file name.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        chosen = self._visited.cpu()
-        parts = {
-            f"rank={rank}.indices.npy": self.indices[chosen.numpy()],
-            f"rank={rank}.noise.npy": self._noise[chosen.to(self._noise.device)].cpu().numpy(),
+        rows = self._visited.nonzero()[:, 0]
+        indices = self.indices[rows.cpu().numpy()]
+        noise = (self._noise[slab].cpu().numpy() for slab in torch.split(rows, self._slab))
+        return {
+            name: _save_array(folder / name, dtype, (len(rows), *shape), blocks)
+            for name, dtype, shape, blocks in (
+                (f"rank={rank}.indices.npy", np.int64, (), [indices]),
+                (f"rank={rank}.noise.npy", np.int8, self._noise.shape[1:], noise),
+            )
         }
-        return {name: _save_array(folder / name, array) for name, array in parts.items()}
 
     def load(self, snapshot: Snapshot) -> None:
         """Take over the noise of the owned samples from a snapshot, which may come from another number of ranks."""
-        noise, known = snapshot.read(self.indices)
-        self._noise.copy_(torch.from_numpy(noise))
-        self._visited.copy_(torch.from_numpy(known))
+        for start in range(0, len(self.indices), self._slab):
+            slab = slice(start, start + self._slab)
+            noise, known = snapshot.read(self.indices[slab])
+            self._noise[slab].copy_(torch.from_numpy(noise))
+            self._visited[slab].copy_(torch.from_numpy(known))
 
 
 class Snapshot:
@@ -193,10 +207,14 @@ def merge_checksums(parts: Sequence[dict[str, str] | None]) -> dict[str, str]:
     return {name: checksum for part in parts if part for name, checksum in part.items()}
 
 
-def _save_array(path: Path, array: NDArray[Any]) -> str:
+def _save_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> str:
+    """Write an ``.npy`` file block by block, there completely or not at all, and return its SHA-256."""
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
+        np.lib.format.write_array_header_1_0(stream, header)
+        for block in blocks:
+            block.tofile(stream)
         stream.flush()
         os.fsync(stream.fileno())  # the checkpoint that names this file must not outlive its bytes in a power cut
     checksum = file_sha256(temporary)

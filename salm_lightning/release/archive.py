@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm_lightning.data.base import SPLITS
+from salm_lightning.data.mapped_rows import MappedRows
 from salm_lightning.errors import ReleaseError
 
 ARRAYS = tuple(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels"))
@@ -43,8 +44,8 @@ class ArraySpec:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, array: NDArray[Any]) -> ArraySpec:
-        """Describe an array in memory."""
+    def of(cls, array: NDArray[Any] | MappedRows) -> ArraySpec:
+        """Describe an array."""
         return cls(array.dtype.str, tuple(array.shape))
 
     def __str__(self) -> str:
@@ -160,8 +161,8 @@ def write_array(archive: zipfile.ZipFile, name: str, spec: ArraySpec, blocks: It
         raise ReleaseError(f"{name}: {written} rows were given where there must be {spec.shape[0]}, each of them exactly once.")
 
 
-def slices(array: NDArray[Any], rows: int) -> Iterator[NDArray[Any]]:
-    """Yield consecutive blocks of ``rows`` rows of an array in memory or of a memory map."""
+def slices(array: NDArray[Any] | MappedRows, rows: int) -> Iterator[NDArray[Any]]:
+    """Yield consecutive blocks of ``rows`` rows of an array in memory or on disk."""
     for start in range(0, len(array), rows):
         yield np.asarray(array[start : start + rows])
 
