@@ -12,7 +12,7 @@ from fakes import fake_arrays, write_fake_npz
 
 import salm_lightning.data.arrays as arrays_file
 from salm_lightning.data import SPLITS, DatasetInfo, Task
-from salm_lightning.data.arrays import class_counts, file_md5, file_sha256, infer_info, labels_to_tensor, read_npz, to_tensor
+from salm_lightning.data.arrays import file_md5, file_sha256, infer_info, labels_to_tensor, read_npz, to_tensor
 from salm_lightning.errors import DataError
 
 RGB = DatasetInfo("cells", Task.MULTI_CLASS, ("a", "b", "c"), channels=3, size=8)
@@ -176,13 +176,6 @@ def test_labels_become_what_the_losses_take() -> None:
     findings = labels_to_tensor(np.array([[1, 0], [1, 1]], np.uint8), Task.MULTI_LABEL)
     assert findings.dtype == torch.float32
     assert findings.tolist() == [[1.0, 0.0], [1.0, 1.0]]
-
-
-def test_class_counts() -> None:
-    assert class_counts(np.array([[2], [0], [2]], np.uint8), Task.MULTI_CLASS, 4).tolist() == [1, 0, 2, 0]
-    many = np.ones((300, 2), np.uint8)
-    many[:250, 1] = 0
-    assert class_counts(many, Task.MULTI_LABEL, 2).tolist() == [300, 50]
 
 
 def test_checksums_are_the_standard_ones(tmp_path: Path) -> None:

@@ -172,6 +172,84 @@ def test_predictions_are_the_checkpoints_probabilities_of_the_test_images() -> N
     assert np.ptp(found, axis=0).max() > 1e-4
 
 
+def test_validate_measures_a_checkpoint_on_the_clean_validation_split(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"fit {VICTIM} --data.val_size 40 --run v --model.optimizer.lr 0.001") == 0
+    before = _files(Path("lightning_logs/v"))
+    capsys.readouterr()
+    assert _run("validate --config lightning_logs/v/config.yaml --ckpt_path lightning_logs/v") == 0
+    shown = dict(re.findall(r"│ +val/(\w+) +│ +([\d.]+) +│", capsys.readouterr().out))
+
+    data = SyntheticDataModule(size=16, train_size=20, val_size=40, test_size=10)
+    victim = VictimModule(data.num_classes, data.channels, data.image_size, width=0.125)
+    victim.load_state_dict(torch.load("lightning_logs/v/checkpoints/step=2.ckpt", weights_only=True)["state_dict"])
+    val = data.split("val")
+    with torch.inference_mode():
+        scores = victim.eval()(as_tensor(val.images)).softmax(1).numpy()
+    labels = val.labels[:, 0]
+    right = scores.argmax(axis=1) == labels
+    assert float(shown["acc"]) == pytest.approx(right.mean(), abs=1e-5)
+    recalls = [right[labels == number].mean() for number in range(data.num_classes)]
+    assert float(shown["balanced_acc"]) == pytest.approx(np.mean(recalls), abs=1e-5)
+    assert float(shown["auc"]) == pytest.approx(_auc(labels, scores), abs=1e-5)
+    assert _files(Path("lightning_logs/v")) == before
+
+
+def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return the share of pairs of a class and the rest that the class's score orders rightly, mean over the classes."""
+    areas = []
+    for number, column in enumerate(scores.T):
+        own, rest = column[labels == number][:, None], column[labels != number]
+        areas.append((own > rest).mean() + (own == rest).mean() / 2)
+    return float(np.mean(areas))
+
+
+def test_validate_of_a_generator_measures_its_source_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"fit {GENERATOR} --run g") == 0
+    capsys.readouterr()
+    assert _run(f"validate --config {RUN}/config.yaml --ckpt_path {RUN}") == 0
+    assert "val/clean_balanced_acc" in capsys.readouterr().out
+
+
+def test_print_config_shows_what_a_combination_amounts_to(capsys: pytest.CaptureFixture[str]) -> None:
+    """It starts nothing, and what it prints is a config of the same run."""
+    given = f"--config method/em.yaml --model.method.radius 4 {DATA} {SHORT} --run"
+    with pytest.raises(SystemExit) as end:
+        _run(f"fit {given} printed --print_config")
+    assert end.value.code == 0
+    assert not Path("lightning_logs").exists()
+    shown = capsys.readouterr().out
+    values = yaml.safe_load(shown)
+    method = values["model"]["init_args"]["method"]
+    assert method["class_path"].endswith(".EM")
+    assert (method["init_args"]["radius"], method["init_args"]["step_size"]) == (4, 1.6)
+    assert (values["trainer"]["max_steps"], values["trainer"]["val_check_interval"], values["seed_everything"]) == (2, 250, 0)
+    Path("printed.yaml").write_text(shown)
+    assert _run("fit --config printed.yaml") == 0
+    assert _run(f"fit {given} typed") == 0
+    made = [Path(f"lightning_logs/{name}/protected/synthetic.npz").read_bytes() for name in ("printed", "typed")]
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("protect mine.npz --steps 7", {"data": "mine.npz", "steps": 7, "victim_steps": 20000}),
+        ("classwise mine.npz pathmnist --num_support 3", {"data": "mine.npz", "support": "pathmnist", "num_support": 3}),
+        ("sweep --workers 2", {"workers": 2, "clean": True}),
+        ("verify there", {"release": "there"}),
+    ],
+)
+def test_print_config_of_the_other_commands(
+    arguments: str, expected: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        _run(f"{arguments} --print_config")
+    assert end.value.code == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    assert {name: values[name] for name in expected} == expected
+    assert list(Path().iterdir()) == []
+
+
 def test_an_unknown_source_model_is_named_as_the_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(f"fit {GENERATOR} --model.source resnet19") == 2
     assert "source='resnet19' is not known; did you mean 'resnet18'?" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_the_set_is_complete() -> None:
         *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random")),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
         *(f"scenario/{name}.yaml" for name in ("partial_classes", "some_samples")),
+        "size/224.yaml",
         *(f"sweep/{name}.yaml" for name in SWEEPS),
     }  # fmt: skip
 
@@ -90,6 +92,15 @@ def test_scenario(name: str) -> None:
     assert _fit(
         "--config", "method/salm.yaml", "--config", "dataset/bloodmnist.yaml", "--config", f"scenario/{name}.yaml", *FAST
     ) == 0  # fmt: skip
+
+
+def test_size() -> None:
+    write_fake_npz(Path("pathmnist_224.npz"), replace(MEDMNIST["pathmnist"], size=224), (8, 4, 4))
+    arguments = ["--config", "method/salm.yaml", "--config", "dataset/pathmnist.yaml", "--config", "size/224.yaml", *SHORT]
+    cli = _build(*arguments)
+    assert (cli.model.image_shape, cli.datamodule.batch_size, cli.trainer.max_steps) == ((3, 224, 224), 64, 3000)
+    assert cli.datamodule.info.name == "pathmnist"
+    assert _fit(*arguments, "--data.batch_size", "4", "--trainer.fast_dev_run", "true") == 0
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,12 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from salm_lightning.cli import main
 from salm_lightning.data import SyntheticDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError
+from salm_lightning.release import Manifest
+from salm_lightning.release.archive import ARRAYS, ArraySpec
+from salm_lightning.release.manifest import Coverage, FileSum
+from salm_lightning.release.measure import Bound, Measured
 from salm_lightning.sweep import runners
-from salm_lightning.sweep.job import DONE, Job, State
+from salm_lightning.sweep.job import DONE, Job, State, work
 from salm_lightning.sweep.plan import Planner, Row, column_names, label
 from salm_lightning.sweep.run import _alone
 from salm_lightning.sweep.settings import compose, merge
@@ -100,8 +105,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ran.append(job.name)
         job.product.parent.mkdir(parents=True, exist_ok=True)
         figures = {"acc": 0.5, "auc": 0.5, "balanced_acc": 0.5}
-        made = FAKE_MANIFEST if job.makes_release else {"test": figures, "history": {}, "majority": 0.25}
-        job.product.write_text(json.dumps(made))
+        made = {"test": figures, "history": {}, "majority": 0.25}
+        job.product.write_text(FAKE_MANIFEST.to_json() if job.makes_release else json.dumps(made))
         job.note(State(DONE, 1.0))
 
     monkeypatch.setattr(runners, "work", pretend)
@@ -109,20 +114,19 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-FAKE_MANIFEST: dict[str, Any] = {
-    "format_version": 1,
-    "dataset": {"name": "d", "task": "multi-class", "class_names": ["a", "b"], "channels": 3, "size": 16},
-    "settings": {},
-    "bound": {"norm": "linf", "radius": 8.0},
-    "measured": {
-        "images": 1, "images_unchanged": 0, "linf": 8, "l0_max": 1, "l0_mean": 1.0, "changed_share": 0.5, "ssim": 0.9, "psnr": 30.0,
-    },
-    "coverage": {"samples": 1, "written": 1},
-    "source": None,
-    "archive": {"name": "d.npz", "sha256": "0" * 64},
-    "arrays": {f"{split}_{kind}": {"dtype": "uint8", "shape": [1]} for split in ("train", "val", "test") for kind in ("images", "labels")},
-    "versions": {},
-}  # fmt: skip
+FAKE_MANIFEST = Manifest(
+    dataset={"name": "d", "task": "multi-class", "class_names": ["a", "b"], "channels": 3, "size": 16},
+    settings={},
+    bound=Bound("linf", 8.0),
+    measured=Measured(
+        images=1, images_unchanged=0, linf=8, rms_max=4.0, l0_mean=1.0, l0_max=1, changed_share=0.5, ssim=0.9, psnr=30.0
+    ),
+    coverage=Coverage.of(1, None),
+    source=None,
+    archive=FileSum("d.npz", "0" * 64),
+    arrays={name: ArraySpec("uint8", (1,)) for name in ARRAYS},
+    versions={},
+)
 
 
 # Results ----------------------------------------------------------------------------------------------------------------------
@@ -187,6 +191,58 @@ def test_table_has_means_over_seeds_and_the_majority(pretended: list[str], capsy
     assert [cell.strip() for cell in line.split("|")][4:6] == ["3", "50.0 ± 0.0"]
     assert "majority class (no model)" in shown
     assert "25.0" in shown
+
+
+def test_kappa_has_a_column_that_is_empty_unless_the_task_is_ordinal(
+    pretended: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (_, protected) = plan(grid={})
+    assert sweep(grid={}) == 0
+    figures = {"acc": 0.5, "auc": 0.5, "balanced_acc": 0.5, "kappa": 0.25}
+    protected.job.product.write_text(
+        json.dumps({"test": figures, "history": {"peak": figures | {"kappa": 0.75}}, "majority": 0.3})
+    )
+    for path in protected.job.folder.glob("*.sweep"):
+        path.unlink()
+    capsys.readouterr()
+    assert sweep(grid={}) == 0
+    found = [[row[f"{stage}kappa"] for stage in ("", "best_on_val_", "peak_")] for row in results()]
+    assert found == [["", "", ""], ["0.25", "", "0.75"]]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    kappa = lines[0].index("kappa x 100")
+    assert [line[kappa] for line in lines[2:]] == ["", "25.0", ""]
+    assert {len(line) for line in lines} == {len(lines[0])}
+    events = EventAccumulator(str(protected.job.folder)).Reload()
+    content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    metrics = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos
+    assert "test/kappa" in {info.name.tag for info in metrics}
+
+
+def test_what_does_not_concern_clean_victims_is_empty(pretended: list[str]) -> None:
+    grid = {
+        "generator.model.selection.percent": [50],
+        "generator.data.imbalance": [2.0],
+        "victim.data.part": ["all", "clean"],
+        "victim.data.batch_size": [4],
+        "victim.model.width": [0.125],
+    }
+    assert sweep(grid=grid) == 0
+    columns = ("percent", "imbalance", "part", "batch_size", "width")
+    assert [[row[name] for name in columns] for row in results()] == [
+        ["", "2.0", "", "4", "0.125"], ["50", "2.0", "all", "4", "0.125"], ["50", "2.0", "clean", "4", "0.125"],
+    ]  # fmt: skip
+
+
+def test_lines_of_another_grid_stay_while_their_runs_do(pretended: list[str]) -> None:
+    assert sweep(grid={"seed": [0, 1]}, clean=False) == 0
+    first = {row["seed"]: row for row in results()}
+    assert sweep(grid={"seed": [1], "victim.model.width": [0.125]}, clean=False) == 0
+    again, kept = results()
+    assert (again["seed"], again["width"]) == ("1", "0.125"), "a run that is in both has one line"
+    assert kept == first["0"] | {"width": ""}
+    shutil.rmtree(kept["run"])
+    assert sweep(grid={"seed": [1]}, clean=False) == 0
+    assert [row["seed"] for row in results()] == ["1"]
 
 
 # What runs, and what does not again -------------------------------------------------------------------------------------------
@@ -274,8 +330,8 @@ def test_a_failure_is_kept_and_the_others_go_on(
     assert sweep(grid=grid, clean=False) == 1
     shown = capsys.readouterr().out
     assert "FAILED: " in shown
-    assert "1 of 3 runs are not done" in shown
-    failed, done = results()
+    assert "1 of 2 victims are not done" in shown
+    failed, done, *_ = results()
     assert (failed["status"], failed["lr"], failed["accuracy"]) == ("failed", "1e+30", "")
     assert failed["error"].startswith("The loss is ")
     assert failed["error"].endswith(f"(log: out/jobs/{Path(failed['run']).name}.log)")
@@ -301,6 +357,74 @@ def test_victims_of_a_failed_release_are_left_out(pretended: list[str], monkeypa
     clean, zero, ten = results()
     assert [row["status"] for row in (clean, zero, ten)] == ["done", "failed", "done"]
     assert zero["error"] == "its release failed: out of memory"
+
+
+def test_a_release_that_cannot_be_read_fails_its_victims_alone(pretended: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep() == 0
+    (zero, _) = (row for row in plan() if row.job.needs is not None)
+    zero.job.needs.product.write_text(FAKE_MANIFEST.to_json().replace('"format_version": ', '"format_version": 9'))
+    pretended.clear()
+    for more in ([], ["--victim.model.arch", "vgg11"]):  # also while runs end
+        assert sweep(*more) == 1
+        rows = results()[:3]
+        assert [row["status"] for row in rows] == ["done", "failed", "done"]
+        assert rows[1]["error"].startswith("its release cannot be read: manifest.json has format_version=9")
+        assert rows[1]["error"].endswith(f"Delete {zero.job.needs.folder} to have it made again.")
+        assert rows[1]["accuracy"] == ""
+        assert "1 of 3 victims are not done" in capsys.readouterr().out
+    assert len(pretended) == 3, "the runs themselves stand"
+    shutil.rmtree(zero.job.needs.folder)
+    assert sweep() == 0
+    assert pretended[3:] == [zero.job.needs.name]
+
+
+@pytest.mark.parametrize(
+    ("end", "saves", "status", "resumes"),
+    [
+        ("kill -9 $$", True, "interrupted", True),
+        ("kill -9 $$", False, "interrupted", False),
+        ("exit 137", True, "interrupted", True),
+        ("exit 1", True, "failed", False),
+        ("exit 255", True, "failed", False),
+    ],
+)
+def test_what_a_signal_ended_goes_on_from_its_checkpoint(
+    end: str, saves: bool, status: str, resumes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when memory runs out; an error would come again."""
+    (row, _) = plan(grid={})
+    job, checkpoint = row.job, row.job.folder / "checkpoints/step=5.ckpt"
+    program = Path("python").absolute()
+    saving = f"mkdir -p {checkpoint.parent}; touch {checkpoint}" if saves else f"mkdir -p {job.folder}"
+    program.write_text(f'#!/bin/sh\necho "$@" >> calls\n{saving}\n{end}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    job.prepare()
+    work(job)
+    before = job.state()
+    assert before.status == status
+    if status == "interrupted":
+        assert before.error.startswith("killed by signal 9 (Killed); if that was for memory, give a smaller batch_size")
+    job.note(State(status, 1000.0))
+    left = job.folder / "left"
+    left.touch()
+    work(job)
+    first, second = Path("calls").read_text().splitlines()
+    assert "--ckpt_path" not in first
+    assert (f"--ckpt_path {job.folder}" in second, left.exists()) == (resumes, resumes)
+    assert (job.state().seconds > 1000) is resumes
+
+
+@pytest.mark.parametrize("error", [None, OSError("node lost")])
+def test_a_run_that_could_not_note_its_end_goes_on(error: OSError | None) -> None:
+    (row, _) = plan(grid={})
+    ended: Future[None] = Future()
+    ended.set_exception(error) if error else ended.set_result(None)
+    row.job.prepare()
+    row.job.note(State("open", 3.0))
+    runners._settle(row.job, ended)
+    expected = "OSError: node lost" if error else "the job ended without a result"
+    assert row.job.state() == State("interrupted", 3.0, expected)
 
 
 def test_a_stopped_sweep_goes_on_from_its_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
@@ -392,7 +516,7 @@ def test_cluster(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "--cluster", "{executor: local, timeout_min: 5}",
         grid={"generator.model.method.percent": [10], "seed": [0], "victim.trainer.max_steps": [1]}, clean=False,
     ) == 0  # fmt: skip
-    (row,) = results()
+    row, *_ = results()
     assert (row["status"], row["max_steps"]) == ("done", "1")
     assert json.loads((Path(row["run"]) / "results.json").read_text())["steps"] == 1
     assert any((out / "submitit").iterdir())

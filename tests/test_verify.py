@@ -18,6 +18,7 @@ from salm_lightning.commands.verify import verify
 from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.medmnist import NpzDataModule
 from salm_lightning.release import verify_release, write_release
+from salm_lightning.release.manifest import FORMAT_VERSION
 
 Arrays = dict[str, np.ndarray]
 
@@ -248,7 +249,8 @@ def test_the_archive_is_the_one_named_after_the_dataset(release: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "value"),
     [
-        (("format_version",), 2),
+        (("format_version",), FORMAT_VERSION + 1),
+        (("format_version",), FORMAT_VERSION - 1),
         (("format_version",), True),
         (("settings",), []),
         (("bound", "radius"), 300),

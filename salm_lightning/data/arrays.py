@@ -80,13 +80,6 @@ def labels_to_tensor(labels: NDArray[np.integer], task: Task) -> Tensor:
     return torch.from_numpy(labels[:, 0].astype(np.int64))
 
 
-def class_counts(labels: NDArray[np.integer], task: Task, num_classes: int) -> NDArray[np.int64]:
-    """Count the images of each class, or for multi-label tasks the positives of each label: int64 ``[num_classes]``."""
-    if task is Task.MULTI_LABEL:
-        return np.asarray(labels.sum(axis=0), dtype=np.int64)
-    return np.bincount(labels[:, 0], minlength=num_classes).astype(np.int64)
-
-
 def infer_info(path: str | Path, task: Task | None = None) -> DatasetInfo:
     """Find out from an archive what it holds.
 

@@ -20,7 +20,7 @@ from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.release.archive import ARRAYS, ArraySpec
 from salm_lightning.release.measure import Bound, Measured
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 DATAMODULE = "datamodule.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)

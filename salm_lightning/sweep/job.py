@@ -22,8 +22,8 @@ from salm_lightning.summary import RESULTS, write_json
 
 DONE, FAILED, INTERRUPTED, OPEN = "done", "failed", "interrupted", "open"
 """What became of a job; an open one has not ended yet."""
-_STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
-"""Exit codes of a fit that was asked to stop."""
+_STOPPED = (signal.SIGINT, signal.SIGTERM)
+"""Signals that ask a fit to stop."""
 _TAIL = 2**16
 """Bytes of a log in which its error is looked for."""
 
@@ -131,18 +131,26 @@ def work(
         started(process)
         code = process.wait()
     seconds = earlier + time.monotonic() - begin
-    if code in _STOPPED:
+    number = _signal(code)
+    if number in _STOPPED:
         job.note(State(INTERRUPTED, seconds))
+    elif number:
+        killed = f"killed by signal {number} ({signal.strsignal(number)}); if that was for memory, give a smaller batch_size"
+        job.note(State(INTERRUPTED, seconds, f"{killed} (log: {job.log})"))
     elif code == 0 and job.product.is_file():
         job.note(State(DONE, seconds))
     else:
         job.note(State(FAILED, seconds, f"{_reason(code, job.log)} (log: {job.log})"))
 
 
+def _signal(code: int) -> int:
+    """Return the signal that ended a process, as its parent or a shell reports it, or 0."""
+    number = -code if code < 0 else code - 128
+    return number if number in signal.valid_signals() else 0
+
+
 def _reason(code: int, log: Path) -> str:
     """Return why a fit failed: the error that it printed, or else the last line."""
-    if code < 0:
-        return f"killed by signal {-code} ({signal.strsignal(-code)}); if that was for memory, give a smaller batch_size"
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - _TAIL))
         lines = [line.strip() for line in stream.read().decode(errors="replace").splitlines() if line.strip()]

@@ -111,7 +111,7 @@ class Planner:
         on_clean, arch, seed = self._victim(options, _clean_data(generator, own_data), CLEAN, generator, None)
         protected, _, _ = self._victim(options, _protected_data(generator, own_data), generator.method, generator, generator.job)
         labels = {names[key]: label(value) for key, value in cell.items() if key in names}
-        unconcerned = {name: "" for key, name in names.items() if key.startswith("generator.") and "data" not in key.split(".")}
+        unconcerned = {name: "" for key, name in names.items() if not _concerns_clean(key, generator)}
         rows = [Row(_fixed(generator.dataset, generator.method, arch, seed) | labels, protected)]
         if clean:
             rows.insert(0, Row(_fixed(generator.dataset, CLEAN, arch, seed) | labels | unconcerned, on_clean))
@@ -233,6 +233,14 @@ def _clean_data(generator: _Generator, own: Any) -> dict[str, Any]:
     known = inspect.signature(generator.data_class).parameters
     options = {name: value for name, value in _init_args(own).items() if name in known}
     return {**generator.data, "init_args": {**generator.data["init_args"], **options}}
+
+
+def _concerns_clean(key: str, generator: _Generator) -> bool:
+    """Return whether a grid key reaches victims on the clean images."""
+    section, *parts = [part for part in key.split(".") if part != "init_args"]
+    if section == "generator":
+        return "data" in parts
+    return parts[:1] != ["data"] or parts[1:2] == [] or parts[1] in inspect.signature(generator.data_class).parameters
 
 
 def _protected_data(generator: _Generator, own: Any) -> dict[str, Any]:

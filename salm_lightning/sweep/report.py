@@ -14,17 +14,17 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from salm_lightning.metrics.classification import SCALARS
+from salm_lightning.errors import ReleaseError
 from salm_lightning.release import Manifest
-from salm_lightning.sweep.job import DONE, FAILED, Job
+from salm_lightning.sweep.job import DONE, FAILED, Job, State
 from salm_lightning.sweep.plan import FIXED, Row
 
-_NAMES = {"acc": "accuracy", "auc": "auc", "balanced_acc": "balanced_accuracy"}
+_NAMES = {"acc": "accuracy", "auc": "auc", "balanced_acc": "balanced_accuracy", "kappa": "kappa"}
 MEASURED = (
     *(f"{prefix}{name}" for prefix in ("", "best_on_val_", "peak_") for name in _NAMES.values()),
     *("majority", "generator_seconds", "victim_seconds", "linf", "changed_share", "ssim", "psnr"),
 )
-"""Columns of what was measured; PSNR in dB is ``inf`` where nothing was changed."""
+"""Columns of what was measured; kappa is empty unless the task is ordinal, PSNR in dB is ``inf`` where nothing was changed."""
 STATUS = ("status", "error", "run", "release")
 _EVENTS = ".sweep"
 """Suffix of the event file with the hyper-parameters."""
@@ -38,31 +38,51 @@ def record(row: Row) -> dict[str, Any]:
     for name, state in states.items():
         values[f"{name}_seconds"] = round(state.seconds, 1)
     if release is not None:
-        values["release"] = release.release
-        if states["generator"].status == DONE:
-            values |= _measured(release)
-        elif states["generator"].status == FAILED:
-            values |= {"status": FAILED, "error": f"its release failed: {states['generator'].error}"}
+        values |= {"release": release.release, **_of_release(release, states["generator"])}
     return values | (_results(job) if values["status"] == DONE else {})
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Write one line per victim, to a temporary name first."""
-    columns = [*rows[0].values, *MEASURED, *STATUS]
+    """Write one line per victim, to a temporary name first; lines of other grids stay if their runs still stand in the folder."""
+    own, others = [record(row) for row in rows], _others(rows, path)
+    settings = [name for line in (rows[0].values, *others) for name in line if name not in (*MEASURED, *STATUS)]
+    columns = [*dict.fromkeys(settings), *MEASURED, *STATUS]
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
-        writer.writerows(record(row) for row in rows)
+        writer.writerows([*own, *others])
     temporary.replace(path)
+
+
+def _others(rows: Sequence[Row], path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    names = {row.job.name for row in rows}
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [
+            line
+            for line in csv.DictReader(stream)
+            if (run := Path(line["run"]).name) not in names and (path.parent / run).is_dir()
+        ]
 
 
 def results_table(rows: Sequence[Row]) -> Table:
     """Return means over the seeds, with the spread where there are several, in percent; as Markdown, for a page of results."""
     columns = [name for name in rows[0].values if name != "seed"]
-    figures = ("accuracy", "balanced_accuracy", "auc", "best_on_val_accuracy", "peak_accuracy")
+    figures = ("accuracy", "balanced_accuracy", "auc", "kappa", "best_on_val_accuracy", "peak_accuracy")
     table = Table(box=box.MARKDOWN)
-    for heading in (*columns, "seeds", "accuracy", "balanced acc.", "AUC x 100", "best on val", "peak", "generator min"):
+    for heading in (
+        *columns,
+        "seeds",
+        "accuracy",
+        "balanced acc.",
+        "AUC x 100",
+        "kappa x 100",
+        "best on val",
+        "peak",
+        "generator min",
+    ):
         table.add_column(heading, justify="left" if heading in columns else "right", overflow="fold")
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
@@ -77,19 +97,19 @@ def results_table(rows: Sequence[Row]) -> Table:
         majority.update({values["dataset"]: values["majority"] for values in done})
     for dataset, share in majority.items():
         blank = [""] * (len(columns) - 2)
-        table.add_row(dataset, "majority class (no model)", *blank, "", f"{100 * share:.1f}", "", "50.0", "", "", "")
+        table.add_row(dataset, "majority class (no model)", *blank, "", f"{100 * share:.1f}", "", "50.0", *[""] * 4)
     return table
 
 
 def write_hparams(row: Row) -> None:
-    """Add a victim's hyper-parameters, and which of its curves they led to, to its run folder; once."""
-    if any(row.job.folder.glob(f"*{_EVENTS}")):
-        return
+    """Add a finished victim's hyper-parameters, and which of its curves they led to, to its run folder; once."""
     results = record(row)
+    if results["status"] != DONE or any(row.job.folder.glob(f"*{_EVENTS}")):
+        return
     values = {name: value or "-" for name, value in row.values.items()}
     with SummaryWriter(row.job.folder, filename_suffix=_EVENTS) as writer:
         # The metrics are scalars that the test has logged; writer.add_hparams would start a run of its own for them.
-        metrics = {f"test/{name}": results[_NAMES[name]] for name in SCALARS}
+        metrics = {f"test/{name}": results[column] for name, column in _NAMES.items() if results[column] is not None}
         for summary in hparams(values, metrics):  # type: ignore[no-untyped-call]
             writer.file_writer.add_summary(summary)
 
@@ -106,12 +126,21 @@ def _details(row: Row) -> list[str]:
 def _results(job: Job) -> dict[str, Any]:
     results = json.loads(job.product.read_text(encoding="utf-8"))
     stages = {"": results["test"]} | {f"{name}_": results["history"].get(name, {}) for name in ("best_on_val", "peak")}
-    figures = {f"{stage}{_NAMES[name]}": values.get(name) for stage, values in stages.items() for name in SCALARS}
+    figures = {f"{stage}{_NAMES[name]}": values.get(name) for stage, values in stages.items() for name in _NAMES}
     return {**figures, "majority": results["majority"]}
 
 
-def _measured(release: Job) -> dict[str, Any]:
-    measured = Manifest.read(release.release).measured
+def _of_release(release: Job, state: State) -> dict[str, Any]:
+    """Return what a release adds to the line of a victim on it; without one that can be read, the victim has failed."""
+    if state.status == FAILED:
+        return {"status": FAILED, "error": f"its release failed: {state.error}"}
+    if state.status != DONE:
+        return {}
+    try:
+        measured = Manifest.read(release.release).measured
+    except ReleaseError as error:
+        way_out = f"Delete {release.folder} to have it made again."
+        return {"status": FAILED, "error": f"its release cannot be read: {error} {way_out}"}
     psnr = float("inf") if measured.psnr is None else measured.psnr
     return {"linf": measured.linf, "changed_share": measured.changed_share, "ssim": measured.ssim, "psnr": psnr}
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from salm_lightning.errors import OutputExistsError
-from salm_lightning.sweep.job import DONE, FAILED, Job
+from salm_lightning.sweep.job import DONE, Job
 from salm_lightning.sweep.plan import Row
 from salm_lightning.sweep.report import record, results_table, title, write_csv, write_hparams
 from salm_lightning.sweep.runners import Runner, run_jobs
@@ -56,10 +56,10 @@ def run_sweep(rows: Sequence[Row], runner: Runner, out: Path) -> int:
             return 128 + int((interruption.args or (signal.SIGINT,))[0])
     table = results_table(rows)
     Console(width=_WIDTH).print(table)
-    failed = [job for job in jobs if job.state().status != DONE]
+    failed = [row for row in rows if record(row)["status"] != DONE]
     _say(f"One line per victim: {out / RESULTS}\nCurves:              tensorboard --logdir {out}")
     if failed:
-        _say(f"{len(failed)} of {len(jobs)} runs are not done; {RESULTS} says why. The same command tries them again.")
+        _say(f"{len(failed)} of {len(rows)} victims are not done; {RESULTS} says why. The same command tries them again.")
     return 1 if failed else 0
 
 
@@ -83,8 +83,7 @@ def all_jobs(rows: Sequence[Row]) -> list[Job]:
 
 def _write(rows: Sequence[Row], out: Path) -> None:
     for row in rows:
-        if row.job.state().status == DONE:
-            write_hparams(row)
+        write_hparams(row)
     write_csv(rows, out / RESULTS)
 
 
@@ -110,15 +109,15 @@ class _Progress:
         self._ended += 1
         self._left.remove(job)
         self._seconds[job.makes_release].append(state.seconds)
-        outcome = state.status
-        if state.status == FAILED:
-            outcome = f"FAILED: {state.error}"
-        elif state.status == DONE and not job.makes_release:
-            values = record(next(row for row in self._rows if row.job is job))
-            outcome = f"accuracy {values['accuracy']:.1%}"
         took = timedelta(seconds=round(state.seconds))
-        line = f"[{self._ended}/{len(self._jobs)}] {_describe(job, self._rows)}: {outcome}, {took}"
+        line = f"[{self._ended}/{len(self._jobs)}] {_describe(job, self._rows)}: {self._outcome(job)}, {took}"
         _say(f"{line}; about {self._remaining()} left" if self._left else line)
+
+    def _outcome(self, job: Job) -> str:
+        values = vars(job.state()) if job.makes_release else record(next(row for row in self._rows if row.job is job))
+        if values["error"]:
+            return f"{values['status'].upper()}: {values['error']}"
+        return f"accuracy {values['accuracy']:.1%}" if "accuracy" in values else str(values["status"])
 
     def _remaining(self) -> timedelta:
         """Return an estimate from the runs that have ended: those of the same kind, or else all of them."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.sweep.job import DONE, FAILED, OPEN, Job, State, work
+from salm_lightning.sweep.job import DONE, INTERRUPTED, OPEN, Job, State, work
 
 
 class Handle(Protocol):
@@ -198,12 +198,12 @@ def run_jobs(jobs: Sequence[Job], runner: Runner, ended: Callable[[Job], None]) 
 
 
 def _settle(job: Job, handle: Handle) -> None:
-    """Note a failure that the job could not note itself."""
+    """Note an end that the job could not note itself; it says nothing against what the fit had saved by then."""
     error = handle.exception()
     if error is not None:
-        job.note(State(FAILED, job.state().seconds, f"{type(error).__name__}: {error}"))
+        job.note(State(INTERRUPTED, job.state().seconds, f"{type(error).__name__}: {error}"))
     elif job.state().status == OPEN:
-        job.note(State(FAILED, 0.0, "the job ended without a result"))
+        job.note(State(INTERRUPTED, job.state().seconds, "the job ended without a result"))
 
 
 def _stop(runner: Runner, handles: Any) -> None:

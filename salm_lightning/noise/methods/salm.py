@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +55,11 @@ class SALM(Method):
         self.mask = look_up("mask", mask, ("per_step", "fixed"))
         self.project = project
         self.start_from = look_up("start", start, ("uniform", "zero"))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the method's name and every setting as JSON values; ``start`` under its name, which as an attribute is a method's."""
+        values = super().settings()
+        return values | {"start": values.pop("start_from")}
 
     def max_changed_pixels(self, pixels: int) -> int | None:
         """Return the count that ``project`` and a ``fixed`` mask of pixels guarantee, and 0 for K = 0."""
