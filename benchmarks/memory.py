@@ -2,8 +2,8 @@
 
 Fake RGB images in MedMNIST's layout are written, then ``salm-cli fit`` runs on each file: training steps that visit every image
 once, a checkpoint with all their noise, the last pass, the release. Where images and noise live is left to the package. The peak of
-``RssAnon`` (Linux), summed over the process and its workers, is read ten times a second; what workers share with the process is
-counted for each. Example::
+``RssAnon`` (Linux) is read ten times a second, of the process alone and summed with its workers', where what they share with the
+process is counted for each. Example::
 
     python benchmarks/memory.py --images 2000 20000 --width 0.125
 """
@@ -43,17 +43,19 @@ def write_fake(path: Path, images: int) -> None:
                 np.lib.format.write_array(stream, (np.arange(count) % 2).astype(np.uint8)[:, None])
 
 
-def anonymous_memory(process: int) -> int:
-    """Return the anonymous resident memory of a process and its children, in bytes."""
-    total = 0
+def anonymous_memory(process: int) -> tuple[int, int]:
+    """Return the anonymous resident memory of a process, and that with its children's, in bytes."""
+    own, total = 0, 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line)
         except OSError:  # it has ended
             continue
         if process in (int(status["Pid"]), int(status["PPid"])) and "RssAnon" in status:
-            total += int(status["RssAnon"].split()[0]) * 1024
-    return total
+            used = int(status["RssAnon"].split()[0]) * 1024
+            total += used
+            own += used if process == int(status["Pid"]) else 0
+    return own, total
 
 
 def common_batch(sizes: list[int]) -> int:
@@ -62,8 +64,8 @@ def common_batch(sizes: list[int]) -> int:
     return max(size for size in range(1, LARGEST_BATCH + 1) if divisor % size == 0)
 
 
-def measure(folder: Path, images: int, batch: int, width: float) -> tuple[float, float]:
-    """Run a fit with its release and return the peak in GB and the seconds it took."""
+def measure(folder: Path, images: int, batch: int, width: float) -> tuple[float, float, float]:
+    """Run a fit with its release and return the peaks in GB, without and with workers, and the seconds it took."""
     source, steps = folder / "fake224.npz", images // batch
     write_fake(source, images)
     command = [
@@ -72,11 +74,12 @@ def measure(folder: Path, images: int, batch: int, width: float) -> tuple[float,
         "--model.updates_per_visit", "1", "--model.last_pass_steps", "1", "--trainer.max_steps", str(steps),
         "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(folder), "--run", "run",
     ]  # fmt: skip
-    begin, peak = time.perf_counter(), 0
+    begin, peaks = time.perf_counter(), (0, 0)
     environment = os.environ | {"SALM_CACHE_DIR": str(folder / "cache")}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
         while process.poll() is None:
-            peak = max(peak, anonymous_memory(process.pid))
+            own, total = anonymous_memory(process.pid)
+            peaks = max(peaks[0], own), max(peaks[1], total)
             time.sleep(0.1)
     if process.returncode:
         raise SystemExit(f"fit failed with exit code {process.returncode}")
@@ -84,7 +87,7 @@ def measure(folder: Path, images: int, batch: int, width: float) -> tuple[float,
     visited = np.load(folder / f"lightning_logs/run/checkpoints/noise/step={steps}/rank=0.indices.npy", allow_pickle=False)
     if len(visited) != images:
         raise SystemExit(f"the checkpoint holds noise of {len(visited)} images, not of all {images}")
-    return peak / 1e9, seconds
+    return peaks[0] / 1e9, peaks[1] / 1e9, seconds
 
 
 def main() -> None:
@@ -103,11 +106,12 @@ def main() -> None:
     seconds = len(options.images) * START_SECONDS + sum(options.images) * SECONDS_PER_IMAGE
     disk = COPIES * max(options.images) * IMAGE_BYTES / 1e9
     print(f"Batches of {batch}; about {seconds / 60:.0f} minutes on two cores and {disk:.1f} GB in {tempfile.gettempdir()}.\n")
-    print("| RGB images of 224 px | uint8 in all, GB | peak anonymous memory, GB | seconds |\n|---|---|---|---|", flush=True)
+    print("| RGB images of 224 px | uint8 in all, GB | peak anonymous memory, GB | with workers, GB | seconds |")
+    print("|---|---|---|---|---|", flush=True)
     for images in options.images:
         with tempfile.TemporaryDirectory() as folder:
-            peak, seconds = measure(Path(folder), images, batch, options.width)
-        print(f"| {images} | {images * IMAGE_BYTES / 1e9:.2f} | {peak:.2f} | {seconds:.0f} |", flush=True)
+            own, total, seconds = measure(Path(folder), images, batch, options.width)
+        print(f"| {images} | {images * IMAGE_BYTES / 1e9:.2f} | {own:.2f} | {total:.2f} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -235,6 +235,7 @@ def test_pictures_show_what_the_module_kept(channels: int, tmp_path: Path) -> No
     module = Module(Clock(), channels)
     trainer(tmp_path, NoisePictures(every_n_steps=4, max_images=3)).fit(module, loader(), loader(1))
     assert module.steps_with_pictures == [4, 8, 10]
+    assert not module.last_pictures  # a batch is not kept beyond its pictures
     assert not module.pictures_wanted
     pictures = {name: read_picture(tmp_path, name) for name in ("clean", "noise", "mask", "protected")}
     # One row of three images of 4 x 28 px, with 2 px around each.

@@ -26,7 +26,7 @@ class HasPictures(Protocol):
         pictures_wanted: Set before each training step; when True the step fills ``last_pictures``.
         last_pictures: ``images`` ``[B, C, H, W]`` in [0, 1], ``delta`` ``[B, C, H, W]`` in [-radius, radius],
             ``mask`` ``[B, 1 or C, H, W]`` (0 and 1, or a saliency of 0 and above), all float tensors, and ``radius``, a float
-            in the unit of the images.
+            in the unit of the images. Emptied once they are written.
     """
 
     pictures_wanted: bool
@@ -73,6 +73,7 @@ class NoisePictures(Callback):
         pl_module.pictures_wanted = False
         for name, images in _pictures(pl_module.last_pictures, self.max_images).items():
             logger.experiment.add_image(f"pictures/{name}", image_grid(images), trainer.global_step)
+        pl_module.last_pictures = {}  # a batch at 224 pixels takes hundreds of megabytes
 
 
 def image_grid(images: Tensor) -> Tensor:
