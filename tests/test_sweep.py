@@ -427,6 +427,7 @@ def test_a_run_that_could_not_note_its_end_goes_on(error: OSError | None) -> Non
     assert row.job.state() == State("interrupted", 3.0, expected)
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_goes_on_from_its_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     trainer = TRAINER | {"max_steps": 60, "callbacks": [{"class_path": "RunCheckpoint", "init_args": {"every_n_steps": 5}}]}
     changes: dict[str, Any] = {
@@ -509,6 +510,7 @@ def test_workers_run_together_and_no_more_than_asked(pretended: list[str], monke
     assert runners._share(0, 1) == {}
 
 
+@pytest.mark.slow
 def test_cluster(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The local executor of submitit runs one more victim on a release that is there."""
     pytest.importorskip("submitit")
@@ -522,6 +524,7 @@ def test_cluster(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert any((out / "submitit").iterdir())
 
 
+@pytest.mark.slow
 def test_a_preempted_job_saves_its_state_and_is_queued_again() -> None:
     """What submitit calls on a node, called here."""
     pytest.importorskip("submitit")
