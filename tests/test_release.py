@@ -393,6 +393,19 @@ def test_bad_images_leave_nothing_behind(tmp_path: Path, change: Callable[[np.nd
     assert siblings(tmp_path / "out" / "protected") == set()
 
 
+def test_an_image_that_was_not_selected_must_not_change(tmp_path: Path) -> None:
+    source, clean = make_source(tmp_path), make_arrays()["train_images"]
+    selected = np.arange(len(clean)) < 20
+    protected = np.where(selected[:, None, None, None], add_noise(clean), clean)
+    protected[21, 3, 4, 1] ^= 1
+    folder = tmp_path / "protected"
+    with pytest.raises(ReleaseError, match="training image 21 was not selected and differs"):
+        write_release(folder, source, [protected], SETTINGS, BOUND, selected=selected)
+    assert not folder.exists()
+    protected[21] = clean[21]
+    assert write_release(folder, source, [protected], SETTINGS, BOUND, selected=selected).coverage.selected == 20
+
+
 def test_an_image_that_becomes_black_is_refused(tmp_path: Path) -> None:
     arrays = make_arrays()
     arrays["train_images"][7] = 3

@@ -168,6 +168,10 @@ class Meter:
         self._images += len(original)
         self._compare(before.double() / 255, after.double() / 255, changed.ne(0))
 
+    def changed(self) -> NDArray[np.bool_]:
+        """Say of each image added so far whether it differs from its original, boolean ``[N]``."""
+        return np.array(self._l0, dtype=np.int64) > 0
+
     def compute(self) -> Measured:
         """Return the values over everything added so far; at least one image is needed."""
         return Measured(

@@ -16,7 +16,7 @@ from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.base import ANY_FINDING, SPLITS, any_finding
 from salm_lightning.errors import ReleaseError
 from salm_lightning.release.archive import ARRAYS, NpzReader
-from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Manifest, archive_name
+from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, Manifest, archive_name
 from salm_lightning.release.measure import Measured, Meter
 
 _ROWS = 128
@@ -192,14 +192,8 @@ def _check_equal(
 
 def _check_images(release: NpzReader, original: NpzReader, manifest: Manifest, on_progress: Progress | None) -> Iterator[Check]:
     meter, total, done = Meter(), release.specs["train_images"].shape[0], 0
-    touched: list[int] = []
-    selected = manifest.coverage.mask()
-    if len(selected) != total:  # the coverage check has failed already
-        selected = np.ones(total, dtype=bool)
     for ours, theirs in _pairs(release, original, "train_images"):
         meter.update(theirs, ours)
-        differs = (ours != theirs).reshape(len(ours), -1).any(axis=1)
-        touched += (done + np.flatnonzero(differs & ~selected[done : done + len(ours)])).tolist()
         done += len(ours)
         if on_progress is not None:
             on_progress(done, total)
@@ -210,13 +204,21 @@ def _check_images(release: NpzReader, original: NpzReader, manifest: Manifest, o
         "bound", violation is None, violation or f"{bound.reached(measured)}; at most {measured.l0_max} pixels changed{pixels}"
     )
     if manifest.coverage.selection is not None:
-        count = len(selected) - manifest.coverage.selected
-        wrong = f"{len(touched)} images that were not selected differ from the source, first indices {touched[:10]}"
-        yield Check("not selected", not touched, wrong if touched else f"{count} training images untouched")
+        yield _check_unselected(meter.changed(), manifest.coverage)
     black = meter.blackened
     first = f"{len(black)} training images are all black and were not, first indices {black[:10]}"
     yield Check("black images", not black, first if black else "none that was not black before")
     yield _check_measured(measured, manifest.measured)
+
+
+def _check_unselected(changed: NDArray[np.bool_], coverage: Coverage) -> Check:
+    selected = coverage.mask()
+    if len(selected) != len(changed):  # the coverage check has failed already
+        selected = np.ones(len(changed), dtype=bool)
+    touched = np.flatnonzero(changed & ~selected).tolist()
+    wrong = f"{len(touched)} images that were not selected differ from the source, first indices {touched[:10]}"
+    untouched = f"{len(selected) - coverage.selected} training images untouched"
+    return Check("not selected", not touched, wrong if touched else untouched)
 
 
 def _check_measured(found: Measured, stated: Measured) -> Check:

@@ -142,9 +142,9 @@ def _build(
     path = building / archive_name(info_of(dataset))
     splits = {split: source.split(split) for split in SPLITS}
     meter = Meter()
-    specs = _write_archive(path, splits, _measured_blocks(splits["train"], protected, meter, selected))
+    specs = _write_archive(path, splits, _measured_blocks(splits["train"], protected, meter))
     measured = meter.compute()
-    _refuse_bad_images(bound.violation(measured), meter)
+    _refuse_bad_images(bound.violation(measured), meter, selected)
     original = source.source_path
     return Manifest(
         dataset=dataset,
@@ -173,19 +173,14 @@ def _write_archive(path: Path, splits: dict[str, Split], train_images: Iterator[
     return specs
 
 
-def _measured_blocks(
-    train: Split, protected: Iterable[NDArray[np.uint8]], meter: Meter, selected: NDArray[np.bool_] | None
-) -> Iterator[NDArray[np.uint8]]:
+def _measured_blocks(train: Split, protected: Iterable[NDArray[np.uint8]], meter: Meter) -> Iterator[NDArray[np.uint8]]:
     """Pass the protected blocks through and compare each with the originals of the same indices."""
     start = 0
     for block in protected:
         images = as_stored(block, train.images.shape[1:])
         if start + len(images) > len(train):
             raise ReleaseError(f"more than the {len(train)} training images were given; each must be given exactly once.")
-        rows = slice(start, start + len(images))
-        meter.update(train.images[rows], images)
-        if selected is not None:
-            _refuse_unselected(train.images[rows], images, selected[rows], start)
+        meter.update(train.images[start : start + len(images)], images)
         start += len(images)
         yield images
     if start != len(train):
@@ -194,15 +189,11 @@ def _measured_blocks(
         )
 
 
-def _refuse_unselected(originals: NDArray[np.uint8], images: NDArray[np.uint8], selected: NDArray[np.bool_], start: int) -> None:
-    wrong = np.flatnonzero((originals != images).reshape(len(images), -1).any(axis=1) & ~selected)
-    if len(wrong):
+def _refuse_bad_images(violation: str | None, meter: Meter, selected: NDArray[np.bool_] | None) -> None:
+    if selected is not None and (wrong := meter.changed() & ~selected).any():
         raise ReleaseError(
-            f"training image {start + wrong[0]} was not selected and differs from its original. Nothing was written."
+            f"training image {int(wrong.argmax())} was not selected and differs from its original. Nothing was written."
         )
-
-
-def _refuse_bad_images(violation: str | None, meter: Meter) -> None:
     if violation:
         raise ReleaseError(f"the protected images break the method's bound: {violation}. Nothing was written.")
     if meter.blackened:
