@@ -29,11 +29,16 @@ class LoaderState(TypedDict):
 def permutation(count: int, seed: int, purpose: str, *counters: int) -> NDArray[np.int64]:
     """Return a permutation of ``range(count)`` that is a pure function of its arguments.
 
-    It sorts raw words of PCG64, whose stream NumPy promises to keep, where ``Generator.permutation`` may change.
+    It sorts raw words, where ``Generator.permutation`` may change.
     """
+    return np.argsort(random_words(count, seed, purpose, *counters), kind="stable").astype(np.int64)
+
+
+def random_words(count: int, seed: int, purpose: str, *counters: int) -> NDArray[np.uint64]:
+    """Draw 64-bit words as a pure function of the arguments: raw ones of PCG64, whose stream NumPy promises to keep."""
     entropy = [seed & (2**64 - 1), zlib.crc32(purpose.encode()), *counters]
-    words = np.random.PCG64(np.random.SeedSequence(entropy)).random_raw(count)
-    return np.argsort(words, kind="stable").astype(np.int64)
+    words: NDArray[np.uint64] = np.random.PCG64(np.random.SeedSequence(entropy)).random_raw(count)
+    return words
 
 
 def stratified_shard(labels: NDArray[np.integer], seed: int, rank: int, world: int) -> NDArray[np.int64]:

@@ -78,10 +78,11 @@ class ClassificationMetrics(nn.Module):
             self.confusion.update((scores[:, 1] > _THRESHOLD).long(), labels)
             self.auroc.update(scores[:, 1], labels)
         else:
-            self.confusion.update(scores.argmax(dim=1), labels)
+            guessed = scores.argmax(dim=1)
+            self.confusion.update(guessed, labels)
             self.auroc.update(scores, labels)
-        if self.task == Task.ORDINAL:
-            self.kappa.update(scores.argmax(dim=1), labels)
+            if self.task == Task.ORDINAL:
+                self.kappa.update(guessed, labels)
 
     def compute(self) -> dict[str, Tensor]:
         """Measure everything that was added since the last reset, on all ranks together.

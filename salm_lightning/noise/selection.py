@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from salm_lightning.data.base import DatasetInfo
-from salm_lightning.data.batches import permutation
+from salm_lightning.data.batches import permutation, random_words
 from salm_lightning.errors import ConfigurationError, look_up
 
 
@@ -60,7 +59,8 @@ class Selection:
         for stratum in np.unique(strata[candidates]):
             members = order[(strata == stratum)[order] & candidates[order]]
             # Rounded up or down at random: of many rare combinations of labels, rounding to nearest takes all or none.
-            places = np.arange(len(members)) + _fraction(self.seed, int(stratum))
+            fraction = int(random_words(1, self.seed, "selection share", int(stratum))[0]) / 2**64
+            places = np.arange(len(members)) + fraction
             selected[members[places < self.percent / 100 * len(members)]] = True
         if not selected.any():
             raise ConfigurationError(f"selection {asdict(self)} selects none of the {len(labels)} training samples; select more.")
@@ -73,12 +73,6 @@ class Selection:
         if labels.shape[1] > 1:
             return np.asarray(labels[:, numbers].any(axis=1))
         return np.isin(labels[:, 0], numbers)
-
-
-def _fraction(seed: int, stratum: int) -> float:
-    """Draw a number in [0, 1) for a stratum."""
-    entropy = [seed & (2**64 - 1), zlib.crc32(b"selection share"), stratum]
-    return float(np.random.PCG64(np.random.SeedSequence(entropy)).random_raw() / 2**64)
 
 
 def class_number(name: int | str, info: DatasetInfo) -> int:
