@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,37 +48,44 @@ def print_victim(module: VictimModule, data: ImageDataModule, folder: Path) -> N
     """Write ``results.json`` into the run's folder and show the results."""
     results = victim_results(module, data)
     write_json(folder / RESULTS, results)
-    table = Table(title=f"{module.arch} (width {module.width:g}) on the clean test split of {data.info.name}")
-    table.add_column("")
-    for name in module.scalars:
-        table.add_column(_HEADINGS[name], justify="right")
-    rows = [("after the last step", results["test"])]
-    rows += [(_TITLES[name], results["history"][name]) for name in ("best_on_val", "peak") if name in results["history"]]
-    for title, row in rows:
-        table.add_row(title, *(f"{row[name]:.2%}" if name.endswith("acc") else f"{row[name]:.4f}" for name in module.scalars))
-    table.add_row("majority class", f"{results['majority']:.2%}", "0.5000", *[""] * (len(module.scalars) - 2))
-    console = Console()
-    console.print(table)
-    console.print(
+    rows = {"after the last step": results["test"]}
+    rows |= {_TITLES[name]: results["history"][name] for name in ("best_on_val", "peak") if name in results["history"]}
+    rows["majority class"] = {"acc": results["majority"], "auc": 0.5}
+    title = f"{module.arch} (width {module.width:g}) on the clean test split of {data.info.name}"
+    Console().print(metrics_table(title, "", rows, digits=2))
+    say(
         f"Run folder: {folder} (curves and confusion matrix: tensorboard --logdir {folder})\n"
-        f"Predictions: salm-cli predict --config {folder}/config.yaml --ckpt_path {folder}",
-        highlight=False,
-        soft_wrap=True,
+        f"Predictions: salm-cli predict --config {folder}/config.yaml --ckpt_path {folder}"
     )
+
+
+def metrics_table(title: str, heading: str, rows: Mapping[str, Mapping[str, Any]], digits: int) -> Table:
+    """Return a table with a line of metrics under each name; the first line's metrics are the columns.
+
+    Args:
+        title: Title of the table.
+        heading: Of the column of names.
+        rows: Metrics by name; what a line lacks stays empty.
+        digits: Decimals of percentages; other numbers get two more.
+    """
+    table = Table(title=title)
+    table.add_column(heading)
+    names = [name for name in _HEADINGS if name in next(iter(rows.values()))]
+    for name in names:
+        table.add_column(_HEADINGS[name], justify="right")
+    for row_name, row in rows.items():
+        table.add_row(row_name, *(_figure(name, row[name], digits) if name in row else "" for name in names))
+    return table
 
 
 def print_release(folder: Path, run: Path, data: ImageDataModule) -> None:
     """Show where a release is, what was measured on its bytes, and the next commands."""
-    manifest = Manifest.read(folder)
-    console = Console()
-    console.print(measured_table(manifest))
+    Console().print(measured_table(Manifest.read(folder)))
     source = f" --source {data.source_path}" if data.source_path else ""
-    console.print(
+    say(
         f"Protected dataset: {folder}\nRun folder: {run} (curves and pictures: tensorboard --logdir {run})\n"
         f"Check it:       salm-cli verify {folder}{source}\n"
-        f"Train on it:    salm-cli fit --config victim.yaml --config {folder}/datamodule.yaml",
-        highlight=False,
-        soft_wrap=True,
+        f"Train on it:    salm-cli fit --config victim.yaml --config {folder}/datamodule.yaml"
     )
 
 
@@ -126,9 +134,18 @@ def save_predictions(arrays: dict[str, NDArray[Any]], path: Path) -> None:
     Console().print(f"Predictions on the test split: {path}", highlight=False)
 
 
+def say(text: str) -> None:
+    """Print a line as it is."""
+    Console().print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write JSON to a temporary name and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def _figure(name: str, value: float, digits: int) -> str:
+    return f"{value:.{digits}%}" if name.endswith("acc") else f"{value:.{digits + 2}f}"

@@ -51,10 +51,10 @@ def run(name: str, args: Sequence[str]) -> int:
     except ValueError as error:
         raise own_error(error) from error
     values.pop("config", None)
-    given = values.as_dict()
+    arguments = values.as_dict()
     for argument, options in below.items():
-        given[argument] = {**(given[argument] or {}), **options}
-    return function(**given)
+        arguments[argument] = {**(arguments[argument] or {}), **options}
+    return function(**arguments)
 
 
 def overview(others: Mapping[str, str]) -> str:

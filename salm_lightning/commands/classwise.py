@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from salm_lightning.commands.training import Training, open_data, proof_table, say
+from salm_lightning.commands.training import Training, open_data, proof_table, result_folder
 from salm_lightning.data import MEDMNIST, ImageDataModule, Task
 from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.base import Split
@@ -26,9 +26,9 @@ from salm_lightning.data.medmnist import SIZES
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.noise.selection import class_number
-from salm_lightning.release import Manifest, PoisonedDataModule, check_destination, write_release
+from salm_lightning.release import Manifest, write_release
 from salm_lightning.release.archive import NpzReader
-from salm_lightning.summary import measured_table, write_json
+from salm_lightning.summary import measured_table, say, write_json
 
 SETTINGS = "classwise.json"
 _ROWS = 128
@@ -80,8 +80,7 @@ def classwise(
         raise ConfigurationError(f"data={data} has several labels per image; class-wise noise needs one class each.")
     numbers = list(range(images.num_classes)) if classes is None else [class_number(name, images.info) for name in classes]
     splits, names, origin = _support(support, images, root, num_support, training.seed)
-    folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}-classwise"
-    check_destination(folder / "protected", overwrite)
+    folder = result_folder(out, f"{images.info.name}-{method.name}-classwise", overwrite)
     settings = {
         "method": method.settings(), "scenario": "class-wise", "classes": numbers, "support": Path(support).name,
         "support_classes": list(names), **asdict(training),
@@ -123,11 +122,10 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         OutputExistsError: It holds classes made with other settings.
     """
     path = folder / SETTINGS
-    plain = json.loads(json.dumps(settings))
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != plain and any(folder.glob("class-*")):
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings and any(folder.glob("class-*")):
         raise OutputExistsError(f"out={folder} holds classes made with other settings; name another folder, or remove it.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, plain)
+    write_json(path, settings)
 
 
 def _merge(folder: Path, images: ImageDataModule, numbers: list[int], settings: dict[str, Any], overwrite: bool) -> Path:
@@ -161,11 +159,7 @@ def _merged(train: Split, rows: dict[int, Iterator[NDArray[np.uint8]]]) -> Itera
 
 
 def _prove(training: Training, images: ImageDataModule, release: Path, folder: Path, numbers: list[int]) -> None:
-    poisoned = PoisonedDataModule(release, batch_size=images.batch_size, seed=images.seed)
-    results = {}
-    for name, data in (("clean", images), ("protected", poisoned)):
-        say(f"training a victim on the {name} images: {training.victim}, {training.victim_steps} steps")
-        results[name] = training.prove(data, folder, name)
+    results = training.compare(images, release, folder)
     Console().print(proof_table(results, images))
     table = Table(title="Share of the test images of a protected class that are recognised (recall)")
     for heading in ("class", *results):

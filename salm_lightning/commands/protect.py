@@ -10,12 +10,11 @@ from typing import Any, Literal
 from lightning.pytorch import seed_everything
 from rich.console import Console
 
-from salm_lightning.commands.training import Precision, Training, open_data, proof_table, say
+from salm_lightning.commands.training import Precision, Training, open_data, proof_table, result_folder
 from salm_lightning.data import ImageDataModule
-from salm_lightning.errors import OutputExistsError
 from salm_lightning.noise.methods import SALM, Method
-from salm_lightning.release import Manifest, PoisonedDataModule, check_destination
-from salm_lightning.summary import measured_table
+from salm_lightning.release import Manifest
+from salm_lightning.summary import measured_table, say
 
 
 def protect(
@@ -84,20 +83,11 @@ def protect(
     seed_everything(seed, verbose=False)
     begin = time.perf_counter()
     images = open_data(data, size, root, batch_size=batch_size, seed=seed)
-    folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
-    try:
-        check_destination(folder / "protected", overwrite)
-    except OutputExistsError as error:
-        raise OutputExistsError(f"out={folder}: {error}") from error
+    folder = result_folder(out, f"{images.info.name}-{method.name}", overwrite)
     training_of = f", {steps} steps" if method.trains_source_on else ", which needs no training"
     say(f"[1/{3 if proof else 1}] making the noise: {method.name}{training_of}")
     release = training.release(method, images, folder, overwrite)
-    results = {}
-    if proof:
-        poisoned = PoisonedDataModule(release, batch_size=batch_size, seed=seed)
-        for number, (name, victim_data) in enumerate((("clean", images), ("protected", poisoned)), start=2):
-            say(f"[{number}/3] training a victim on the {name} images: {victim}, {victim_steps} steps")
-            results[name] = training.prove(victim_data, folder, name)
+    results = training.compare(images, release, folder, ("[2/3] ", "[3/3] ")) if proof else {}
     _summary(release, results, time.perf_counter() - begin, images)
     return 0
 

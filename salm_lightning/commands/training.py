@@ -10,19 +10,19 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
 from rich.table import Table
 from torch.optim import SGD
 
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint
 from salm_lightning.data import MEDMNIST, ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule, Task
-from salm_lightning.errors import ConfigurationError, DataError, did_you_mean, look_up
+from salm_lightning.errors import ConfigurationError, DataError, OutputExistsError, did_you_mean, look_up
 from salm_lightning.generation import generate
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.noise.methods import Method
-from salm_lightning.summary import RESULTS, victim_results, write_json
+from salm_lightning.release import PoisonedDataModule, check_destination
+from salm_lightning.summary import RESULTS, metrics_table, say, victim_results, write_json
 
 SYNTHETIC = "synthetic"
 """Name of the embedded data."""
@@ -93,8 +93,28 @@ class Training:
             trainer.fit(module, datamodule=images)
         return generate(trainer, module, images, folder / "protected", overwrite=overwrite)
 
-    def prove(self, images: ImageDataModule, folder: Path, name: str) -> dict[str, Any]:
-        """Train a victim in ``folder/victim-<name>`` and return its results on the clean test split."""
+    def compare(
+        self, images: ImageDataModule, release: Path, folder: Path, prefixes: tuple[str, str] = ("", "")
+    ) -> dict[str, dict[str, Any]]:
+        """Train a victim on the clean images and one on their release, each in ``folder/victim-<name>``.
+
+        Args:
+            images: The clean images.
+            release: Folder of the release.
+            folder: Folder of the result.
+            prefixes: What stands before the line that announces each training.
+
+        Returns:
+            Results on the clean test split under ``clean`` and ``protected``.
+        """
+        poisoned = PoisonedDataModule(release, batch_size=images.batch_size, seed=images.seed)
+        results = {}
+        for prefix, (name, data) in zip(prefixes, (("clean", images), ("protected", poisoned)), strict=True):
+            say(f"{prefix}training a victim on the {name} images: {self.victim}, {self.victim_steps} steps")
+            results[name] = self._prove(data, folder, name)
+        return results
+
+    def _prove(self, images: ImageDataModule, folder: Path, name: str) -> dict[str, Any]:
         sgd = _sgd(self.learning_rate)
         model = VictimModule(**_facts(images), arch=self.victim, width=self.width, optimizer=sgd, seed=self.seed)
         trainer = self._trainer(folder, f"victim-{name}", self.victim_steps, [])
@@ -143,25 +163,28 @@ def open_data(data: str, size: int | None, root: Path | None, **options: Any) ->
     return images
 
 
+def result_folder(out: Path | None, name: str, overwrite: bool) -> Path:
+    """Return the folder of a result, ``out`` or one named after it, in which a release may be written.
+
+    Raises:
+        OutputExistsError: A release stands there, and ``overwrite`` is off, or it is none that may be replaced.
+    """
+    folder = out or Path("lightning_logs") / name
+    try:
+        check_destination(folder / "protected", overwrite)
+    except OutputExistsError as error:
+        raise OutputExistsError(f"out={folder}: {error}") from error
+    return folder
+
+
 def proof_table(results: dict[str, dict[str, Any]], images: ImageDataModule) -> Table:
     """Return a table of victims' results by what they were trained on, with the majority-class line."""
-    table = Table(title=f"A model trained on it, measured on the clean test split of {images.info.name}")
-    ordinal = images.task is Task.ORDINAL
-    for heading in ("trained on", "accuracy", "AUC", "balanced accuracy", *(["weighted kappa"] if ordinal else [])):
-        table.add_column(heading, justify="left" if heading == "trained on" else "right")
-    for name, result in results.items():
-        test = result["test"]
-        kappa = [f"{test['kappa']:.3f}"] if ordinal else []
-        table.add_row(f"{name} images", f"{test['acc']:.1%}", f"{test['auc']:.3f}", f"{test['balanced_acc']:.1%}", *kappa)
-    majority = next(iter(results.values()))["majority"]
+    rows = {f"{name} images": result["test"] for name, result in results.items()}
     blind = 0.5 if images.task is Task.MULTI_LABEL else 1 / images.num_classes
-    table.add_row("majority class (no model)", f"{majority:.1%}", "0.500", f"{blind:.1%}", *(["0.000"] if ordinal else []))
-    return table
-
-
-def say(text: str) -> None:
-    """Print a line as it is."""
-    Console().print(text, highlight=False, soft_wrap=True, markup=False)
+    majority = next(iter(results.values()))["majority"]
+    rows["majority class (no model)"] = {"acc": majority, "auc": 0.5, "balanced_acc": blind, "kappa": 0.0}
+    title = f"A model trained on it, measured on the clean test split of {images.info.name}"
+    return metrics_table(title, "trained on", rows, digits=1)
 
 
 def _choose_data(data: str, size: int | None, root: Path | None, **options: Any) -> ImageDataModule:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from salm_lightning.errors import OutputExistsError
+from salm_lightning.summary import say
 from salm_lightning.sweep.job import DONE, Job
 from salm_lightning.sweep.plan import Row
 from salm_lightning.sweep.report import record, results_table, title, write_csv, write_hparams
@@ -52,14 +53,14 @@ def run_sweep(rows: Sequence[Row], runner: Runner, out: Path) -> int:
             run_jobs(jobs, runner, ended)
         except KeyboardInterrupt as interruption:
             _write(rows, out)
-            _say("Stopped; runs that were at work have kept their last state. The same command goes on from there.")
+            say("Stopped; runs that were at work have kept their last state. The same command goes on from there.")
             return 128 + int((interruption.args or (signal.SIGINT,))[0])
     table = results_table(rows)
     Console(width=_WIDTH).print(table)
     failed = [row for row in rows if record(row)["status"] != DONE]
-    _say(f"One line per victim: {out / RESULTS}\nCurves:              tensorboard --logdir {out}")
+    say(f"One line per victim: {out / RESULTS}\nCurves:              tensorboard --logdir {out}")
     if failed:
-        _say(f"{len(failed)} of {len(rows)} victims are not done; {RESULTS} says why. The same command tries them again.")
+        say(f"{len(failed)} of {len(rows)} victims are not done; {RESULTS} says why. The same command tries them again.")
     return 1 if failed else 0
 
 
@@ -73,7 +74,7 @@ def show_plan(rows: Sequence[Row]) -> None:
         table.add_row(str(number), job.name, job.state().status, _describe(job, rows))
     Console(width=_WIDTH).print(table, highlight=False, markup=False)
     done = sum(job.state().status == DONE for job in jobs)
-    _say(f"{len(rows)} victims, {len(jobs) - len(rows)} releases; {done} of {len(jobs)} runs are done.")
+    say(f"{len(rows)} victims, {len(jobs) - len(rows)} releases; {done} of {len(jobs)} runs are done.")
 
 
 def all_jobs(rows: Sequence[Row]) -> list[Job]:
@@ -102,7 +103,7 @@ class _Progress:
         self._begin = time.monotonic()
         self._seconds: dict[bool, list[float]] = {True: [], False: []}
         self._left = [job for job in jobs if job.state().status != DONE]
-        _say(f"{len(rows)} victims, {len(jobs) - len(rows)} releases: {len(jobs)} runs, of which {self._ended} are done.")
+        say(f"{len(rows)} victims, {len(jobs) - len(rows)} releases: {len(jobs)} runs, of which {self._ended} are done.")
 
     def show(self, job: Job) -> None:
         state = job.state()
@@ -111,7 +112,7 @@ class _Progress:
         self._seconds[job.makes_release].append(state.seconds)
         took = timedelta(seconds=round(state.seconds))
         line = f"[{self._ended}/{len(self._jobs)}] {_describe(job, self._rows)}: {self._outcome(job)}, {took}"
-        _say(f"{line}; about {self._remaining()} left" if self._left else line)
+        say(f"{line}; about {self._remaining()} left" if self._left else line)
 
     def _outcome(self, job: Job) -> str:
         values = vars(job.state()) if job.makes_release else record(next(row for row in self._rows if row.job is job))
@@ -161,7 +162,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _say(text: str) -> None:
-    Console().print(text, highlight=False, soft_wrap=True, markup=False)
