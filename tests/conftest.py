@@ -16,6 +16,15 @@ def _unpack_into_tmp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     monkeypatch.setenv("SALM_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder that is also the root of the datasets, and print as a run under CI does, in wide lines."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("SALM_DATA_ROOT", str(tmp_path))
+
+
 @pytest.fixture(scope="session")
 def real_data_root() -> Path:
     """Folder of real MedMNIST files."""

@@ -22,10 +22,7 @@ SHORT = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SALM_DATA_ROOT", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 def _folder(root: Path, counts: dict[str, int], shape: tuple[int, int] = (40, 60)) -> Path:

@@ -29,11 +29,7 @@ SWEEPS = {"methods": (12, 10), "percent": (11, 11), "transfer": (16, 2), "readin
 """Victims and releases of every sweep."""
 
 
-@pytest.fixture(autouse=True)
-def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CI", "true")
-    monkeypatch.setenv("SALM_DATA_ROOT", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 def _fake(name: str) -> None:

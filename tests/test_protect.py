@@ -19,11 +19,7 @@ SHORT = "--out out --steps 2 --victim_steps 2 --width 0.125 --batch_size 8 --acc
 
 
 @pytest.fixture(autouse=True)
-def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CI", "true")
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("SALM_DATA_ROOT", str(tmp_path))
+def _mine(workplace: None, tmp_path: Path) -> None:
     write_fake_npz(tmp_path / "mine.npz", MEDMNIST["breastmnist"], (20, 8, 10))
 
 

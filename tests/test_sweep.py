@@ -52,11 +52,7 @@ SWEEP: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CI", "true")
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("SALM_DATA_ROOT", str(tmp_path))
+def _own_code(workplace: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the fits, which are processes of their own
 
 
