@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from salm_lightning.data.base import Batch, Task
-from salm_lightning.metrics import ClassificationMetrics, classification_loss, confusion_image
+from salm_lightning.metrics import ClassificationMetrics, confusion_image
 from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import has_dropout, seed_dropout
 from salm_lightning.modules.last_validation import last_validation
 from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, require_finite_weights, training_settings
 from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.transforms import CropFlip
+from salm_lightning.treatments import TrainingStep, Treatment
 
 
 class VictimModule(LightningModule):
@@ -35,6 +36,7 @@ class VictimModule(LightningModule):
         arch: Architecture.
         width: Factor on its width.
         transform: Augmentation; ``None`` is ``CropFlip()``.
+        treatment: What is done against the noise, such as ``JPEG(quality=10)``; ``None`` is nothing.
         optimizer: Builds the optimiser from the parameters.
         lr_scheduler: Builds its schedule, stepped with every batch.
         seed: Settles the weights and every draw.
@@ -52,6 +54,7 @@ class VictimModule(LightningModule):
         arch: str = "resnet18",
         width: float = 1.0,
         transform: CropFlip | None = None,
+        treatment: Treatment | None = None,
         optimizer: OptimizerCallable = lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, gamma=0.1),
         seed: int = 0,
@@ -61,6 +64,7 @@ class VictimModule(LightningModule):
         self.arch = arch
         self.width = width
         self.transform = transform or CropFlip()
+        self.treatment = treatment or Treatment()
         self.seed = seed
         self.build_optimizer = optimizer
         self.build_scheduler = lr_scheduler
@@ -104,8 +108,8 @@ class VictimModule(LightningModule):
         images, labels, indices = batch
         if self._drops:
             seed_dropout(self.seed, self.global_step, self.global_rank)
-        logits = self(self.transform(images, indices, self.seed, "victim", self.global_step))
-        loss = classification_loss(logits, labels, self.task)
+        step = TrainingStep(self.network, images, labels, indices, self.task, self.transform, self.seed, self.global_step)
+        loss = self.treatment.loss(step)
         # Lightning writes after this step, which is not counted yet; what is logged at other steps is stale by then, or lost.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             require_finite(loss, self.global_step)
@@ -188,6 +192,7 @@ class VictimModule(LightningModule):
             "arch": self.arch,
             "width": self.width,
             "transform": dict(vars(self.transform)),
+            "treatment": self.treatment.settings(),
             **training_settings(self.network.parameters(), self.build_optimizer, self.build_scheduler),
             "seed": self.seed,
         }
