@@ -1,1 +1,1 @@
-"""Evidence about a release: victims that train on its stored bytes, under what a determined user would try."""
+"""Evidence about a release: whether the protection holds, and whether the images are still useful."""
