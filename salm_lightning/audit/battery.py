@@ -113,9 +113,7 @@ class Battery:
         name = name_of(cell.identity)
         return (DONE, "") if name in self.records else self.reasons.get(name, (OPEN, "not trained yet"))
 
-    def run(
-        self, budget: float | None, ended: Callable[[Cell], None], progress: Callable[[], list[ProgressBar]] = list
-    ) -> None:
+    def run(self, budget: float | None, ended: Callable[[Cell], None], progress: Callable[[], list[ProgressBar]] = list) -> None:
         """Train what is pending; a victim that fails does not stop the others.
 
         Args:

@@ -19,6 +19,7 @@ from torch import nn
 
 from salm_lightning.config_files import read_config, resolve_config
 from salm_lightning.data import ImageDataModule
+from salm_lightning.errors import ConfigurationError
 from salm_lightning.models import build_classifier
 from salm_lightning.modules import VictimModule
 from salm_lightning.summary import victim_results, write_json
@@ -34,12 +35,29 @@ _RESULTS_VERSION = 1
 
 @dataclass(frozen=True)
 class Length:
-    """How long and wide every victim of an audit is; only such victims are compared with each other."""
+    """How long and wide every victim of an audit is; only such victims are compared with each other.
+
+    Args:
+        width: Width factor.
+        steps: Training steps.
+        batch_size: Images per step.
+        precision: Numerical precision.
+
+    Raises:
+        ConfigurationError: A number is out of range.
+    """
 
     width: float
     steps: int
     batch_size: int
     precision: Precision = "32-true"
+
+    def __post_init__(self) -> None:
+        if not self.width > 0:
+            raise ConfigurationError(f"width={self.width} is out of range; give a factor above 0, such as 0.25 or 1.")
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name}={getattr(self, name)} is out of range; give 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -130,9 +148,7 @@ class Cell:
             seed=self.seed,
         )
         curve, name = LearningCurve(), name_of(self.identity)
-        trainer = single_device_trainer(
-            logs, name, self.length.steps, [curve, *callbacks], accelerator, self.length.precision
-        )
+        trainer = single_device_trainer(logs, name, self.length.steps, [curve, *callbacks], accelerator, self.length.precision)
         trainer.fit(module, datamodule=images)
         trainer.test(module, datamodule=images, verbose=False)
         results = _finite(victim_results(module, images))
@@ -222,7 +238,9 @@ def settings_of(treatment: Treatment) -> dict[str, Any]:
 def title_of(treatment: Treatment) -> str:
     """Return a treatment's name with its settings, as tables show it; a switch that is off is left out."""
     shown = {key: value for key, value in settings_of(treatment).items() if key != "name" and value not in (None, False)}
-    return " ".join([settings_of(treatment)["name"], *(key if value is True else f"{key} {value}" for key, value in shown.items())])
+    return " ".join(
+        [settings_of(treatment)["name"], *(key if value is True else f"{key} {value}" for key, value in shown.items())]
+    )
 
 
 def optimizer_options(arch: str) -> dict[str, Any] | None:

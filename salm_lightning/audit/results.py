@@ -176,7 +176,9 @@ def table_lines(audit: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def console_table(audit: Mapping[str, Any]) -> Table:
     """Return the table for a terminal, the worst case in bold."""
-    table = Table(title=f"Models trained on {audit['release']['name']} ({audit['release']['method']}), on clean test images, in percent")
+    table = Table(
+        title=f"Models trained on {audit['release']['name']} ({audit['release']['method']}), on clean test images, in percent"
+    )
     for number, heading in enumerate(_HEADINGS):
         table.add_column(heading, justify="left" if number < 2 else "right")
     for line, bold in zip(table_lines(audit), _bold(audit), strict=True):
@@ -196,14 +198,16 @@ def markdown(audit: Mapping[str, Any]) -> str:
         verdict["text"],
         "\n".join(f"| {' | '.join(line)} |" for line in cells),
         f"Accuracies on the clean test split in percent; {settings['steps']} steps of {settings['batch_size']} images, width "
-        f"{settings['width']:g}, seeds {seeds}. *Drop*: accuracy of the same victim on the originals minus this one. *Kept*: share of what an "
-        "ordinary victim on the originals learns.",
+        f"{settings['width']:g}, seeds {seeds}. *Drop*: accuracy of the same victim on the originals minus this one. *Kept*: share "
+        "of what an ordinary victim on the originals learns.",
         "## What this does not cover",
         "\n".join(f"- {limit}" for limit in verdict["not_covered"]),
     ]
     if audit["skipped"]:
         parts.append("## Not run")
-        parts.append("\n".join(f"- {_described(victim)}: {victim['reason']}\n  `{victim['command']}`" for victim in audit["skipped"]))
+        parts.append(
+            "\n".join(f"- {_described(victim)}: {victim['reason']}\n  `{victim['command']}`" for victim in audit["skipped"])
+        )
     return "\n\n".join(parts) + "\n"
 
 

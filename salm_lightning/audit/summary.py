@@ -112,7 +112,9 @@ class Summary:
     def _records(self) -> list[Record]:
         """Return the finished victims of this audit, then those of earlier ones of the same release, length and width."""
         stores, first = self.battery.stores, self.battery.cells[0]
-        own = [self.battery.records[name] for cell in self.battery.cells if (name := name_of(cell.identity)) in self.battery.records]
+        own = [
+            self.battery.records[name] for cell in self.battery.cells if (name := name_of(cell.identity)) in self.battery.records
+        ]
         alike = ("version", "trained_on", "images", *asdict(self.length))
         known = {name_of(record.identity) for record in own}
         others = [

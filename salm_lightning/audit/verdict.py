@@ -97,7 +97,8 @@ def judge(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], not_co
         word, text = NOT_JUDGED, _why_not(rows, floors)
     else:
         row, share = _strongest_first(plain)[0]
-        ordinary = f"Trained without any treatment, {_figures(row, floors, reference)} and keeps {_percent(share)} of what there is to learn"
+        figures = _figures(row, floors, reference)
+        ordinary = f"Trained without any treatment, {figures} and keeps {_percent(share)} of what there is to learn"
         limit = f"more than {KEPT_LIMIT:.0%} counts as learned"
         if share > KEPT_LIMIT:
             word, text = FAILS, f"{ordinary}; {limit}."
@@ -117,9 +118,7 @@ def judge(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], not_co
     }
 
 
-def limits(
-    untried: Sequence[str], archs: Sequence[str], seeds: int, length: Length, skipped: int, test_images: int
-) -> list[str]:
+def limits(untried: Sequence[str], archs: Sequence[str], seeds: int, length: Length, skipped: int, test_images: int) -> list[str]:
     """Return what a battery does not show, in plain words.
 
     Args:
@@ -143,7 +142,9 @@ def limits(
         found.append(
             f"The test split has {test_images} images: an accuracy is only known to about ±{100 / test_images**0.5:.0f} points."
         )
-    found.append(f"Every victim had {length.steps} steps at width {length.width:g}; longer training and wider networks may learn more.")
+    found.append(
+        f"Every victim had {length.steps} steps at width {length.width:g}; longer training and wider networks may learn more."
+    )
     found.append("Treatments were tried one at a time; someone may combine them, or think of others.")
     found.append("Whoever has other images of the same kind can train on those.")
     return found
@@ -163,8 +164,9 @@ def _percent(share: float) -> str:
 
 def _figures(row: Mapping[str, Any], floors: Mapping[str, float], reference: Mapping[str, float]) -> str:
     parts = [
-        f"{_MEASURES[name]} {mean(row['protected'][name]) or 0.0:.1%} (on the originals {reference[name]:.1%}, knowing nothing {floors[name]:.1%})"
-        for name in reference
+        f"{_MEASURES[name]} {mean(row['protected'][name]) or 0.0:.1%} "
+        f"(on the originals {clean:.1%}, knowing nothing {floors[name]:.1%})"
+        for name, clean in reference.items()
     ]
     return f"{row['arch']} reaches {' and '.join(parts)}"
 
