@@ -16,7 +16,7 @@ from salm_lightning.audit.style import COLORS, MARKERS, WIDTH, new_figure, short
 
 Image = NDArray[np.uint8]
 _PER_ROW = 4
-_OUTLINE = COLORS[7]
+_OUTLINE = "#F0E442"
 _CHANGED = np.array([213, 94, 0])
 _PERPLEXITY = 30
 
@@ -47,7 +47,7 @@ def examples_figure(original: Image, protected: Image, names: Sequence[str]) -> 
             show(axes, image)
             if column == 0:
                 axes.set_ylabel(label)
-        grid[3 * block, column].set_title(short(name, 64 // columns))
+        grid[3 * block, column].set_title(short(name, 56 // columns))
     return figure
 
 
