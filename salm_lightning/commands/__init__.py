@@ -10,6 +10,7 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its _
 from salm_lightning.commands.audit import audit
 from salm_lightning.commands.classwise import classwise
 from salm_lightning.commands.protect import protect
+from salm_lightning.commands.quality import quality
 from salm_lightning.commands.sweep import sweep
 from salm_lightning.commands.verify import verify
 from salm_lightning.config_files import CONFIG_OPTIONS, parse_value, read_settings
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "sweep": sweep,
     "verify": verify,
     "audit": audit,
+    "quality": quality,
 }
 """Subcommands by name; each function's arguments are the subcommand's options."""
 _EXAMPLES = {
@@ -30,6 +32,7 @@ _EXAMPLES = {
     "sweep": "salm-cli sweep --config sweep/methods.yaml",
     "verify": "salm-cli verify lightning_logs/pathmnist-salm/protected",
     "audit": "salm-cli audit lightning_logs/pathmnist-salm/protected --source pathmnist",
+    "quality": "salm-cli quality lightning_logs/pathmnist-salm/protected --source pathmnist",
 }
 
 _BOOLEANS = ("true", "false", "yes", "no")
