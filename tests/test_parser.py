@@ -39,7 +39,7 @@ WRONG = [
         ["--model.optimizer.momentun", "did you mean 'momentum'", "SGD options: dampening"],
     ),
     # Typos in names.
-    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, classwise, sweep, verify"]),
+    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, classwise, sweep, verify, audit"]),
     (
         "fit --model VictimModul",
         ["--model=VictimModul is not known", "did you mean 'VictimModule'", "NoiseGeneratorModule", "Choices: "],
@@ -101,6 +101,10 @@ WRONG = [
     ("protect patmnist", ["data='patmnist'", "did you mean 'pathmnist'"]),
     ("verify", ["required: release", "salm-cli verify"]),
     ("verify somewhere --sorce x", ["--sorce is not an option", "did you mean 'source'"]),
+    ("audit", ["required: release", "salm-cli audit"]),
+    ("audit somewhere --sorce x", ["--sorce is not an option", "did you mean 'source'"]),
+    ("audit somewhere --quick", ["somewhere is not a protected dataset"]),
+    ("audit somewhere --quick perhaps", ["perhaps"]),
 ]
 
 FILES = [
