@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib
 import json
 import os
@@ -24,6 +25,7 @@ from oracles import make_trainer
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from salm_lightning import commands
 from salm_lightning.audit.battery import Battery, Deadline, OutOfTimeError, parse_budget, plan
 from salm_lightning.audit.cells import Cell, Length, Record, Store, name_of, optimizer_of
 from salm_lightning.audit.choices import PRESETS, read_treatments
@@ -472,6 +474,25 @@ def test_a_damaged_release_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     archive.write_bytes(archive.read_bytes()[:-1] + b"x")
     assert run() == 2
     assert "is not what was released" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_page_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parent.parent / "docs/audit.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
+    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert len(lines) == 4
+    taken: list[dict[str, Any]] = []
+
+    @functools.wraps(commands.COMMANDS["audit"])
+    def read(**given: Any) -> int:
+        taken.append(given)
+        return 0
+
+    monkeypatch.setitem(commands.COMMANDS, "audit", read)
+    for line in lines:
+        assert line[0] == "salm-cli"
+        assert main(line[1:]) == 0
+    assert [choice.treatment.name for choice in read_treatments(taken[1]["treatments"])[1:]] == ["grey", "jpeg"]
 
 
 def test_an_optimiser_of_an_architecture_comes_from_its_config() -> None:

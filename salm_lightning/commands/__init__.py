@@ -99,7 +99,7 @@ def _files_first(args: Sequence[str]) -> list[str]:
 def _switches(function: Callable[..., int], args: Sequence[str]) -> list[str]:
     """Return the arguments with ``true`` after a switch that stands by itself, such as ``--quick``."""
     names = {f"--{name}" for name, hint in get_type_hints(function).items() if hint is bool}
-    following = [*args[1:], ""]
+    following = [*args, ""][1:]
     return [
         f"{arg}=true" if arg in names and after.lower() not in _BOOLEANS else arg
         for arg, after in zip(args, following, strict=True)
