@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +17,11 @@ import torch
 from fakes import as_tensor, write_fake_npz
 from oracles import make_trainer
 from PIL import Image
+from skimage.restoration import denoise_tv_chambolle
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from salm_lightning.cli import main
 from salm_lightning.data import DatasetInfo, NpzDataModule, Split, SyntheticDataModule, Task
@@ -30,19 +34,27 @@ from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.treatments import (
     JPEG,
     TREATMENTS,
+    AdversarialTraining,
     BitDepth,
     CenterCrop,
     CutMix,
     Cutout,
+    FineTune,
     Gaussian,
     Grey,
     ImageTreatment,
     Mean,
     Median,
     Mixup,
+    OrthogonalProjection,
     Resample,
+    StrongAugment,
+    TotalVariation,
     TrainingStep,
     Treatment,
+    UEraserMax,
+    projection,
+    strong,
 )
 
 SEED = 3
@@ -196,7 +208,7 @@ def make_step(task: Task = Task.MULTI_CLASS, size: int = 16, count: int = 12, nu
     labels = torch.arange(count) % 4
     if task is Task.MULTI_LABEL:
         labels = torch.stack([labels > 0, labels > 1, labels == 3, labels == 2], dim=1).float()
-    step = TrainingStep(Peek(images[0].numel(), 4), images, labels, indices, task, CropFlip(padding=2), SEED, number)
+    step = TrainingStep(Peek(images[0].numel(), 4), images, labels, indices, task, 4, CropFlip(padding=2), SEED, number)
     return replace(step, **changed)
 
 
@@ -283,7 +295,10 @@ def test_cutout_hides_a_square_at_any_place() -> None:
     torch.testing.assert_close(loss, plain_loss(step.network(shown(step)), step.labels, Task.MULTI_CLASS).mean())
 
 
-@pytest.mark.parametrize("treatment", [Mixup(), CutMix(), Cutout()], ids=lambda treatment: treatment.name)
+RANDOM = (Mixup(), CutMix(), Cutout(), StrongAugment(), UEraserMax(draws=2), AdversarialTraining(pgd_steps=1))
+
+
+@pytest.mark.parametrize("treatment", RANDOM, ids=lambda treatment: treatment.name)
 def test_draws_belong_to_samples_and_steps(treatment: Treatment) -> None:
     step = make_step()
     first, again = (treatment.loss(step) for _ in range(2))
@@ -301,6 +316,293 @@ def test_a_batch_of_one_is_left_whole() -> None:
     step = make_step(count=1)
     for treatment in (Mixup(), CutMix()):
         torch.testing.assert_close(treatment.loss(step), Treatment().loss(step))
+
+
+# Strong augmentation ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_change_equals_torchvisions_on_single_images(channels: int) -> None:
+    images = as_tensor(pictures(25, channels, 5))
+    angle, scale = torch.tensor([-30.0, -7, 0, 12, 30]), torch.tensor([0.75, 0.9, 1, 1.1, 1.25])
+    shear, factor = torch.tensor([15.0, -15, 0, 4, 9]), torch.tensor([0.1, 0.6, 1, 1.3, 1.9])
+
+    def singly(function: Callable[..., Tensor], *values: Tensor) -> Tensor:
+        return torch.stack([function(image, *(value[n].item() for value in values)) for n, image in enumerate(images)])
+
+    def affine(image: Tensor, angle: float, scale: float, shear: float) -> Tensor:
+        bilinear = v2.InterpolationMode.BILINEAR
+        return v2.functional.affine(image, angle, [0, 0], scale, [shear, 0.0], interpolation=bilinear)
+
+    expected = singly(affine, angle, scale, shear)
+    torch.testing.assert_close(strong.affine(images, angle, scale, shear), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(strong.adjust_contrast(images, factor), singly(v2.functional.adjust_contrast, factor))
+    torch.testing.assert_close(strong.solarise(images, factor / 2), singly(v2.functional.solarize, factor / 2))
+    if channels == 3:
+        torch.testing.assert_close(strong.adjust_saturation(images, factor), singly(v2.functional.adjust_saturation, factor))
+        grey = singly(lambda image: v2.functional.rgb_to_grayscale(image, num_output_channels=3))
+        torch.testing.assert_close(strong.adjust_saturation(images, torch.zeros(5)), grey)
+
+
+def test_light_is_an_interpolated_grid() -> None:
+    grid = np.random.default_rng(0).uniform(-0.2, 0.2, (3, 4, 4)).astype(np.float32)
+    images = torch.full((3, 3, 24, 24), 0.5)
+    expected = 0.5 + np.stack([cv2.resize(field, (24, 24), interpolation=cv2.INTER_LINEAR) for field in grid])
+    lit = strong.lighten(images, torch.from_numpy(grid)[:, None])
+    torch.testing.assert_close(lit, torch.from_numpy(expected)[:, None].expand_as(lit))
+    assert strong.lighten(images, torch.full((3, 1, 4, 4), 0.9)).max() == 1
+
+
+def test_channels_are_shuffled_where_chosen() -> None:
+    images = as_tensor(pictures(8, 3, 2))
+    shuffled = strong.shuffle_channels(images, torch.tensor([[0.7, 0.1, 0.4]] * 2), torch.tensor([True, False]))
+    assert torch.equal(shuffled[0], images[0][[1, 2, 0]])
+    assert torch.equal(shuffled[1], images[1])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_strong_augmentation_changes_every_image_by_its_strength(channels: int) -> None:
+    images, indices = as_tensor(pictures(20, channels, 200)), torch.arange(200)
+    assert torch.allclose(strong.strongly_augmented(images, indices, 9, 0.0), images, atol=1e-5)
+    weak, full = (strong.strongly_augmented(images, indices, 9, strength) for strength in (0.1, 1.0))
+    for views in (weak, full):
+        assert views.shape == images.shape
+        assert views.min() >= 0
+        assert views.max() <= 1
+    distance = [(views - images).abs().mean(dim=(1, 2, 3)) for views in (weak, full)]
+    assert distance[1].min() > 0.01
+    assert distance[0].mean() < 0.3 * distance[1].mean()
+    if channels == 3:
+        greys = (full[:, 0] - full[:, 1]).abs().amax(dim=(1, 2)) < 1e-6
+        assert 0.1 < greys.float().mean() < 0.3
+    one = strong.strongly_augmented(images[7:8], indices[7:8], 9, 1.0)
+    torch.testing.assert_close(one, full[7:8])  # an image's draws do not depend on its batch
+
+
+def test_ueraser_max_trains_on_the_worst_view_of_each_image() -> None:
+    step = make_step(network=Normalised())
+    treatment = UEraserMax(draws=4)
+    views = torch.stack([treatment.view(step, draw) for draw in range(4)])
+    with torch.no_grad():
+        losses = torch.stack([plain_loss(step.network.eval()(view), step.labels, step.task) for view in views])
+    step.network.train()
+    before = {name: value.clone() for name, value in step.network.state_dict().items()}
+    loss = treatment.loss(step)
+    worst = losses.argmax(dim=0)
+    assert len(set(worst.tolist())) > 2
+    expected = views[worst, torch.arange(len(worst))]
+    torch.testing.assert_close(step.network.shown[-1], expected)
+    assert loss > 1.01 * losses.mean()
+    assert step.network.training
+    counted = int(step.network.state_dict()["norm.num_batches_tracked"] - before["norm.num_batches_tracked"])
+    assert counted == 1, "choosing moves the statistics"
+    loss.backward()
+    assert step.network.weight.grad.abs().sum() > 0
+
+
+class Normalised(Peek):
+    """A classifier with batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__(16 * 16 * 3, 4)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shown.append(images.detach().clone())
+        return self.norm(images).flatten(1) @ self.weight
+
+
+# Adversarial training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", [Task.MULTI_CLASS, Task.MULTI_LABEL])
+def test_adversarial_training_equals_a_plain_pgd(task: Task) -> None:
+    step = make_step(task, network=Normalised())
+    network, radius = copy.deepcopy(step.network).eval(), 4 / 255
+    draws = oracles.uniform(oracles.fold(SEED, "adversarial start", step.number), step.indices.tolist(), step.images[0].numel())
+    images = step.images
+    attacked = (images + torch.from_numpy((2 * draws.reshape(images.shape) - 1) * np.float32(radius))).clamp(0, 1)
+    for _ in range(3):
+        attacked.requires_grad_(True)
+        view = oracles.crop_flip(attacked, step.indices, 2, SEED, "victim", step.number, 0, 0)
+        plain_loss(network(view), step.labels, task).sum().backward()
+        moved = attacked.detach() + radius / 4 * attacked.grad.sign()
+        attacked = torch.minimum(torch.maximum(moved, images - radius), images + radius).clamp(0, 1)
+    loss = AdversarialTraining(radius=4, pgd_steps=3).loss(step)
+    expected = oracles.crop_flip(attacked, step.indices, 2, SEED, "victim", step.number, 0, 0)
+    torch.testing.assert_close(step.network.shown[-1], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(loss, plain_loss(network.train()(expected), step.labels, task).mean())
+    assert loss.requires_grad
+
+
+def test_adversarial_images_stay_in_the_radius_and_are_harder() -> None:
+    step = make_step()
+    for radius in (4, 8):
+        delta = AdversarialTraining(radius=radius).perturbation(step)
+        assert 0.9 * radius / 255 < delta.abs().max() <= radius / 255 + 1e-7
+        assert (step.images + delta).min() >= 0
+        assert (step.images + delta).max() <= 1
+        assert AdversarialTraining(radius=radius).loss(step) > Treatment().loss(step)
+
+
+@pytest.mark.parametrize(
+    "treatment", [AdversarialTraining(pgd_steps=2), UEraserMax(draws=2)], ids=lambda treatment: treatment.name
+)
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_weights_get_gradients_in_low_precision(treatment: Treatment, precision: torch.dtype) -> None:
+    """Autocast keeps what it has cast; weights that were cast without gradient would stay without one."""
+    step = make_step()
+    with torch.autocast("cpu", precision):
+        treatment.loss(step).backward()
+    assert step.network.weight.grad.abs().sum() > 0
+
+
+# What is learnt or solved before training -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("weight", [0.1, 0.3])
+def test_total_variation_equals_scikit_image(weight: float, channels: int) -> None:
+    images = pictures(20, channels, 3, seed=1)
+    after = prepared(TotalVariation(weight=weight), images)
+    axis = -1 if channels == 3 else None
+
+    def oracle(image: np.ndarray, **options: Any) -> np.ndarray:
+        values = image.astype(np.float32) / 255
+        return rounded(255 * denoise_tv_chambolle(values, weight=weight, channel_axis=axis, **options))
+
+    same = each(lambda image: oracle(image, eps=0, max_num_iter=51), images).astype(int)  # its first iteration changes nothing
+    assert np.abs(after - same).max() <= 1
+    assert (after != same).mean() < 0.01
+    if weight == 0.1:
+        converged = each(lambda image: oracle(image, eps=0, max_num_iter=500), images).astype(int)
+        assert np.abs(after - converged).mean() < 1
+    assert np.abs(np.diff(after.astype(int), axis=1)).sum() < 0.9 * np.abs(np.diff(images.astype(int), axis=1)).sum()
+
+
+def coded(count: int = 240, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Return images with a faint pattern for each of three classes, and the labels ``[N, 1]``."""
+    rng = np.random.default_rng(5)
+    labels = np.arange(count) % 3
+    images = pictures(16, channels, count, seed=2).astype(float)
+    codes = rng.choice([-8, 8], (3, *images.shape[1:]))
+    return rounded(images + codes[labels]), labels.astype(np.uint8)[:, None]
+
+
+def test_orthogonal_projection_trains_a_linear_model_and_takes_its_directions_out() -> None:
+    images, labels = coded()
+    info = info_of(images)
+    flat = torch.from_numpy(images).permute(0, 3, 1, 2).flatten(1).float() / 255
+    weight = torch.zeros(3, flat.shape[1], requires_grad=True)
+    for step in range(60):
+        rate = 0.1 * 0.1 ** ((step >= 30) + (step >= 45))
+        F.cross_entropy(flat @ weight.T, torch.from_numpy(labels[:, 0]).long()).backward()  # a batch is the whole split
+        weight.data -= rate * weight.grad
+        weight.grad = None
+    learnt = projection.linear_weights(Split(images, labels), info, SEED, 60)
+    torch.testing.assert_close(learnt, weight.detach(), rtol=1e-4, atol=1e-5)
+    after = prepared(OrthogonalProjection(steps=60), images, labels)
+    directions = learnt.double().numpy()[:2].T  # the third is minus their sum
+    values = 255 * flat.double().numpy()
+    expected = rounded(values - (directions @ np.linalg.lstsq(directions, values.T, rcond=None)[0]).T)
+    expected = expected.reshape(len(images), 3, 16, 16).transpose(0, 2, 3, 1)
+    assert (after != expected).mean() < 1e-3
+    assert (after != images).mean() > 0.2
+
+
+def test_a_linear_model_no_longer_tells_projected_images_apart() -> None:
+    images, labels = coded(800, channels=1)
+
+    def accuracy(images: np.ndarray) -> float:
+        flat, half = images.reshape(len(images), -1) / 255, len(images) // 2
+        return LogisticRegression(max_iter=500).fit(flat[:half], labels[:half, 0]).score(flat[half:], labels[half:, 0])
+
+    after = prepared(OrthogonalProjection(steps=300), images, labels)
+    assert accuracy(images) > 0.95
+    assert accuracy(after) < 0.6
+
+
+def test_projection_of_a_part_is_that_of_the_whole() -> None:
+    """Ranks prepare their own images: neither the batches nor the labels' kind may matter."""
+    images, labels = coded(60, channels=1)
+    several = np.concatenate([labels == 0, labels == 1], axis=1).astype(np.uint8)
+    info = info_of(images, Task.MULTI_LABEL, 2)
+    project = OrthogonalProjection(steps=20).preparation(Split(images, several), info, SEED)
+    assert project is not None
+    tensor, indices = to_tensor(images), torch.arange(60)
+    whole = project(tensor, indices)
+    assert torch.equal(torch.cat([project(part, indices) for part in tensor.split(7)]), whole)
+    assert not torch.equal(whole, tensor)
+
+
+# Fine-tuning ------------------------------------------------------------------------------------------------------------------
+
+
+def save_victim(folder: Path, **options: Any) -> tuple[VictimModule, str]:
+    module = VictimModule(**{"num_classes": 3, "channels": 3, "image_size": 16, "width": 0.125, "seed": 8} | options)
+    path = folder / "victim.ckpt"
+    torch.save({"state_dict": module.state_dict()}, path)
+    return module, str(path)
+
+
+@pytest.mark.parametrize("arch", ["vgg11", "resnet18", "densenet121", "vit"])
+def test_fine_tuning_starts_from_the_checkpoint_except_for_a_head_of_other_classes(tmp_path: Path, arch: str) -> None:
+    known, path = save_victim(tmp_path, arch=arch, num_classes=5)
+    fresh = VictimModule(3, image_size=16, width=0.125, arch=arch)
+    before, saved = ({name: value.clone() for name, value in module.network.state_dict().items()} for module in (fresh, known))
+    FineTune(path).initialise(fresh.network)
+    copied = {name for name, value in fresh.network.state_dict().items() if torch.equal(value, saved[name])}
+    kept = fresh.network.state_dict().keys() - copied
+    assert len(kept) == 2
+    for name in kept:
+        assert torch.equal(fresh.network.state_dict()[name], before[name])
+        assert len(before[name]) == 3
+    same = VictimModule(5, image_size=16, width=0.125, arch=arch)
+    FineTune(path).initialise(same.network)
+    assert all(torch.equal(value, saved[name]) for name, value in same.network.state_dict().items())
+
+
+def test_a_fit_starts_from_the_checkpoint_and_a_resumed_one_from_its_own(tmp_path: Path) -> None:
+    known, path = save_victim(tmp_path)
+    data, first = make_data(tmp_path), {}
+
+    class Start(VictimModule):
+        def on_train_start(self) -> None:
+            super().on_train_start()
+            first.update({name: value.clone() for name, value in self.network.state_dict().items()})
+
+    def run(steps: int, **options: Any) -> VictimModule:
+        module = Start(3, image_size=16, width=0.125, treatment=FineTune(path), seed=SEED)
+        trainer = make_trainer(tmp_path, steps)
+        trainer.fit(module, datamodule=data, **options)
+        trainer.save_checkpoint(tmp_path / "later.ckpt")
+        return module
+
+    trained = run(2)
+    assert all(torch.equal(value, known.network.state_dict()[name]) for name, value in first.items())
+    run(3, ckpt_path=tmp_path / "later.ckpt", weights_only=True)
+    assert all(torch.equal(value, trained.network.state_dict()[name]) for name, value in first.items())
+
+
+def test_unfit_checkpoints_are_refused(tmp_path: Path) -> None:
+    _, path = save_victim(tmp_path)
+    for options in ({"width": 0.25}, {"channels": 1}, {"arch": "vgg11"}):
+        other = VictimModule(**{"num_classes": 3, "image_size": 16, "width": 0.125} | options)
+        with pytest.raises(ConfigurationError, match=r"holds another network: .* Give the architecture, width"):
+            FineTune(path).initialise(other.network)
+    with pytest.raises(ConfigurationError, match=r"checkpoint=nowhere.ckpt is no file; name a victim's checkpoint"):
+        FineTune("nowhere.ckpt")
+    network = VictimModule(3, image_size=16, width=0.125).network
+    for content, message in (
+        ({"state_dict": {"source.weight": torch.ones(1)}}, "is no victim's"),
+        ({"weights": 1}, "is damaged, or no"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ConfigurationError, match=message):
+            FineTune(path).initialise(network)
+    Path(path).write_bytes(b"no checkpoint")
+    with pytest.raises(ConfigurationError, match="is damaged, or no checkpoint"):
+        FineTune(path).initialise(network)
 
 
 # The way into training --------------------------------------------------------------------------------------------------------
@@ -478,7 +780,7 @@ def test_what_cannot_be_prepared_is_refused(tmp_path: Path) -> None:
 
 def test_every_treatment_is_known_by_its_name_and_settings() -> None:
     for name, kind in TREATMENTS.items():
-        treatment = kind()
+        treatment = kind(__file__) if kind is FineTune else kind()
         assert (treatment.name, treatment.settings()["name"]) == (name, name)
         assert json.loads(json.dumps(treatment.settings())) == treatment.settings()
     assert JPEG(quality=50).settings() == {"name": "jpeg", "quality": 50}
@@ -497,6 +799,13 @@ def test_every_treatment_is_known_by_its_name_and_settings() -> None:
         (lambda: BitDepth(bits=8), "bits=8 is out of range"),
         (lambda: Resample(factor=1), "factor=1 is out of range"),
         (lambda: Cutout(share=0), "share=0 is out of range"),
+        (lambda: StrongAugment(strength=0), "strength=0 is out of range"),
+        (lambda: StrongAugment(strength=1.1), "strength=1.1 is out of range"),
+        (lambda: UEraserMax(draws=1), "draws=1 leaves nothing to choose"),
+        (lambda: AdversarialTraining(radius=0), "radius=0 is out of range"),
+        (lambda: AdversarialTraining(pgd_steps=0), "pgd_steps=0 is out of range"),
+        (lambda: OrthogonalProjection(steps=0), "steps=0 is out of range"),
+        (lambda: TotalVariation(weight=0), "weight=0 is out of range"),
     ],
 )
 def test_bad_settings_are_refused(make: Callable[[], Treatment], message: str) -> None:

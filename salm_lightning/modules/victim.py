@@ -62,6 +62,7 @@ class VictimModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.task = Task(task)
         self.arch = arch
         self.width = width
@@ -123,7 +124,9 @@ class VictimModule(LightningModule):
         images, labels, indices = batch
         if self._drops:
             seed_dropout(self.seed, self.global_step, self.global_rank)
-        step = TrainingStep(self.network, images, labels, indices, self.task, self.transform, self.seed, self.global_step)
+        step = TrainingStep(
+            self.network, images, labels, indices, self.task, self.num_classes, self.transform, self.seed, self.global_step
+        )
         loss = self.treatment.loss(step)
         # Lightning writes after this step, which is not counted yet; what is logged at other steps is stale by then, or lost.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]

@@ -26,6 +26,7 @@ class TrainingStep:
         labels: int64 ``[B]``, or for multi-label tasks float32 of 0 and 1 ``[B, L]``.
         indices: Sample indices ``[B]``, which key the draws.
         task: What is predicted.
+        num_classes: Classes or labels.
         transform: The ordinary augmentation, crop and flip.
         seed: The victim's seed.
         number: Training steps taken before, which key the draws too.
@@ -36,6 +37,7 @@ class TrainingStep:
     labels: Tensor
     indices: Tensor
     task: Task
+    num_classes: int
     transform: CropFlip
     seed: int
     number: int
