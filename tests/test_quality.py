@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from fakes import as_tensor, fake_arrays
+from oracles import make_trainer
 from sklearn.metrics import accuracy_score, normalized_mutual_info_score, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from salm_lightning import commands
 from salm_lightning.audit import pairs as pairs_module
 from salm_lightning.audit.networks import features_of, logits_of
 from salm_lightning.audit.pairs import Pairs
@@ -23,9 +27,13 @@ from salm_lightning.audit.readability import readability
 from salm_lightning.audit.segmentation import Otsu
 from salm_lightning.audit.separability import linear_separability, noise_of
 from salm_lightning.cli import main
+from salm_lightning.commands.quality import quality
 from salm_lightning.data import MEDMNIST, DatasetInfo, MedMNISTDataModule, NpzDataModule
 from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.generation import generate
 from salm_lightning.models import ARCHITECTURES, build_classifier
+from salm_lightning.modules import NoiseGeneratorModule
+from salm_lightning.noise.methods import SP
 from salm_lightning.release import write_release
 
 BLOOD, BREAST, CHEST = MEDMNIST["bloodmnist"], MEDMNIST["breastmnist"], MEDMNIST["chestmnist"]
@@ -267,6 +275,39 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "audit/extremes",
         "audit/segmentation",
     ]
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.filterwarnings("ignore:.*MD5.*")
+def test_the_page_in_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Python runs, and its commands are read."""
+    page = (Path(__file__).parent.parent / "docs/quality.md").read_text(encoding="utf-8")
+    release, _ = make(tmp_path, MEDMNIST["pathmnist"], count=18)
+    Path("lightning_logs").mkdir()
+    Path("lightning_logs/pathmnist-salm").mkdir()
+    release.rename("lightning_logs/pathmnist-salm/protected")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)  # the page's own code
+    assert json.loads(Path("quality/quality.json").read_text()) == names["result"]
+    read: list[dict[str, Any]] = []
+    monkeypatch.setitem(commands.COMMANDS, "quality", functools.wraps(quality)(lambda **given: read.append(given) or 0))
+    for line in re.findall(r"^salm-cli (quality .*)$", page, flags=re.MULTILINE):
+        assert main(shlex.split(line)) == 0
+    assert [given["source"] for given in read] == ["pathmnist", "bloodmnist"]
+
+
+@pytest.mark.real_data
+def test_sp_on_real_images(tmp_path: Path, real_data_root: Path) -> None:
+    """The figures of docs/quality.md for BreastMNIST."""
+    source = NpzDataModule(real_data_root / "breastmnist.npz")
+    module = NoiseGeneratorModule(SP(), source.num_classes, source.channels, source.image_size, source.task)
+    release = generate(make_trainer(tmp_path, 1), module, source, tmp_path / "protected")
+    result = assess(release, source, tmp_path / "audit", segmenter=Otsu())
+    assert result["linear_separability"]["noise_acc"] == 1.0
+    assert result["similarity"]["ssim"]["mean"] == pytest.approx(0.929, abs=5e-4)
+    assert result["similarity"]["nmi"]["mean"] == pytest.approx(0.781, abs=5e-4)
+    assert result["segmentation"]["dice"]["mean"] == pytest.approx(0.954, abs=5e-4)
 
 
 @pytest.mark.usefixtures("workplace")
