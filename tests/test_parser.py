@@ -39,7 +39,7 @@ WRONG = [
         ["--model.optimizer.momentun", "did you mean 'momentum'", "SGD options: dampening"],
     ),
     # Typos in names.
-    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, classwise, sweep, verify, audit"]),
+    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, classwise, sweep, verify, audit, quality"]),
     (
         "fit --model VictimModul",
         ["--model=VictimModul is not known", "did you mean 'VictimModule'", "NoiseGeneratorModule", "Choices: "],
@@ -105,6 +105,8 @@ WRONG = [
     ("audit somewhere --sorce x", ["--sorce is not an option", "did you mean 'source'"]),
     ("audit somewhere --quick", ["somewhere is not a protected dataset"]),
     ("audit somewhere --quick perhaps", ["perhaps"]),
+    ("quality", ["required: release", "salm-cli quality"]),
+    ("quality somewhere --segmentr x", ["--segmentr is not an option", "did you mean 'segmenter'"]),
 ]
 
 FILES = [
