@@ -302,7 +302,7 @@ def test_grey_images_are_not_made_grey(trained: list[str]) -> None:
     write_fake_npz(Path("grey.npz"), replace(INFO, name="grey", channels=1), (30, 9, 13))
     make_release("grey-release", Path("grey.npz"))
     assert run("--quick", "grey-release") == 0
-    assert sorted(title.split(", ")[1].split()[0] for title in trained) == ["jpeg", "none", "resample"]
+    assert sorted(title.split(", ")[1].split()[0] for title in trained) == ["jpeg", "none", "strongaugment"]
 
 
 def test_drawn_originals_are_drawn_again(trained: list[str]) -> None:
@@ -495,10 +495,19 @@ def test_the_commands_of_the_page_can_be_read(monkeypatch: pytest.MonkeyPatch) -
     assert [choice.treatment.name for choice in read_treatments(taken[1]["treatments"])[1:]] == ["grey", "jpeg"]
 
 
-def test_an_optimiser_of_an_architecture_comes_from_its_config() -> None:
-    built = optimizer_of("resnet18", Treatment())([nn.Parameter(torch.zeros(1))])
-    assert isinstance(built, SGD)
-    assert (built.defaults["lr"], built.defaults["momentum"], built.defaults["weight_decay"]) == (0.1, 0.9, 5e-4)
+def test_what_trains_a_victim_comes_from_the_shipped_configs() -> None:
+    tuning = SimpleNamespace(settings=lambda: {"name": "finetune"})
+    rates = {}
+    for arch, treatment in (("resnet18", Treatment()), ("vit", Treatment()), ("resnet18", tuning), ("vit", tuning)):
+        built = optimizer_of(arch, treatment)([nn.Parameter(torch.zeros(1))])  # type: ignore[arg-type]
+        rates[arch, treatment is tuning] = (type(built).__name__, built.defaults["lr"])
+        assert arch == "vit" or (built.defaults["momentum"], built.defaults["weight_decay"]) == (0.9, 5e-4)
+    assert rates == {
+        ("resnet18", False): ("SGD", 0.1),
+        ("vit", False): ("AdamW", 0.001),
+        ("resnet18", True): ("SGD", 0.01),
+        ("vit", True): ("AdamW", 0.001),
+    }
 
 
 def test_lengths_are_checked() -> None:

@@ -248,9 +248,10 @@ def title_of(treatment: Treatment) -> str:
 def optimizer_options(arch: str, treatment: Treatment) -> dict[str, Any] | None:
     """Return class and arguments of what trains a victim; ``None`` stands for the paper's SGD.
 
-    The shipped config of the treatment has the say, such as ``configs/treatment/finetune.yaml``, then ``configs/arch/<arch>.yaml``.
+    The shipped config of the architecture has the say, as for the transformer, which SGD hardly trains; then that of the treatment,
+    such as ``configs/treatment/finetune.yaml`` with a smaller rate.
     """
-    for file in (f"treatment/{settings_of(treatment)['name']}.yaml", f"arch/{arch}.yaml"):
+    for file in (f"arch/{arch}.yaml", f"treatment/{settings_of(treatment)['name']}.yaml"):
         path = shipped_configs() / file
         model = read_config(str(path))["model"] if path.is_file() else {"init_args": {}}
         options: dict[str, Any] | None = model["init_args"].get("optimizer")

@@ -50,7 +50,7 @@ _ALONE = tuple(
 PRESETS = {
     # Minutes on a CPU: what breaks such noise most often, with a narrow network.
     "quick": Preset(
-        treatments=(NONE, "jpeg", "grey", "resample"),
+        treatments=(NONE, "jpeg", "grey", "strongaugment"),
         archs=("resnet18",),
         seeds=(0,),
         width=0.125,
@@ -68,7 +68,7 @@ PRESETS = {
         cross=False,
     ),
     "full": Preset(
-        treatments=(NONE, *_ALONE, _with("JPEG", quality=50), _with("JPEG", quality=90)),
+        treatments=(NONE, *_ALONE, _with("JPEG", quality=50), _with("JPEG", quality=90), _with("AdversarialTraining", radius=4)),
         archs=tuple(ARCHITECTURES),
         seeds=(0, 1, 2),
         width=1.0,

@@ -21,10 +21,9 @@ from salm_lightning.audit.results import console_table
 from salm_lightning.audit.segmentation import open_segmenter
 from salm_lightning.audit.summary import Summary
 from salm_lightning.callbacks import RunProgressBar, progress_bar
-from salm_lightning.commands.training import SYNTHETIC, open_data
-from salm_lightning.data import MEDMNIST, SPLITS, ImageDataModule, Task
+from salm_lightning.commands.training import open_original
+from salm_lightning.data import ImageDataModule
 from salm_lightning.data.arrays import cache_root
-from salm_lightning.data.base import ANY_FINDING
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.folder_lock import alone
 from salm_lightning.quiet import notices_off
@@ -103,7 +102,7 @@ def audit(
     images: dict[TrainedOn, ImageDataModule] = {"protected": protected}
     identities: dict[TrainedOn, dict[str, Any]] = {"protected": identify(protected, protected.manifest.archive.sha256)}
     if source is not None:
-        images["clean"] = _open_original(source, root, protected)
+        images["clean"] = open_original(source, root, protected.manifest, batch_size=batch_size)
         digest = checksum(images["clean"])
         require_original(images["clean"], protected, digest)
         identities["clean"] = identify(images["clean"], digest)
@@ -197,29 +196,3 @@ def _words(release: Path, options: dict[str, Any]) -> list[str]:
     """Return arguments of the command that was given, those with a default left out."""
     given = [(name, value) for name, value in options.items() if value not in (None, "auto")]
     return [str(release), *(word for name, value in given for word in (f"--{name}", str(value)))]
-
-
-def _open_original(source: str, root: Path | None, release: PoisonedDataModule) -> ImageDataModule:
-    """Return the originals of a release, with what its manifest says of them where the user's word leaves it open.
-
-    Raises:
-        SalmError: There are none at ``source``, or they cannot be read.
-    """
-    dataset, options = release.manifest.dataset, {"batch_size": release.batch_size}
-    derived = dataset.get("labels") == ANY_FINDING
-    if source in MEDMNIST:
-        return open_data(source, release.image_size, root, any_finding=derived, **options)
-    if derived:
-        raise ConfigurationError(
-            f"source={source}: its labels were derived from several per image; give the MedMNIST name, and its folder with --root."
-        )
-    if source != SYNTHETIC:
-        return open_data(source, None, root, task=release.task, **options)
-    sizes = {f"{name}_size": len(release.split(name)) for name in SPLITS}
-    drawn = {
-        "num_classes": release.num_classes,
-        "channels": release.channels,
-        "multi_label": release.task is Task.MULTI_LABEL,
-        "seed": release.manifest.settings["seed"],
-    }
-    return open_data(source, release.image_size, root, **sizes, **drawn, **options)

@@ -10,8 +10,7 @@ from rich.table import Table
 
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.segmentation import open_segmenter
-from salm_lightning.commands.training import open_data
-from salm_lightning.data import MEDMNIST
+from salm_lightning.commands.training import open_original
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.release import Manifest
 from salm_lightning.summary import progress, say
@@ -44,7 +43,7 @@ def quality(
 
     Args:
         release: Folder of the protected dataset.
-        source: The data that it was made from: a MedMNIST name or an ``.npz`` file.
+        source: The data that it was made from: a MedMNIST name, an ``.npz`` file, or ``synthetic``.
         segmenter: ``otsu`` (cells), ``vessels``, a TorchScript file, or ``ARCH:PATH`` for a state dict of one of torchvision's
             segmentation networks, such as ``deeplabv3_resnet50:weights.pth``.
         out: Folder of the results; ``audit`` beside the release by default.
@@ -61,8 +60,7 @@ def quality(
     if source is None:
         raise ConfigurationError("source is missing: give the originals, as in --source pathmnist or --source my_images.npz.")
     chosen = open_segmenter(segmenter)
-    size = Manifest.read(release).info.size if source in MEDMNIST else None
-    images = open_data(source, size, root)
+    images = open_original(source, root, Manifest.read(release))
     folder = out or release.parent / "audit"
     with progress("comparing images") as on_progress:
         result = assess(

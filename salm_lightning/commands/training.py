@@ -12,12 +12,13 @@ from rich.table import Table
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint
 from salm_lightning.data import MEDMNIST, ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule, Task
+from salm_lightning.data.base import ANY_FINDING
 from salm_lightning.errors import ConfigurationError, DataError, OutputExistsError, did_you_mean, look_up
 from salm_lightning.generation import generate
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.noise.methods import Method
-from salm_lightning.release import PoisonedDataModule, check_destination
+from salm_lightning.release import Manifest, PoisonedDataModule, check_destination
 from salm_lightning.summary import RESULTS, metrics_table, say, victim_results, write_json
 from salm_lightning.trainers import Precision, facts_of, sgd, single_device_trainer
 
@@ -142,6 +143,33 @@ def open_data(data: str, size: int | None, root: Path | None, **options: Any) ->
     images.prepare_data()
     images.setup("fit")
     return images
+
+
+def open_original(source: str, root: Path | None, manifest: Manifest, **options: Any) -> ImageDataModule:
+    """Return what a release was made from, loaded; the manifest says what the user's word for it leaves open.
+
+    Args:
+        source: A MedMNIST name, an ``.npz`` file in MedMNIST's layout, or ``synthetic``.
+        root: Folder of MedMNIST's files.
+        manifest: The release's manifest.
+        **options: Further options of the DataModule.
+
+    Raises:
+        SalmError: There is nothing at ``source``, or it cannot be read.
+    """
+    info, dataset = manifest.info, manifest.dataset
+    derived = dataset.get("labels") == ANY_FINDING
+    if source in MEDMNIST:
+        return open_data(source, info.size, root, any_finding=derived, **options)
+    if derived:
+        raise ConfigurationError(
+            f"source={source}: its labels were derived from several per image; give the MedMNIST name, and its folder with --root."
+        )
+    if source != SYNTHETIC:
+        return open_data(source, None, root, task=info.task, **options)
+    drawn = {f"{name}_size": count for name, count in dataset["num_samples"].items()}
+    drawn |= {"num_classes": info.num_classes, "channels": info.channels, "multi_label": info.task is Task.MULTI_LABEL}
+    return open_data(source, info.size, root, seed=manifest.settings["seed"], **drawn, **options)
 
 
 def result_folder(out: Path | None, name: str, overwrite: bool) -> Path:
