@@ -30,6 +30,7 @@ from salm_lightning.audit.battery import Battery, Deadline, OutOfTimeError, pars
 from salm_lightning.audit.cells import Cell, Length, Record, Store, name_of, optimizer_of
 from salm_lightning.audit.choices import PRESETS, read_treatments
 from salm_lightning.audit.results import make_rows
+from salm_lightning.audit.summary import audit_folder
 from salm_lightning.audit.verdict import CARELESS, floors_of, judge
 from salm_lightning.cli import main
 from salm_lightning.data import DatasetInfo, NpzDataModule, SyntheticDataModule, Task
@@ -225,7 +226,8 @@ def test_nothing_runs_twice(trained: list[str]) -> None:
     before = written()
     assert run(arguments) == 0
     assert len(trained) == 4
-    assert {**written(), "seconds": 0} == {**before, "seconds": 0}
+    assert written() == before
+    assert before["seconds"] == 4 * 60
 
     make_release("other", seed=2)
     assert run(f"{arguments} --out other-audit", "other") == 0
@@ -458,6 +460,7 @@ def test_seeds_that_are_missing_leave_gaps() -> None:
         ("--source other.npz", ["source=other.npz is not what", "its SHA-256 is", "that of the original, tiny.npz, is"]),
         ("--source missing.npz", ["missing.npz: no such file"]),
         ("--source tiny.npz --segmenter nothing", ["nothing"]),
+        ("--out protected/audit", ["out=protected/audit lies in the release"]),
     ],
 )
 def test_bad_input_is_refused_before_any_work(arguments: str, fragments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -508,6 +511,13 @@ def test_what_trains_a_victim_comes_from_the_shipped_configs() -> None:
         ("resnet18", True): ("SGD", 0.01),
         ("vit", True): ("AdamW", 0.001),
     }
+
+
+def test_the_default_folder_is_beside_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert audit_folder(Path("runs/protected"), None) == Path("runs/audit")
+    assert audit_folder(Path("protected"), Path("elsewhere")) == Path("elsewhere")
+    monkeypatch.chdir("protected")
+    assert audit_folder(Path(), None) == Path.cwd().parent / "audit"
 
 
 def test_lengths_are_checked() -> None:

@@ -124,10 +124,10 @@ def effective(choices: Sequence[Choice], info: DatasetInfo) -> list[Choice]:
     return [choice for choice in choices if not (isinstance(choice.treatment, Grey) and info.channels == 1)]
 
 
-def untried(names: Iterable[str]) -> list[str]:
-    """Return the names of the known treatments that are not among those given."""
+def untried(names: Iterable[str], info: DatasetInfo) -> list[str]:
+    """Return the names of the known treatments that would do something and are not among those given."""
     tried = set(names)
-    return [name for name in TREATMENTS if name not in tried]
+    return [name for name, kind in TREATMENTS.items() if name not in tried and not (kind is Grey and info.channels == 1)]
 
 
 def check_archs(archs: Sequence[str]) -> list[str]:

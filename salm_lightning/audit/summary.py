@@ -13,6 +13,7 @@ from salm_lightning.audit.cells import Cell, Length, Record, name_of, title_of
 from salm_lightning.audit.choices import Choice, untried
 from salm_lightning.audit.results import confusion_of, curves_of, make_rows, markdown, write_csv
 from salm_lightning.audit.verdict import floors_of, judge, limits
+from salm_lightning.errors import ConfigurationError
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.release import PoisonedDataModule
@@ -20,6 +21,20 @@ from salm_lightning.summary import write_json
 
 AUDIT = "audit.json"
 _FORMAT_VERSION = 1
+
+
+def audit_folder(release: Path, out: Path | None) -> Path:
+    """Return the folder of what is found out about a release: ``out``, or ``audit`` beside the release.
+
+    Raises:
+        ConfigurationError: ``out`` lies in the release, where a foreign file is taken for tampering.
+    """
+    if out is None:
+        beside = release.parent if release.name else release.absolute().parent  # the parent of "." is "."
+        return beside / "audit"
+    if out.absolute().is_relative_to(release.absolute()):
+        raise ConfigurationError(f"out={out} lies in the release, which must hold nothing else; give a folder outside of it.")
+    return out
 
 
 @dataclass(frozen=True)
@@ -44,17 +59,10 @@ class Summary:
     out: Path
     command: Sequence[str]
 
-    def write(self, seconds: float) -> dict[str, Any]:
-        """Write the files.
-
-        Args:
-            seconds: Time that this audit has taken.
-
-        Returns:
-            What ``audit.json`` holds.
-        """
+    def write(self) -> dict[str, Any]:
+        """Write the files, and return what ``audit.json`` holds."""
         records, skipped = self._records(), self._skipped()
-        audit = self._audit(records, skipped, seconds)
+        audit = self._audit(records, skipped)
         write_json(self.out / AUDIT, audit)
         write_csv(records, skipped, self.out / "audit.csv")
         path = self.out / "audit.md"
@@ -63,7 +71,7 @@ class Summary:
         temporary.replace(path)
         return audit
 
-    def _audit(self, records: Sequence[Record], skipped: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]:
+    def _audit(self, records: Sequence[Record], skipped: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         data, manifest = self.release, self.release.manifest
         labels = data.split("test").labels
         majority = majority_baseline(labels, data.task, data.num_classes)
@@ -96,7 +104,7 @@ class Summary:
                 rows,
                 floors,
                 limits(
-                    untried(treatment["name"] for treatment in treatments.values()),
+                    untried((treatment["name"] for treatment in treatments.values()), data.info),
                     [arch for arch in ARCHITECTURES if arch not in archs],
                     len(seeds),
                     self.length,
@@ -106,7 +114,7 @@ class Summary:
             ),
             "confusion": confusion_of(records, main.arch, main.seed),
             "curves": curves_of(records),
-            "seconds": round(seconds, 1),
+            "seconds": round(sum(record.seconds for record in records), 1),
         }
 
     def _records(self) -> list[Record]:

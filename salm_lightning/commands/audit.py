@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from salm_lightning.audit.pictures import draw_audit
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.results import console_table
 from salm_lightning.audit.segmentation import open_segmenter
-from salm_lightning.audit.summary import Summary
+from salm_lightning.audit.summary import Summary, audit_folder
 from salm_lightning.callbacks import RunProgressBar, progress_bar
 from salm_lightning.commands.training import open_original
 from salm_lightning.data import ImageDataModule
@@ -95,7 +94,7 @@ def audit(
     length = Length(chosen.width if width is None else width, chosen.steps if steps is None else steps, batch_size, precision)
     limit = None if budget is None else parse_budget(budget)
     segments = open_segmenter(segmenter) if quality and source is not None else None
-    begin = time.monotonic()
+    folder = audit_folder(release, out)
 
     protected = PoisonedDataModule(release, batch_size=batch_size)
     protected.setup("fit")
@@ -107,7 +106,6 @@ def audit(
         require_original(images["clean"], protected, digest)
         identities["clean"] = identify(images["clean"], digest)
 
-    folder = release.parent / "audit" if out is None else out
     choices = effective(choices, protected.info)
     with alone(folder, "audit"), notices_off():
         stores: dict[TrainedOn, Store] = {
@@ -121,8 +119,8 @@ def audit(
             **{"segmenter": None if segmenter == _SEGMENTER else segmenter, "quality": None if quality else "false"},
         }
         summary = Summary(protected, battery, choices, length, name, folder, _words(release, repeated))
-        code = _train(battery, summary, limit, begin)
-        audit = summary.write(time.monotonic() - begin)
+        code = _train(battery, summary, limit)
+        audit = summary.write()
         if code < _STOPPED:
             board = folder / _LOGS / "pictures"
             shutil.rmtree(board, ignore_errors=True)  # of an earlier audit
@@ -136,18 +134,18 @@ def audit(
     return code
 
 
-def _train(battery: Battery, summary: Summary, limit: float | None, begin: float) -> int:
+def _train(battery: Battery, summary: Summary, limit: float | None) -> int:
     """Train what is pending, keeping all files up to date, and return the exit code."""
     total, done = len(battery.cells), len(battery.records)
     say(f"{total} victims, of which {done} are done.")
 
     def ended(cell: Cell) -> None:
-        summary.write(time.monotonic() - begin)
+        summary.write()
         left = len(battery.pending)
         rest = f"; about {timedelta(seconds=round(battery.remaining()))} left" if left else ""
         say(f"[{total - left}/{total}] {cell.title}: {_outcome(battery, cell)}{rest}")
 
-    summary.write(time.monotonic() - begin)
+    summary.write()
     try:
         battery.run(limit, ended, _live_bar)
     except Interrupted as interruption:

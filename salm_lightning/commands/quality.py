@@ -10,6 +10,7 @@ from rich.table import Table
 
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.segmentation import open_segmenter
+from salm_lightning.audit.summary import audit_folder
 from salm_lightning.commands.training import open_original
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.release import Manifest
@@ -61,7 +62,7 @@ def quality(
         raise ConfigurationError("source is missing: give the originals, as in --source pathmnist or --source my_images.npz.")
     chosen = open_segmenter(segmenter)
     images = open_original(source, root, Manifest.read(release))
-    folder = out or release.parent / "audit"
+    folder = audit_folder(release, out)
     with progress("comparing images") as on_progress:
         result = assess(
             release, images, folder, segmenter=chosen, max_images=max_images, seed=seed, board=folder, on_progress=on_progress
