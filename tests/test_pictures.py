@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from salm_lightning.audit import pictures
 from salm_lightning.audit.album import Album, read_album
 from salm_lightning.audit.charts import Bar, Curve, battery_figure, confusion_figure, curves_figure, percent_figure
 from salm_lightning.audit.image_figures import embed, examples_figure, noise_image, pairs_figure, segmentation_figure, tsne_figure
@@ -163,9 +164,9 @@ def audit(treatments: dict[str, str], clean: bool = True) -> dict[str, Any]:
         for name, title in treatments.items()
     ]  # fmt: skip
     curves = [
-        {"trained_on": trained_on, "arch": "resnet18", "treatment": name, "seed": 0, "steps": [5, 10], "test_acc": [0.4, 0.5],
+        {"trained_on": trained_on, "arch": "resnet18", "treatment": title, "seed": 0, "steps": [5, 10], "test_acc": [0.4, 0.5],
          "train_acc": [0.5, 0.9] if trained_on == "clean" else None}
-        for name in treatments
+        for title in treatments.values()
         for trained_on in ("protected", "clean")[: 1 + clean]
     ]  # fmt: skip
     confusion = {"protected": [[5, 1], [2, 4]], "clean": [[6, 0], [0, 6]] if clean else None, "class_names": ["a", "b"]}
@@ -182,6 +183,17 @@ def test_pictures_of_an_audit(tmp_path: Path) -> None:
     for entry in listed:
         with Image.open(tmp_path / entry["file"]) as picture:
             assert picture.width == 900
+
+
+def test_rows_of_one_treatment_keep_their_titles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels: list[str] = []
+    monkeypatch.setattr(
+        pictures, "battery_figure", lambda bars, majority: labels.extend(b.label for b in bars) or new_figure(1, 1)
+    )
+    both = audit({"jpeg": "JPEG 10"})
+    both["rows"] += [{**both["rows"][0], "title": "JPEG 50"}, {**both["rows"][0], "title": "JPEG 50", "arch": "vgg11"}]
+    draw_audit(both, tmp_path)
+    assert labels == ["JPEG 10, resnet18", "JPEG 50, resnet18", "JPEG 50, vgg11"]
 
 
 def test_pictures_of_an_audit_without_clean_twins(tmp_path: Path) -> None:

@@ -188,9 +188,13 @@ def test_an_example_of_each_class(tmp_path: Path, info: DatasetInfo) -> None:
     assert set(pairs.classes) == (set(range(8)) if info is BLOOD else {1})
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(28 * 28 * 3, 4), nn.ReLU(), nn.Linear(4, 5))
+
+
+@pytest.mark.parametrize("arch", [*ARCHITECTURES, "perceptron"])
 def test_features_are_what_the_last_layer_takes(arch: str) -> None:
-    classifier = build_classifier(arch, 5, width=0.125).train()
+    classifier = (perceptron() if arch == "perceptron" else build_classifier(arch, 5, width=0.125)).train()
     images = np.random.default_rng(0).integers(0, 256, (6, 28, 28, 3), dtype=np.uint8)
     last = [module for module in classifier.modules() if isinstance(module, nn.Linear)][-1]
     features = features_of(classifier, images)

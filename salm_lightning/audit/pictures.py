@@ -155,12 +155,14 @@ def _draw_curves(album: Album, audit: dict[str, Any]) -> None:
 
 
 def _titles(audit: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
-    """Return what names a row or a curve: its treatment's title, and the architecture where there are several."""
-    titles = {row["treatment"]: row["title"] for row in audit["rows"]}
+    """Return what names a row or a curve: its treatment's title, and the architecture where there are several.
+
+    A row's ``treatment`` is a class, whose settings its ``title`` tells apart; a curve's ``treatment`` is such a title.
+    """
     several = len({row["arch"] for row in audit["rows"]}) > 1
 
     def title(entry: dict[str, Any]) -> str:
-        name: str = titles.get(entry["treatment"], entry["treatment"])
+        name: str = entry.get("title", entry["treatment"])
         return f"{name}, {entry['arch']}" if several else name
 
     return title
