@@ -21,11 +21,12 @@ from salm_lightning.errors import ConfigurationError
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.noise.methods import EM, SALM, SP, TAP, Random
+from salm_lightning.release import Manifest
 
 CONFIGS = shipped_configs()
 SHORT = ["--model.width", "0.125", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 FAST = [*SHORT, "--trainer.fast_dev_run", "true"]
-SWEEPS = {"methods": (12, 10), "percent": (11, 11), "transfer": (16, 2), "readings": (24, 22), "samples": (9, 4)}
+SWEEPS = {"methods": (12, 10), "percent": (11, 11), "transfer": (16, 2), "readings": (26, 24), "samples": (9, 4)}
 """Victims and releases of every sweep."""
 
 
@@ -60,7 +61,7 @@ def test_the_set_is_complete() -> None:
         *(f"dataset/{name}.yaml" for name in [*MEDMNIST, "chestmnist_any"]), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
         *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random")),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
-        *(f"scenario/{name}.yaml" for name in ("partial_classes", "some_samples")),
+        *(f"scenario/{name}.yaml" for name in ("partial_classes", "some_samples", "classwise")),
         "size/224.yaml",
         *(f"sweep/{name}.yaml" for name in SWEEPS),
     }  # fmt: skip
@@ -88,6 +89,27 @@ def test_scenario(name: str) -> None:
     assert _fit(
         "--config", "method/salm.yaml", "--config", "dataset/bloodmnist.yaml", "--config", f"scenario/{name}.yaml", *FAST
     ) == 0  # fmt: skip
+
+
+def test_classwise() -> None:
+    _fake("dermamnist")
+    _fake("pathmnist")
+    short = [
+        "--training.width",
+        "0.125",
+        "--training.steps",
+        "1",
+        "--training.victim_steps",
+        "1",
+        "--training.accelerator",
+        "cpu",
+    ]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*MD5.*")
+        assert main(["classwise", "--config", "scenario/classwise.yaml", *short, "--out", "out"]) == 0
+    manifest = Manifest.read("out/protected")
+    assert manifest.dataset["name"] == "dermamnist"
+    assert 0 < manifest.coverage.selected < manifest.coverage.samples
 
 
 def test_size() -> None:
