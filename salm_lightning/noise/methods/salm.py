@@ -80,7 +80,7 @@ class SALM(Method):
         for step in range(steps):
             grad = objective(delta, step)
             if self.mask == "per_step" or step == 0:
-                mask = top_percent_mask(grad, self.percent, self.score)
+                mask = top_percent_mask(self._ranked(delta, grad, images), self.percent, self.score)
             if self.mask == "fixed" and step == 0:
                 # A uniform start, or noise of an earlier visit, would reach beyond the mask.
                 delta = delta * mask
@@ -88,3 +88,8 @@ class SALM(Method):
         if self.project:
             delta = delta * keep_top(delta.abs().amax(dim=1, keepdim=True), self.percent)
         return Perturbation(delta, mask)
+
+    def _ranked(self, delta: Tensor, grad: Tensor, images: Tensor) -> Tensor:
+        if self.score is not Score.DESCENT:
+            return grad
+        return grad * (descend(delta, grad, images, self.step_size / 255, self.radius_unit) - delta)
