@@ -13,6 +13,9 @@ from salm_lightning.noise.methods.base import Method, Perturbation, check_step_s
 from salm_lightning.noise.pgd import Objective, descend
 from salm_lightning.noise.transforms import CropFlip
 
+_NEGLIGIBLE = 0.02
+"""Share of a step that counts as no move: stored noise is rounded, so that what lies at black or white may move a trifle."""
+
 
 class SALM(Method):
     """Error-minimising noise whose every step changes only the K percent of the pixels with the largest gradient.
@@ -90,6 +93,7 @@ class SALM(Method):
         return Perturbation(delta, mask)
 
     def _ranked(self, delta: Tensor, grad: Tensor, images: Tensor) -> Tensor:
-        if self.score is not Score.DESCENT:
+        if self.score is not Score.FREE:
             return grad
-        return grad * (descend(delta, grad, images, self.step_size / 255, self.radius_unit) - delta)
+        way = (descend(delta, grad, images, self.step_size / 255, self.radius_unit) - delta).abs()
+        return grad * (way > _NEGLIGIBLE * self.step_size / 255)
