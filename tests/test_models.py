@@ -11,6 +11,7 @@ from torchvision import models as tv
 
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.models import ARCHITECTURES, Classifier, build_classifier
+from salm_lightning.models.backbones import patch_of
 
 STOCK: dict[str, Callable[..., nn.Module]] = {
     "vgg11": tv.vgg11_bn,
@@ -18,10 +19,12 @@ STOCK: dict[str, Callable[..., nn.Module]] = {
     "resnet50": tv.resnet50,
     "densenet121": tv.densenet121,
 }
+OTHER = ("vit", "linear")
+"""What torchvision does not have under that name."""
 
 
 @pytest.mark.parametrize("size", [28, 64, 128, 224])
-@pytest.mark.parametrize("arch", STOCK)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_architecture_takes_every_size(arch: str, size: int) -> None:
     for channels in (1, 3):
         network = build_classifier(arch, 5, channels, size, width=0.125).eval()
@@ -33,7 +36,7 @@ def test_every_architecture_takes_every_size(arch: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [28, 224])
-@pytest.mark.parametrize("arch", STOCK)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_gradients_reach_every_parameter(arch: str, size: int) -> None:
     network = build_classifier(arch, 3, 3, size, width=0.125)
     network(torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(0))).square().sum().backward()
@@ -43,7 +46,7 @@ def test_gradients_reach_every_parameter(arch: str, size: int) -> None:
 
 
 def test_all_architectures_are_tested() -> None:
-    assert set(STOCK) == set(ARCHITECTURES)
+    assert {*STOCK, *OTHER} == set(ARCHITECTURES)
 
 
 def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -167,7 +170,7 @@ def test_width_scales_every_layer(arch: str) -> None:
     ("arguments", "message"),
     [
         ({"arch": "resnet-18"}, r"arch='resnet-18' is not known; did you mean 'resnet18'\?.*densenet121"),
-        ({"arch": "vit"}, r"arch='vit' is not known\. Choices: vgg11"),
+        ({"arch": "mlp"}, r"arch='mlp' is not known\. Choices: vgg11"),
         ({"width": 0}, "width=0 is out of range"),
         ({"width": -0.5}, "width=-0.5 is out of range"),
         ({"num_classes": 0}, "num_classes=0 is out of range"),
@@ -176,3 +179,39 @@ def test_width_scales_every_layer(arch: str) -> None:
 def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         build_classifier(**({"arch": "resnet18", "num_classes": 4} | arguments))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("size", "patch"), [(28, 4), (32, 4), (50, 5), (64, 8), (128, 16), (224, 32), (29, 1), (5, 1)])
+def test_patches_of_a_transformer_divide_the_image(size: int, patch: int) -> None:
+    assert patch_of(size) == patch
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_vit_is_torchvisions_transformer(channels: int) -> None:
+    """With three channels its weights fit a network that torchvision builds, which then gives the same logits."""
+    made = build_classifier("vit", 5, channels, 28, width=0.25).eval()
+    images = torch.rand(3, channels, 28, 28, generator=torch.Generator().manual_seed(0))
+    stock = tv.VisionTransformer(28, 4, num_layers=6, num_heads=4, hidden_dim=48, mlp_dim=192, num_classes=5).eval()
+    if channels == 1:  # one channel shown three times, each with a third of the weight
+        state = made.network.state_dict()
+        state["conv_proj.weight"] = state["conv_proj.weight"].repeat(1, 3, 1, 1) / 3
+        stock.load_state_dict(state)
+    else:
+        stock.load_state_dict(made.network.state_dict())
+    torch.testing.assert_close(made(images), stock((images.expand(-1, 3, -1, -1) - 0.5) / 0.25), rtol=0, atol=1e-5)
+    assert not any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in made.modules())
+
+
+def test_vit_scales_its_width_to_a_multiple_of_its_heads() -> None:
+    widths = {width: build_classifier("vit", 2, 3, 28, width).network.hidden_dim for width in (0.125, 0.3, 0.5, 1.0)}
+    assert widths == {0.125: 24, 0.3: 56, 0.5: 96, 1.0: 192}
+
+
+def test_linear_is_linear_in_the_pixels() -> None:
+    network = build_classifier("linear", 3, 1, 6)
+    weight, bias = network.network[1].weight, network.network[1].bias
+    images = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        network(images), torch.einsum("bchw,kchw->bk", (images - 0.5) / 0.25, weight.view(3, 1, 6, 6)) + bias
+    )
+    assert sum(parameter.numel() for parameter in network.parameters()) == 3 * 36 + 3

@@ -1,4 +1,4 @@
-"""torchvision's networks with a stem for small images, any number of input channels, and a width factor.
+"""torchvision's networks with a stem for small images, any number of input channels, and a width factor; and a linear model.
 
 torchvision's own stems shrink the image fourfold before the first block, which leaves 7x7 of 28x28 (and stock VGG-11 and DenseNet-121
 crash there); the small stems keep the resolution, as is usual for CIFAR-sized images.
@@ -9,9 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torchvision.models import VisionTransformer
 from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vgg import VGG, cfgs, make_layers
+
+SMALL_IMAGE = 64
+"""Largest image, in pixels, that gets a stem without early downsampling."""
 
 
 def _scaled(channels: int, width: float) -> int:
@@ -54,14 +58,14 @@ class _ScaledResNet(ResNet):  # type: ignore[misc]
         return layer
 
 
-def resnet18(num_classes: int, channels: int, small: bool, width: float) -> nn.Module:
+def resnet18(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
     """Build ResNet-18 (He et al. 2016)."""
-    return _ScaledResNet(BasicBlock, [2, 2, 2, 2], num_classes, channels, small, width)
+    return _ScaledResNet(BasicBlock, [2, 2, 2, 2], num_classes, channels, size <= SMALL_IMAGE, width)
 
 
-def resnet50(num_classes: int, channels: int, small: bool, width: float) -> nn.Module:
+def resnet50(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
     """Build ResNet-50 (He et al. 2016)."""
-    return _ScaledResNet(Bottleneck, [3, 4, 6, 3], num_classes, channels, small, width)
+    return _ScaledResNet(Bottleneck, [3, 4, 6, 3], num_classes, channels, size <= SMALL_IMAGE, width)
 
 
 class _ScaledVGG(VGG):  # type: ignore[misc]
@@ -92,14 +96,14 @@ def _vgg_head(features: int, num_classes: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def vgg11(num_classes: int, channels: int, small: bool, width: float) -> nn.Module:
+def vgg11(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
     """Build VGG-11 with batch norm (Simonyan and Zisserman 2015); small images get global pooling and one linear layer as head."""
-    return _ScaledVGG(num_classes, channels, small, width)
+    return _ScaledVGG(num_classes, channels, size <= SMALL_IMAGE, width)
 
 
-def densenet121(num_classes: int, channels: int, small: bool, width: float) -> nn.Module:
+def densenet121(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
     """Build DenseNet-121 (Huang et al. 2017)."""
-    stem = _scaled(64, width)
+    stem, small = _scaled(64, width), size <= SMALL_IMAGE
     network: Any = DenseNet(
         growth_rate=_scaled(32, width), block_config=(6, 12, 24, 16), num_init_features=stem, num_classes=num_classes
     )
@@ -108,3 +112,32 @@ def densenet121(num_classes: int, channels: int, small: bool, width: float) -> n
         network.features.pool0 = nn.Identity()
     built: nn.Module = network
     return built
+
+
+def vit(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
+    """Build a small vision transformer (Dosovitskiy et al. 2021): 6 blocks of 4 heads, about 7 x 7 patches, without dropout."""
+    hidden = _scaled(192, width)
+    network = VisionTransformer(
+        size, patch_of(size), num_layers=6, num_heads=4, hidden_dim=hidden, mlp_dim=4 * hidden, num_classes=num_classes
+    )
+    network.conv_proj = _patches(channels, hidden, patch_of(size))
+    network.heads.head.reset_parameters()  # torchvision's are zero, and so would be the first gradients of the input
+    built: nn.Module = network
+    return built
+
+
+def patch_of(size: int) -> int:
+    """Return the side of a transformer's patches in pixels: the largest divisor of the image's side of at most a seventh of it."""
+    return next(side for side in range(max(1, size // 7), 0, -1) if size % side == 0)
+
+
+def _patches(channels: int, hidden: int, patch: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, hidden, kernel_size=patch, stride=patch)
+    nn.init.trunc_normal_(conv.weight, std=(channels * patch**2) ** -0.5)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
+def linear(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
+    """Build a linear model on the pixels; it has no width."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, num_classes))

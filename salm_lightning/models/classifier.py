@@ -9,18 +9,17 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from salm_lightning.errors import ConfigurationError, look_up
-from salm_lightning.models.backbones import densenet121, resnet18, resnet50, vgg11
+from salm_lightning.models.backbones import densenet121, linear, resnet18, resnet50, vgg11, vit
 
-SMALL_IMAGE = 64
-"""Largest image, in pixels, that gets a stem without early downsampling."""
-
-ARCHITECTURES: dict[str, Callable[[int, int, bool, float], nn.Module]] = {
+ARCHITECTURES: dict[str, Callable[[int, int, int, float], nn.Module]] = {
     "vgg11": vgg11,
     "resnet18": resnet18,
     "resnet50": resnet50,
     "densenet121": densenet121,
+    "vit": vit,
+    "linear": linear,
 }
-"""Builders by name; each takes the number of classes, channels, whether the stem is for small images, and the width factor."""
+"""Builders by name; each takes the number of classes, channels, the image's side in pixels, and the width factor."""
 
 
 class Classifier(nn.Module):
@@ -84,9 +83,8 @@ def build_classifier(
         raise ConfigurationError(f"width={width} is out of range; give a factor above 0, such as 0.25 or 1.")
     if num_classes < 1:
         raise ConfigurationError(f"num_classes={num_classes} is out of range; give 1 or more.")
-    small = image_size <= SMALL_IMAGE
     grey_as_rgb = as_rgb and channels == 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build(num_classes, 3 if grey_as_rgb else channels, small, width)
+        network = build(num_classes, 3 if grey_as_rgb else channels, image_size, width)
     return Classifier(network, min_size=32 if arch == "vgg11" else 0, as_rgb=grey_as_rgb)
