@@ -13,7 +13,7 @@ from sklearn.manifold import TSNE
 
 from salm_lightning.audit.pairs import grey
 from salm_lightning.audit.style import COLORS, MARKERS, WIDTH, new_figure, short, styled
-from salm_lightning.models.classifier import SMALL_IMAGE
+from salm_lightning.models.backbones import SMALL_IMAGE
 
 Image = NDArray[np.uint8]
 _PER_ROW = 4
