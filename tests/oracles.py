@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +111,16 @@ def train_generator(
         batches: Images in [0, 1], labels and indices, one per training step.
         samples: Number of training images.
         persistent: Keep the noise between visits, as int8 in units of radius / 127.
-        **setting: What :func:`masked_pgd` takes, and ``updates`` (PGD steps per training step), ``lr``, ``milestones``.
+        **setting: What :func:`masked_pgd` takes, and ``updates`` (PGD steps per training step), ``lr``, ``milestones``,
+            ``batch_norm`` (``running`` statistics in PGD, or those of the ``batch``), ``as_rgb`` (grey images as three channels).
 
     Returns:
         The source loss of each step, and the stored noise int8 ``[N, C, H, W]``.
     """
 
-    def forward(images: Tensor) -> Tensor:
-        return network((images - 0.5) / 0.25)
+    def forward(images: Tensor, net: torch.nn.Module = network) -> Tensor:
+        seen = torch.cat([images] * 3, dim=1) if setting["as_rgb"] else images
+        return net((seen - 0.5) / 0.25)
 
     seed, radius = setting["seed"], setting["radius"]
     unit, stored, visited, losses = radius / 255 / 127, torch.zeros(0), torch.zeros(samples, dtype=torch.bool), []
@@ -131,8 +135,16 @@ def train_generator(
         else:
             delta = start_noise(images, indices, radius, seed, step)
         network.eval()
+        # A copy in train mode uses the batch's statistics, and its own running ones are thrown away.
+        attacked = copy.deepcopy(network).train() if setting["batch_norm"] == "batch" else network
         delta = masked_pgd(
-            forward, (images, labels, indices), delta, setting["updates"], purpose="eot", counters=(step,), **setting
+            partial(forward, net=attacked),
+            (images, labels, indices),
+            delta,
+            setting["updates"],
+            purpose="eot",
+            counters=(step,),
+            **setting,
         )
         network.train()
         view = crop_flip(images + delta, indices, 4, seed, "source", step).contiguous(memory_format=torch.channels_last)

@@ -21,12 +21,13 @@ from salm_lightning.errors import ConfigurationError
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.noise.methods import EM, SALM, SP, TAP, Random
+from salm_lightning.release import Manifest
 from salm_lightning.treatments import TREATMENTS
 
 CONFIGS = shipped_configs()
 SHORT = ["--model.width", "0.125", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 FAST = [*SHORT, "--trainer.fast_dev_run", "true"]
-SWEEPS = {"methods": (12, 10), "percent": (11, 11), "transfer": (16, 2), "readings": (24, 22), "samples": (9, 4)}
+SWEEPS = {"methods": (12, 10), "percent": (11, 11), "transfer": (16, 2), "readings": (26, 24), "samples": (9, 4)}
 """Victims and releases of every sweep."""
 
 
@@ -59,10 +60,10 @@ def test_the_set_is_complete() -> None:
     assert shipped == {
         "quickstart.yaml", "salm_pathmnist.yaml", "victim_pathmnist.yaml", "victim.yaml",
         *(f"dataset/{name}.yaml" for name in [*MEDMNIST, "chestmnist_any"]), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
-        *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random")),
+        *(f"method/{name}.yaml" for name in ("salm", "salm_free", "em", "em_classwise", "tap", "sp", "random")),
         *(f"treatment/{name}.yaml" for name in TREATMENTS),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
-        *(f"scenario/{name}.yaml" for name in ("partial_classes", "some_samples")),
+        *(f"scenario/{name}.yaml" for name in ("partial_classes", "some_samples", "classwise")),
         "size/224.yaml",
         *(f"sweep/{name}.yaml" for name in SWEEPS),
     }  # fmt: skip
@@ -75,7 +76,8 @@ def test_dataset(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [("salm", SALM), ("em", EM), ("em_classwise", EM), ("tap", TAP), ("sp", SP), ("random", Random)]
+    ("name", "method"),
+    [("salm", SALM), ("salm_free", SALM), ("em", EM), ("em_classwise", EM), ("tap", TAP), ("sp", SP), ("random", Random)],
 )
 def test_method(name: str, method: type) -> None:
     _fake("breastmnist")
@@ -90,6 +92,27 @@ def test_scenario(name: str) -> None:
     assert _fit(
         "--config", "method/salm.yaml", "--config", "dataset/bloodmnist.yaml", "--config", f"scenario/{name}.yaml", *FAST
     ) == 0  # fmt: skip
+
+
+def test_classwise() -> None:
+    _fake("dermamnist")
+    _fake("pathmnist")
+    short = [
+        "--training.width",
+        "0.125",
+        "--training.steps",
+        "1",
+        "--training.victim_steps",
+        "1",
+        "--training.accelerator",
+        "cpu",
+    ]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*MD5.*")
+        assert main(["classwise", "--config", "scenario/classwise.yaml", *short, "--out", "out"]) == 0
+    manifest = Manifest.read("out/protected")
+    assert manifest.dataset["name"] == "dermamnist"
+    assert 0 < manifest.coverage.selected < manifest.coverage.samples
 
 
 def test_size() -> None:

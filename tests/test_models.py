@@ -133,6 +133,14 @@ def test_only_vgg_pads() -> None:
     }  # fmt: skip
 
 
+def test_grey_images_as_rgb_are_seen_three_times_and_coloured_ones_once() -> None:
+    grey, coloured = torch.rand(2, 1, 28, 28), torch.rand(2, 3, 28, 28)
+    network = build_classifier("resnet18", 4, 1, 28, 0.125, as_rgb=True).eval()
+    of_colours = build_classifier("resnet18", 4, 3, 28, 0.125, as_rgb=True).eval()
+    assert torch.equal(network(grey), of_colours(torch.cat([grey] * 3, dim=1)))
+    assert torch.equal(of_colours(coloured), build_classifier("resnet18", 4, 3, 28, 0.125).eval()(coloured))
+
+
 def test_memory_format_does_not_matter() -> None:
     network, images = build_classifier("resnet18", 4, 3, 28, 0.125).eval(), torch.rand(3, 3, 28, 28)
     assert torch.equal(network(images), network(images.contiguous(memory_format=torch.channels_last)))

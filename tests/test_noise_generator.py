@@ -71,25 +71,35 @@ def stored(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("loop", "channels", "multi_label", "percent", "eot"),
+    ("loop", "channels", "multi_label", "percent", "eot", "batch_norm", "as_rgb"),
     [
-        ("persistent", 3, False, 10.0, 1),
-        ("persistent", 1, True, 30.0, 2),
-        ("fresh", 3, False, 10.0, 1),
-        ("fresh", 1, False, 100.0, 1),
+        ("persistent", 3, False, 10.0, 1, "running", False),
+        ("persistent", 1, True, 30.0, 2, "running", False),
+        ("persistent", 1, False, 10.0, 1, "batch", True),
+        ("fresh", 3, False, 10.0, 1, "running", False),
+        ("fresh", 1, False, 100.0, 1, "running", False),
     ],
 )
 def test_training_equals_a_plain_loop(
-    tmp_path: Path, loop: Literal["persistent", "fresh"], channels: int, multi_label: bool, percent: float, eot: int
+    tmp_path: Path,
+    loop: Literal["persistent", "fresh"],
+    channels: int,
+    multi_label: bool,
+    percent: float,
+    eot: int,
+    batch_norm: Literal["running", "batch"],
+    as_rgb: bool,
 ) -> None:
     data = make_data(tmp_path, channels, multi_label=multi_label)
-    module = make_module(data, SALM(percent, eot_samples=eot), loop=loop, updates_per_visit=2, pgd_steps=2)
+    module = make_module(
+        data, SALM(percent, eot_samples=eot), loop=loop, updates_per_visit=2, pgd_steps=2, batch_norm=batch_norm, as_rgb=as_rgb
+    )
     network = copy.deepcopy(module.source.network)
     trainer = make_trainer(tmp_path, STEPS)
     trainer.fit(module, datamodule=data)
     losses, noise = oracles.train_generator(
         network, training_batches(data, STEPS), SAMPLES, loop == "persistent", radius=8, step_size=1.6, seed=SEED, updates=2, eot=eot,
-        percent=None if percent == 100 else percent, lr=0.02, milestones=[8, 16],
+        percent=None if percent == 100 else percent, lr=0.02, milestones=[8, 16], batch_norm=batch_norm, as_rgb=as_rgb,
     )  # fmt: skip
     assert isinstance(trainer.logger, Recorder)
     np.testing.assert_allclose(trainer.logger.values("train/source_loss"), losses, rtol=0, atol=5e-6)
@@ -458,6 +468,7 @@ def test_settings_are_json_and_tell_runs_apart() -> None:
     variants: list[dict[str, Any]] = [
         {}, {"method": SALM(percent=20)}, {"method": SALM(transform=CropFlip(2))}, {"loop": "fresh"}, {"updates_per_visit": 3},
         {"pgd_steps": 5}, {"last_pass_steps": 0}, {"seed": 1}, {"source": "vgg11"}, {"width": 0.25},
+        {"as_rgb": True}, {"batch_norm": "batch"},
         {"optimizer": lambda p: SGD(p, lr=0.01)}, {"lr_scheduler": lambda o: FractionalStepLR(o, (0.5,))},
     ]  # fmt: skip
     assert len({settings(**variant) for variant in variants}) == len(variants)

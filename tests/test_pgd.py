@@ -122,14 +122,15 @@ def test_every_pgd_step_draws_a_new_transform() -> None:
     assert not torch.equal(gradient(zero, 0), gradient(zero, 1))
 
 
+@pytest.mark.parametrize("batch_statistics", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_frozen_leaves_no_trace(training: bool) -> None:
+def test_frozen_leaves_no_trace(training: bool, batch_statistics: bool) -> None:
     network, images = Tiny().train(training), draw(6, 3, 12, 12)
     network.body[0].bias.requires_grad_(False)
     before, flags = copy.deepcopy(network.state_dict()), [parameter.requires_grad for parameter in network.parameters()]
     gradient = InputGradient(network, images, torch.arange(6) % 4, torch.arange(6), Task.MULTI_CLASS, CropFlip(2), 1, 0, "eot", 4)
-    with frozen(network):
-        assert not any(module.training for module in network.modules())
+    with frozen(network, batch_statistics):
+        assert [name for name, module in network.named_modules() if module.training] == (["body.1"] if batch_statistics else [])
         assert not any(parameter.requires_grad for parameter in network.parameters())
         assert gradient(torch.zeros_like(images), 0).abs().max() > 0
     assert [parameter.requires_grad for parameter in network.parameters()] == flags

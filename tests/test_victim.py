@@ -292,6 +292,7 @@ def test_settings_tell_victims_apart() -> None:
             {"width": 0.25},
             {"width": 0.125, "transform": CropFlip(2)},
             {"width": 0.125, "seed": 1},
+            {"width": 0.125, "as_rgb": True},
         )
     ]
-    assert len(set(made)) == 4
+    assert len(set(made)) == 5

@@ -31,13 +31,15 @@ class Classifier(nn.Module):
     Args:
         network: Takes normalised images.
         min_size: Smallest height and width that the network takes, in pixels.
+        as_rgb: Whether a grey image is shown to the network in three equal channels.
     """
 
-    def __init__(self, network: nn.Module, min_size: int = 0) -> None:
+    def __init__(self, network: nn.Module, min_size: int = 0, as_rgb: bool = False) -> None:
         super().__init__()
         # Convolutions over NHWC memory are about twice as fast on CPUs and tensor cores.
         self.network = network.to(memory_format=torch.channels_last)
         self.min_size = min_size
+        self.as_rgb = as_rgb
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``[B, num_classes]`` for images ``[B, C, H, W]`` in [0, 1]."""
@@ -45,13 +47,21 @@ class Classifier(nn.Module):
         if missing > 0:
             before, after = missing // 2, missing - missing // 2
             images = pad(images, (before, after, before, after))
+        if self.as_rgb:
+            images = images.expand(-1, 3, -1, -1)
         images = images.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.network((images - 0.5) * 4.0)
         return logits
 
 
 def build_classifier(
-    arch: str, num_classes: int, channels: int = 3, image_size: int = 28, width: float = 1.0, seed: int = 0
+    arch: str,
+    num_classes: int,
+    channels: int = 3,
+    image_size: int = 28,
+    width: float = 1.0,
+    seed: int = 0,
+    as_rgb: bool = False,
 ) -> Classifier:
     """Build a classifier with fresh weights.
 
@@ -62,6 +72,8 @@ def build_classifier(
         image_size: Height and width in pixels; up to 64 px the stem keeps the resolution, above it is torchvision's own.
         width: Factor on the number of channels of every layer; 0.25 makes a ResNet-18 that trains in minutes on a CPU.
         seed: Of the weights; torch's global generator is left as it was.
+        as_rgb: Whether grey images go through a network of three channels, which see the same: noise on the one channel is then tied
+            over the three. Images with colours stay as they are.
 
     Raises:
         ConfigurationError: An argument is unknown or out of range.
@@ -71,7 +83,8 @@ def build_classifier(
         raise ConfigurationError(f"width={width} is out of range; give a factor above 0, such as 0.25 or 1.")
     if num_classes < 1:
         raise ConfigurationError(f"num_classes={num_classes} is out of range; give 1 or more.")
+    grey_as_rgb = as_rgb and channels == 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build(num_classes, channels, image_size, width)
-    return Classifier(network, min_size=32 if arch == "vgg11" else 0)
+        network = build(num_classes, 3 if grey_as_rgb else channels, image_size, width)
+    return Classifier(network, min_size=32 if arch == "vgg11" else 0, as_rgb=grey_as_rgb)

@@ -67,6 +67,8 @@ class NoiseGeneratorModule(LightningModule):
         task: Settles the loss and the metrics.
         source: Architecture of the source model f'.
         width: Factor on its width.
+        as_rgb: Whether grey images are shown to it in three equal channels; they are released as grey, with the one noise of all three.
+        batch_norm: Statistics that batch norm uses in PGD: ``running``, or those of the ``batch``. The source step uses the batch's.
         loop: ``persistent`` keeps each sample's noise between visits (Algorithm 1); ``fresh`` runs a full PGD from a new random start
             at every step (Section 3.3, Appendix B.2).
         updates_per_visit: PGD steps per visit in the persistent loop; ``auto`` is ``ceil(30 N / (M * batch))``, 1 to 10, so that big
@@ -92,6 +94,8 @@ class NoiseGeneratorModule(LightningModule):
         task: Task = Task.MULTI_CLASS,
         source: str = "resnet18",
         width: float = 1.0,
+        as_rgb: bool = False,
+        batch_norm: Literal["running", "batch"] = "running",
         loop: Literal["persistent", "fresh"] = "persistent",
         updates_per_visit: int | Literal["auto"] = "auto",
         pgd_steps: int = 10,
@@ -115,9 +119,10 @@ class NoiseGeneratorModule(LightningModule):
         self.seed = seed
         self.build_optimizer = optimizer
         self.build_scheduler = lr_scheduler
-        self.architecture = {"source": look_up("source", source, ARCHITECTURES), "width": width}
+        self.architecture = {"source": look_up("source", source, ARCHITECTURES), "width": width, "as_rgb": as_rgb}
+        self.batch_norm = look_up("batch_norm", batch_norm, ("running", "batch"))
         self.num_classes = num_classes
-        self.source = build_classifier(source, num_classes, channels, image_size, width, seed)
+        self.source = build_classifier(source, num_classes, channels, image_size, width, seed, as_rgb)
         self.image_shape = (channels, image_size, image_size)
         self.clean_metrics = ClassificationMetrics(self.task, num_classes)
         self.pictures_wanted = False
@@ -177,6 +182,7 @@ class NoiseGeneratorModule(LightningModule):
         return {
             "method": self.method.settings(),
             **self.architecture,
+            "batch_norm": self.batch_norm,
             "loop": self.loop,
             "updates_per_visit": self.updates_per_visit,
             "pgd_steps": self.pgd_steps,
@@ -288,7 +294,7 @@ class NoiseGeneratorModule(LightningModule):
         return self._improve(batch, delta, self._input_gradient(batch, "eot", self.global_step), steps)
 
     def _improve(self, batch: Batch, delta: Tensor, gradient: InputGradient, steps: int) -> Perturbation:
-        with frozen(self.source):
+        with frozen(self.source, self.batch_norm == "batch"):
             noise = self.method.improve(batch.images, delta, gradient, steps)
         if self._selected is None:
             return noise

@@ -37,6 +37,7 @@ class VictimModule(LightningModule):
         task: Settles the loss and the metrics.
         arch: Architecture.
         width: Factor on its width.
+        as_rgb: Whether grey images are shown to it in three equal channels.
         transform: Augmentation; ``None`` is ``CropFlip()``.
         treatment: What is done against the noise, such as ``JPEG(quality=10)``; ``None`` is nothing.
         optimizer: Builds the optimiser from the parameters.
@@ -55,6 +56,7 @@ class VictimModule(LightningModule):
         task: Task = Task.MULTI_CLASS,
         arch: str = "resnet18",
         width: float = 1.0,
+        as_rgb: bool = False,
         transform: CropFlip | None = None,
         treatment: Treatment | None = None,
         optimizer: OptimizerCallable = lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
@@ -66,12 +68,13 @@ class VictimModule(LightningModule):
         self.task = Task(task)
         self.arch = arch
         self.width = width
+        self.as_rgb = as_rgb
         self.transform = transform or CropFlip()
         self.treatment = treatment or Treatment()
         self.seed = seed
         self.build_optimizer = optimizer
         self.build_scheduler = lr_scheduler
-        self.network = build_classifier(arch, num_classes, channels, image_size, width, seed)
+        self.network = build_classifier(arch, num_classes, channels, image_size, width, seed, as_rgb)
         self.meters = nn.ModuleDict({name: ClassificationMetrics(self.task, num_classes) for name in ("val", "curve", "test")})
         self._drops = False
         self.history: dict[str, dict[str, float]] = {}
@@ -209,6 +212,7 @@ class VictimModule(LightningModule):
         return {
             "arch": self.arch,
             "width": self.width,
+            "as_rgb": self.as_rgb,
             "transform": dict(vars(self.transform)),
             "treatment": self.treatment.settings(),
             **training_settings(self.network.parameters(), self.build_optimizer, self.build_scheduler),

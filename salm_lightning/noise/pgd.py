@@ -9,6 +9,7 @@ from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from salm_lightning.data.base import Task
 from salm_lightning.metrics import classification_loss
@@ -51,21 +52,31 @@ class Objective(Protocol):
 
 
 @contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Hold a network's parameters without gradient and its batch norm at running statistics, and restore both.
+def frozen(network: nn.Module, batch_statistics: bool = False) -> Iterator[None]:
+    """Hold a network's parameters and buffers, and restore its mode afterwards.
 
     Without it a third of the backward pass goes into parameter gradients that nobody reads.
+
+    Args:
+        network: The network; in evaluation mode meanwhile.
+        batch_statistics: Whether batch norm uses the statistics of each batch instead of the running ones, which stay as they are.
     """
     training = network.training
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)
     network.eval()
+    norms = [module for module in network.modules() if batch_statistics and isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.train()
+        norm.track_running_stats = False
     try:
         yield
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
+        for norm in norms:
+            norm.track_running_stats = True
         network.train(training)
 
 

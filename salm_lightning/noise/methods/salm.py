@@ -13,6 +13,9 @@ from salm_lightning.noise.methods.base import Method, Perturbation, check_step_s
 from salm_lightning.noise.pgd import Objective, descend
 from salm_lightning.noise.transforms import CropFlip
 
+_NEGLIGIBLE = 0.02
+"""Share of a step that counts as no move: stored noise is rounded, so that what lies at black or white may move a trifle."""
+
 
 class SALM(Method):
     """Error-minimising noise whose every step changes only the K percent of the pixels with the largest gradient.
@@ -80,7 +83,7 @@ class SALM(Method):
         for step in range(steps):
             grad = objective(delta, step)
             if self.mask == "per_step" or step == 0:
-                mask = top_percent_mask(grad, self.percent, self.score)
+                mask = top_percent_mask(self._ranked(delta, grad, images), self.percent, self.score)
             if self.mask == "fixed" and step == 0:
                 # A uniform start, or noise of an earlier visit, would reach beyond the mask.
                 delta = delta * mask
@@ -88,3 +91,9 @@ class SALM(Method):
         if self.project:
             delta = delta * keep_top(delta.abs().amax(dim=1, keepdim=True), self.percent)
         return Perturbation(delta, mask)
+
+    def _ranked(self, delta: Tensor, grad: Tensor, images: Tensor) -> Tensor:
+        if self.score is not Score.FREE:
+            return grad
+        way = (descend(delta, grad, images, self.step_size / 255, self.radius_unit) - delta).abs()
+        return grad * (way > _NEGLIGIBLE * self.step_size / 255)
