@@ -372,6 +372,14 @@ def test_a_victim_that_is_too_slow_is_given_up_after_some_steps(left: float, see
     assert caught is None or caught.value.expected == 1050
 
 
+def test_the_first_victim_is_given_up_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--steps 100000000 --treatments none --budget 1h") == 0
+    (victim,) = written()["skipped"]
+    assert re.fullmatch(r"no time left within the budget: it takes about \d+ days?, [\d:]+", victim["reason"])
+    assert written()["rows"] == []
+    assert "[1/1] protected, none, resnet18, seed 0: SKIPPED" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1h30m", 5400)])
 def test_budgets(text: str, seconds: float) -> None:
     assert parse_budget(text) == seconds
