@@ -52,7 +52,7 @@ def _check_path(path: Path, release: Path, overwrite: bool) -> None:
 
 
 def _seen_from(path: Path, release: Path) -> str:
-    """Return the release's folder as commands are to name it in the report's folder: other folders of this machine do not concern readers."""
+    """Return the release's folder as commands in the report name it: from the report's folder, without those above it."""
     folder = release.resolve()
     beside = path.resolve().parent
     return folder.relative_to(beside).as_posix() if folder.is_relative_to(beside) else folder.name

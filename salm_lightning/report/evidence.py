@@ -17,7 +17,7 @@ from salm_lightning.report.values import Value
 
 AUDIT = "audit.json"
 QUALITY = "quality.json"
-VERDICTS = ("protects", "protects only against careless training", "does not protect")
+VERDICTS = ("protects", "protects only against careless training", "does not protect", "not judged")
 _FORMAT_VERSION = 1
 _T = TypeVar("_T")
 
@@ -61,6 +61,7 @@ class Row:
         protected: Trained on the protected images.
         clean: Trained on the originals under the same treatment; None if it was not.
         drop: Mean accuracy of ``clean`` minus that of ``protected``.
+        kept: Share of what an ordinary victim learns from the originals that this one learns; the verdict goes by it.
         worst: Whether this is where the protection is weakest.
     """
 
@@ -70,6 +71,7 @@ class Row:
     protected: Figures
     clean: Figures | None
     drop: float | None
+    kept: float | None
     worst: bool
 
 
@@ -122,11 +124,11 @@ class Audit:
 
 @dataclass(frozen=True)
 class Spread:
-    """A measure over the images: mean, 5th percentile on the bad side, and the least similar image. None is beyond all numbers."""
+    """A measure over the images: mean, 5th percentile on the bad side, and the least similar image."""
 
-    mean: float | None
-    p5: float | None
-    worst: float | None
+    mean: float
+    p5: float
+    worst: float
     worst_index: int
 
 
@@ -159,10 +161,20 @@ class Separability:
 
 @dataclass(frozen=True)
 class Quality:
-    """Contents of ``quality.json``."""
+    """Contents of ``quality.json``.
+
+    Attributes:
+        images: Images that were compared.
+        protected_images: Images that carry noise.
+        similarity: Measures by name; None for one that is infinite everywhere.
+        segmentation: None if it was not measured.
+        readable: None if it was not measured.
+        separability: None if it was not measured.
+    """
 
     images: int
-    similarity: dict[str, Spread]
+    protected_images: int
+    similarity: dict[str, Spread | None]
     segmentation: Segmentation | None
     readable: Readable | None
     separability: Separability | None
@@ -262,6 +274,7 @@ def _row(value: Value) -> Row:
         protected=_figures(value["protected"], len(seeds)),
         clean=value["clean"].optional(lambda clean: _figures(clean, len(seeds))),
         drop=value["drop"].optional(Value.number),
+        kept=value["kept"].optional(Value.number),
         worst=value["worst"].flag(),
     )
 
@@ -325,7 +338,8 @@ def _recognised(row: list[int], number: int) -> float | None:
 def _quality(value: Value) -> Quality:
     return Quality(
         images=value["images"].count(),
-        similarity={name: _spread(spread) for name, spread in value["similarity"].members().items()},
+        protected_images=value["protected_images"].count(),
+        similarity={name: spread.optional(_spread) for name, spread in value["similarity"].members().items()},
         segmentation=value["segmentation"].optional(_segmentation),
         readable=value["readable"].optional(_readable),
         separability=value["linear_separability"].optional(_separability),
@@ -333,7 +347,7 @@ def _quality(value: Value) -> Quality:
 
 
 def _spread(value: Value) -> Spread:
-    numbers = {name: value[name].optional(Value.number) for name in ("mean", "p5", "worst")}
+    numbers = {name: value[name].number() for name in ("mean", "p5", "worst")}
     return Spread(worst_index=value["worst_index"].count(), **numbers)
 
 

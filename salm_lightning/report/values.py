@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import reprlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ class Value:
 
     def number(self) -> float:
         """Return a finite number."""
-        if type(self.raw) not in (int, float) or not math.isfinite(self.raw):
+        if type(self.raw) not in (int, float) or not abs(self.raw) <= sys.float_info.max:
             self._refuse("a number")
         return float(self.raw)
 

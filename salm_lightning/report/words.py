@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from salm_lightning.report.evidence import VERDICTS
 
-MISSING = "–"
+MISSING = "n/a"
 """Stands where there is no number."""
 
 
@@ -73,6 +73,7 @@ VERDICT_MEANINGS = dict(
             "The protected images are of little use to somebody who trains on them as they are. Somebody who knows of the noise and takes "
             "the steps named below can learn from them.",
             "A model that trains on the protected images as they are becomes useful. Do not rely on this release.",
+            "The audit has not come to a verdict. Nothing on this page shows that this release protects.",
         ),
         strict=True,
     )
@@ -102,7 +103,9 @@ def percent(value: float | None, digits: int = 1) -> str:
     return MISSING if value is None else f"{100 * value:.{digits}f}\u202f%"
 
 
-_HASH = "64 yes-or-no features of the image, {}; the share that original and copy have in common. Unrelated images share about half."
+_HASH = (
+    "64 yes-or-no features of the image, {}; the share that original and copy have in common. Unrelated images share about half."
+)
 
 MEASURES = {
     "ssim": Measure(
@@ -139,14 +142,10 @@ MEASURES = {
         "lower",
         lambda value: f"{value:.1f}".removesuffix(".0"),
     ),
-    "changed_share": Measure(
-        "Share of pixels changed", "The same as a share of all pixels of the image.", "lower", percent
-    ),
+    "changed_share": Measure("Share of pixels changed", "The same as a share of all pixels of the image.", "lower", percent),
 }
 """The measures of ``quality.json`` in the order in which they are shown."""
-DICE = Measure(
-    "Dice", "How well the outlines of original and copy overlap. 100 % means they are the same.", "higher", percent
-)
+DICE = Measure("Dice", "How well the outlines of original and copy overlap. 100 % means they are the same.", "higher", percent)
 RESEGMENTED = Measure(
     "Share of pixels that change sides",
     "Pixels that are foreground in one and background in the other. 0 % means the outlines are the same.",
