@@ -39,7 +39,7 @@ WRONG = [
         ["--model.optimizer.momentun", "did you mean 'momentum'", "SGD options: dampening"],
     ),
     # Typos in names.
-    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, classwise, sweep, verify"]),
+    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, classwise, sweep, verify, report"]),
     (
         "fit --model VictimModul",
         ["--model=VictimModul is not known", "did you mean 'VictimModule'", "NoiseGeneratorModule", "Choices: "],
@@ -101,6 +101,9 @@ WRONG = [
     ("protect patmnist", ["data='patmnist'", "did you mean 'pathmnist'"]),
     ("verify", ["required: release", "salm-cli verify"]),
     ("verify somewhere --sorce x", ["--sorce is not an option", "did you mean 'source'"]),
+    ("report", ["required: release", "salm-cli report"]),
+    ("report somewhere --audti x", ["--audti is not an option", "did you mean 'audit'"]),
+    ("report somewhere", ["somewhere is not a protected dataset", "manifest.json"]),
 ]
 
 FILES = [

@@ -131,8 +131,8 @@ QUALITY: dict[str, Any] = {
     "linear_separability": {"noise_acc": 0.9988, "majority": 0.1942},
 }
 PICTURES = [
-    {"file": "worst.png", "title": "Least similar image", "caption": "Original, noise, protected."},
-    {"file": "tsne.png", "title": "t-SNE", "caption": "Clean and protected images in a model's features."},
+    {"file": "pictures/worst.png", "title": "Least similar image", "caption": "Original, noise, protected."},
+    {"file": "pictures/tsne.png", "title": "t-SNE", "caption": "Clean and protected images in a model's features."},
 ]
 
 
@@ -166,7 +166,7 @@ def write_audit(folder: Path, digest: str, audit: Any = AUDIT, quality: Any = QU
         if values is not None:
             (folder / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
     for number, picture in enumerate(pictures or []):
-        (folder / "pictures" / Path(picture["file"]).name).write_bytes(png(30 + number, 20))
+        (folder / picture["file"]).write_bytes(png(30 + number, 20))
 
 
 class Page(HTMLParser):
@@ -351,7 +351,7 @@ def test_whatever_a_file_says_is_shown_as_text(page: Make, release: Path) -> Non
         audit = edited(audit, path, next(evil))
     audit = edited(audit, f"settings.{next(evil)}", next(evil))
     quality = edited(QUALITY, "segmentation.segmenter", next(evil))
-    pictures = [{"file": "a.png", "title": next(evil), "caption": next(evil)}]
+    pictures = [{"file": "pictures/a.png", "title": next(evil), "caption": next(evil)}]
     for path in ("dataset.class_names.3", "settings.method.name", "versions.torch", "source.name"):
         edit_manifest(release, path, next(evil))
     edit_manifest(release, f"settings.{next(evil)}", [next(evil)])
@@ -372,7 +372,7 @@ def test_halves_of_characters_do_not_stop_it(make: Make) -> None:
 def test_nothing_is_loaded_and_nothing_runs(page: Make, release: Path) -> None:
     shown = page(audit=AUDIT)
     html = render(gather(release), "protected", DAY)
-    files = [(release.parent / "audit/pictures" / picture["file"]).read_bytes() for picture in PICTURES]
+    files = [(release.parent / "audit" / picture["file"]).read_bytes() for picture in PICTURES]
     assert shown.loads == ["data:image/png;base64," + base64.b64encode(data).decode() for data in files]
     tags = {tag for tag, _ in shown.tags}
     assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio", "svg"}
@@ -436,6 +436,22 @@ def test_missing_parts_name_their_command(page: Make) -> None:
     assert "Nothing on this page shows that it protects." in bare.text
     assert page(audit=None, pictures=None).text.count(command) == 3
     assert "Verdict: none yet" in page(audit=None).text
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "source"),
+    [
+        ("source", None, "synthetic"),
+        ("dataset.labels", "any finding", "bloodmnist"),
+        ("source.name", "my scans.npz", "'my scans.npz'"),
+    ],
+)
+def test_the_audit_is_told_its_source(page: Make, release: Path, path: str, value: Any, source: str) -> None:
+    edit_manifest(release, path, value)
+    shown = page(audit=AUDIT, quality=None)
+    command = f"salm-cli audit protected --source {source} --preset quick --width 0.25 --steps 1200 --batch_size 128"
+    assert shown.text.count(command) == 3  # what finished is kept, where the settings are the same
+    assert ("--source bloodmnist.npz" in shown.text) is (path == "dataset.labels")
 
 
 def test_parts_of_the_quality_may_be_missing(page: Make) -> None:
@@ -587,12 +603,16 @@ def test_files_that_are_too_large_or_links(page: Make, release: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "name", ["../outside.png", "/etc/passwd", "a/b.png", "worst.jpg", ".png", "a\n.png", "C:a.png", "..\\a.png"]
+    "name", ["../outside.png", "/etc/passwd", "b.png", "a/b.png", "./a.png", "a.jpg", ".png", "a\n.png", "C:a.png", "..\\a.png"]
 )
 def test_names_of_pictures_lead_nowhere_else(page: Make, release: Path, name: str) -> None:
-    (release.parent / "outside.png").write_bytes(png(4, 4))
-    with pytest.raises(ReleaseError, match=r"pictures\.json\[0\]: file=.* must be the name of a \.png file"):
-        page(pictures=[{"file": name, "title": "", "caption": ""}])
+    audit = release.parent / "audit"
+    write_audit(audit, "", audit=None, quality=None)
+    file = name if name.startswith(("/", "b", "a/")) else f"pictures/{name}"
+    (audit / "pictures.json").write_text(json.dumps([{"file": file, "title": "", "caption": ""}]))
+    (audit / "outside.png").write_bytes(png(4, 4))
+    with pytest.raises(ReleaseError, match=r"pictures\.json\[0\]: file=.* must be pictures/NAME\.png"):
+        page()
 
 
 @pytest.mark.parametrize(
@@ -625,7 +645,7 @@ def test_the_command(release: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     assert "Report:   new/page.html (0." in shown
     assert f"Verdict:  {AUDIT['verdict']['word']}. {AUDIT['verdict']['text']}" in shown
-    assert "Missing:  segmentation; made by: salm-cli audit out/protected --source bloodmnist.npz" in shown
+    assert "Missing:  segmentation; made by: salm-cli audit out/protected --source bloodmnist.npz --preset quick" in shown
     assert [line for line in shown.splitlines() if line.startswith("Missing")] == [shown.splitlines()[-1]]
     html = Path("new/page.html").read_text(encoding="utf-8")
     assert str(tmp_path) not in html

@@ -11,8 +11,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from salm_lightning.data.base import ANY_FINDING
+from salm_lightning.release import Manifest
 from salm_lightning.report import words
-from salm_lightning.report.evidence import AUDIT, Evidence, Series
+from salm_lightning.report.evidence import AUDIT, Audit, Evidence, Series
 
 
 def render(evidence: Evidence, release: str, today: date) -> str:
@@ -36,8 +38,8 @@ def render(evidence: Evidence, release: str, today: date) -> str:
         method=method,
         paper=words.METHODS.get(method),
         words=words,
-        release=shlex.quote(release),
-        original=_original(evidence),
+        verify=f"salm-cli verify {shlex.quote(release)}",
+        original=evidence.manifest.source and shlex.quote(evidence.manifest.source.name),
         today=today,
         tables=_setting_tables(evidence),
     )  # fmt: skip
@@ -45,7 +47,9 @@ def render(evidence: Evidence, release: str, today: date) -> str:
 
 def missing(evidence: Evidence, release: str) -> dict[str, str]:
     """Return what the report lacks, each with the command that makes it."""
-    command = f"salm-cli audit {shlex.quote(release)} --source {_original(evidence)}"
+    command = shlex.join(
+        ["salm-cli", "audit", release, "--source", _audit_source(evidence.manifest), *_audit_options(evidence.audit)]
+    )
     quality = evidence.quality
     there = {
         "the verdict and the battery of trained models": evidence.audit,
@@ -75,9 +79,18 @@ def _method_name(evidence: Evidence) -> str:
     return name if isinstance(name, str) else "not recorded"
 
 
-def _original(evidence: Evidence) -> str:
-    source = evidence.manifest.source
-    return "ORIGINAL.npz" if source is None else shlex.quote(source.name)
+def _audit_source(manifest: Manifest) -> str:
+    """Return what names the originals to ``salm-cli audit``, as far as a manifest tells it."""
+    if manifest.source is None:
+        return "synthetic"  # drawn, not read
+    return manifest.info.name if manifest.dataset.get("labels") == ANY_FINDING else manifest.source.name
+
+
+def _audit_options(audit: Audit | None) -> list[str]:
+    """Return the options that make an audit go on where it stands; others would make another one."""
+    settings = {} if audit is None else audit.settings
+    given = {name: settings[name] for name in ("preset", "width", "steps", "batch_size", "precision") if name in settings}
+    return [word for name, value in given.items() for word in (f"--{name}", _plain(value))]
 
 
 def _setting_tables(evidence: Evidence) -> dict[str, list[tuple[str, str]]]:

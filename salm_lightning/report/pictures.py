@@ -14,8 +14,7 @@ from salm_lightning.errors import ReleaseError
 from salm_lightning.report.values import Value
 
 PICTURES = "pictures.json"
-_FOLDER = "pictures"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,+-]{0,99}\.png", re.ASCII)
+_NAME = re.compile(r"pictures/[A-Za-z0-9][A-Za-z0-9_.=,+-]{0,99}\.png", re.ASCII)
 _LARGEST = 2**23  # bytes of a picture
 _LARGEST_SUM = 2**26  # bytes of all; browsers open no larger page in good time
 _MOST_PIXELS = 2**26
@@ -41,7 +40,7 @@ class Picture:
 
 
 def read_pictures(folder: Path) -> tuple[Picture, ...]:
-    """Read the pictures that ``pictures.json`` names, from the folder ``pictures`` beside it.
+    """Read the pictures that ``pictures.json`` names, all in the folder ``pictures`` beside it.
 
     Raises:
         ReleaseError: The list is not valid, or a file is missing, is too large, or is no PNG.
@@ -49,7 +48,7 @@ def read_pictures(folder: Path) -> tuple[Picture, ...]:
     path = folder / PICTURES
     if not path.exists():
         return ()
-    pictures = tuple(_picture(folder / _FOLDER, value) for value in Value.read(path).elements())
+    pictures = tuple(_picture(folder, value) for value in Value.read(path).elements())
     if sum(len(picture.uri) for picture in pictures) > _LARGEST_SUM * 4 / 3:
         raise ReleaseError(f"the pictures of {folder} have more than {_LARGEST_SUM} bytes; leave some out of {PICTURES}.")
     return pictures
@@ -59,7 +58,7 @@ def _picture(folder: Path, value: Value) -> Picture:
     name = value["file"].text()
     if not _NAME.fullmatch(name):
         raise ReleaseError(
-            f"{value['file'].where}={name[:100]!r} must be the name of a .png file of letters, digits and '_.=,+-', without a folder."
+            f"{value['file'].where}={name[:100]!r} must be pictures/NAME.png with a name of letters, digits and '_.=,+-'."
         )
     data = _bytes(folder / name)
     width, height = _size(folder / name, data)
