@@ -26,6 +26,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from salm_lightning.cli import main
 from salm_lightning.data import SyntheticDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError
+from salm_lightning.folder_lock import alone
 from salm_lightning.release import Manifest
 from salm_lightning.release.archive import ARRAYS, ArraySpec
 from salm_lightning.release.manifest import Coverage, FileSum
@@ -33,7 +34,6 @@ from salm_lightning.release.measure import Bound, Measured
 from salm_lightning.sweep import runners
 from salm_lightning.sweep.job import DONE, Job, State, work
 from salm_lightning.sweep.plan import Planner, Row, column_names, label
-from salm_lightning.sweep.run import _alone
 from salm_lightning.sweep.settings import compose, merge
 
 ROOT = Path(__file__).parent.parent
@@ -469,13 +469,13 @@ def test_two_sweeps_do_not_share_a_folder(
 
 
 def test_runs_of_a_killed_sweep_keep_its_lock(tmp_path: Path) -> None:
-    with _alone(tmp_path):
+    with alone(tmp_path, "sweep"):
         left = subprocess.Popen(["sleep", "60"], close_fds=False)
-    with pytest.raises(OutputExistsError, match="a run that it left"), _alone(tmp_path):
+    with pytest.raises(OutputExistsError, match="a run that it left"), alone(tmp_path, "sweep"):
         pass
     left.kill()
     left.wait()
-    with _alone(tmp_path):
+    with alone(tmp_path, "sweep"):
         pass
 
 

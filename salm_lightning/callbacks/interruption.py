@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -61,3 +63,25 @@ class Interruption:
         self._received = number
         if number == signal.SIGINT:  # SIGTERM may come twice by design, from a scheduler and from the launcher
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def interruptible(error: type[BaseException] = KeyboardInterrupt) -> Iterator[None]:
+    """Raise ``error`` with the signal's number on SIGTERM and Ctrl-C, wherever the program is.
+
+    Args:
+        error: What is raised. Lightning ends the process with its own exit code when a Trainer meets a KeyboardInterrupt.
+    """
+
+    def interrupt(number: int, _: FrameType | None) -> NoReturn:
+        raise error(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,8 +7,10 @@ from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its __all__ is made at run time
 
+from salm_lightning.commands.audit import audit
 from salm_lightning.commands.classwise import classwise
 from salm_lightning.commands.protect import protect
+from salm_lightning.commands.quality import quality
 from salm_lightning.commands.report import report
 from salm_lightning.commands.sweep import sweep
 from salm_lightning.commands.verify import verify
@@ -21,6 +23,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "classwise": classwise,
     "sweep": sweep,
     "verify": verify,
+    "audit": audit,
+    "quality": quality,
     "report": report,
 }
 """Subcommands by name; each function's arguments are the subcommand's options."""
@@ -29,8 +33,12 @@ _EXAMPLES = {
     "classwise": "salm-cli classwise dermamnist pathmnist",
     "sweep": "salm-cli sweep --config sweep/methods.yaml",
     "verify": "salm-cli verify lightning_logs/pathmnist-salm/protected",
+    "audit": "salm-cli audit lightning_logs/pathmnist-salm/protected --source pathmnist",
+    "quality": "salm-cli quality lightning_logs/pathmnist-salm/protected --source pathmnist",
     "report": "salm-cli report lightning_logs/pathmnist-salm/protected",
 }
+
+_BOOLEANS = ("true", "false", "yes", "no")
 
 
 def run(name: str, args: Sequence[str]) -> int:
@@ -40,6 +48,7 @@ def run(name: str, args: Sequence[str]) -> int:
         SalmError: An argument is wrong, or the command fails.
     """
     function = COMMANDS[name]
+    args = _switches(function, args)
     settings = read_settings(args)  # a config file that is no YAML is refused in clear words
     parser = SalmArgumentParser(prog=f"salm-cli {name}", description=_first_line(function))
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below.")
@@ -88,6 +97,16 @@ def _files_first(args: Sequence[str]) -> list[str]:
         of_file = arg.partition("=")[0] in CONFIG_OPTIONS or (position > 0 and args[position - 1] in CONFIG_OPTIONS)
         (files if of_file else typed).append(arg)
     return files + typed
+
+
+def _switches(function: Callable[..., int], args: Sequence[str]) -> list[str]:
+    """Return the arguments with ``true`` after a switch that stands by itself, such as ``--quick``."""
+    names = {f"--{name}" for name, hint in get_type_hints(function).items() if hint is bool}
+    following = [*args[1:], ""]
+    return [
+        f"{arg}=true" if arg in names and after.lower() not in _BOOLEANS else arg
+        for arg, after in zip(args, following, strict=True)
+    ]
 
 
 def _take_below(function: Callable[..., int], args: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.table import Table
-from torch.optim import SGD
 
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint
@@ -23,10 +19,10 @@ from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.noise.methods import Method
 from salm_lightning.release import PoisonedDataModule, check_destination
 from salm_lightning.summary import RESULTS, metrics_table, say, victim_results, write_json
+from salm_lightning.trainers import Precision, facts_of, sgd, single_device_trainer
 
 SYNTHETIC = "synthetic"
 """Name of the embedded data."""
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -81,11 +77,11 @@ class Training:
         """
         module = NoiseGeneratorModule(
             method,
-            **_facts(images),
+            **facts_of(images),
             source=self.source,
             width=self.width,
             updates_per_visit=self.updates_per_visit,
-            optimizer=_sgd(self.source_learning_rate),
+            optimizer=sgd(self.source_learning_rate),
             seed=self.seed,
         )
         trainer = self._trainer(folder, "generator", self.steps, [RunCheckpoint(max(1, self.steps // 10)), NoisePictures()])
@@ -115,8 +111,8 @@ class Training:
         return results
 
     def _prove(self, images: ImageDataModule, folder: Path, name: str) -> dict[str, Any]:
-        sgd = _sgd(self.learning_rate)
-        model = VictimModule(**_facts(images), arch=self.victim, width=self.width, optimizer=sgd, seed=self.seed)
+        optimizer = sgd(self.learning_rate)
+        model = VictimModule(**facts_of(images), arch=self.victim, width=self.width, optimizer=optimizer, seed=self.seed)
         trainer = self._trainer(folder, f"victim-{name}", self.victim_steps, [])
         trainer.fit(model, datamodule=images)
         trainer.test(model, datamodule=images, verbose=False)
@@ -125,24 +121,9 @@ class Training:
         return results
 
     def _trainer(self, folder: Path, name: str, steps: int, callbacks: list[Callback]) -> Trainer:
-        try:
-            return Trainer(
-                accelerator=self.accelerator,
-                devices=1,
-                precision=self.precision,
-                use_distributed_sampler=False,
-                max_epochs=-1,
-                max_steps=steps,
-                check_val_every_n_epoch=None,
-                val_check_interval=min(250, max(1, steps // 5)),
-                num_sanity_val_steps=0,
-                enable_model_summary=False,
-                logger=TensorBoardLogger(folder, name="", version=name),
-                callbacks=[Throughput(), progress_bar(), *callbacks],
-                enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
-            )
-        except ValueError as error:  # such as an accelerator that is not known
-            raise ConfigurationError(str(error)) from error
+        return single_device_trainer(
+            folder, name, steps, [Throughput(), progress_bar(), *callbacks], self.accelerator, self.precision
+        )
 
 
 def open_data(data: str, size: int | None, root: Path | None, **options: Any) -> ImageDataModule:
@@ -202,16 +183,3 @@ def _choose_data(data: str, size: int | None, root: Path | None, **options: Any)
         f"data={data!r} is neither a MedMNIST name, nor an .npz file in MedMNIST's layout, nor {SYNTHETIC!r}"
         f"{did_you_mean(data, [*MEDMNIST, SYNTHETIC]) or '.'} Names: {', '.join(MEDMNIST)}."
     )
-
-
-def _sgd(learning_rate: float) -> OptimizerCallable:
-    return partial(SGD, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
-
-
-def _facts(images: ImageDataModule) -> dict[str, Any]:
-    return {
-        "num_classes": images.num_classes,
-        "channels": images.channels,
-        "image_size": images.image_size,
-        "task": images.task,
-    }

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from statistics import mean
-from types import FrameType
-from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
-from salm_lightning.errors import OutputExistsError
+from salm_lightning.callbacks.interruption import interruptible
+from salm_lightning.folder_lock import alone
 from salm_lightning.summary import say
 from salm_lightning.sweep.job import DONE, Job
 from salm_lightning.sweep.plan import Row
@@ -41,7 +36,7 @@ def run_sweep(rows: Sequence[Row], runner: Runner, out: Path) -> int:
         OutputExistsError: Another sweep is running in ``out``.
     """
     jobs = all_jobs(rows)
-    with _alone(out), _interruptible():
+    with alone(out, "sweep"), interruptible():
         progress = _Progress(rows, jobs, min(runner.limit, len(jobs)))
 
         def ended(job: Job) -> None:
@@ -125,40 +120,3 @@ class _Progress:
         known = self._seconds[True] + self._seconds[False]
         expected = [mean(self._seconds[job.makes_release] or known) for job in self._left]
         return timedelta(seconds=round(sum(expected) / self._workers))
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep other sweeps out of the folder, also while runs are at work that a killed sweep has left: they inherit the lock.
-
-    Raises:
-        OutputExistsError: Another sweep is running there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputExistsError(
-                f"out={out}: another sweep is running there, or a run that it left; wait for it, or choose another folder."
-            ) from error
-        os.set_inheritable(lock.fileno(), True)
-        yield
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM stop the sweep as Ctrl-C does."""
-
-    def interrupt(number: int, _: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,214 @@
+"""A battery: which victims an audit trains, one after another, within a time, and what became of each."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+
+from salm_lightning.audit.cells import Cell, Length, Record, Store, TrainedOn, is_plain, name_of, title_of
+from salm_lightning.callbacks.interruption import interruptible
+from salm_lightning.data import ImageDataModule
+from salm_lightning.errors import ConfigurationError, SalmError
+from salm_lightning.treatments import Treatment
+
+DONE, FAILED, SKIPPED, OPEN = "done", "failed", "skipped", "open"
+"""What became of a victim; an open one has not been tried yet."""
+_MEASURED_STEPS = 10
+"""Steps of a victim after which its speed is known."""
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+class Interrupted(BaseException):
+    """The audit was asked to stop; no exception that code between here and a Trainer would catch."""
+
+
+class OutOfTimeError(Exception):
+    """A victim would not be finished in time.
+
+    Attributes:
+        expected: Seconds that it would take in all.
+    """
+
+    def __init__(self, expected: float) -> None:
+        super().__init__(expected)
+        self.expected = expected
+
+
+class Deadline(Callback):
+    """Ends a victim of unknown cost as soon as its speed shows that it would end too late.
+
+    Args:
+        seconds: Time that is left.
+        clock: Returns seconds; for tests.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._begin = clock()
+        self._first_step = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Compare the expected end with the time that is left, once; the first step, which is slower, counts as it was.
+
+        Raises:
+            OutOfTimeError: It would end too late.
+        """
+        if trainer.global_step == 1:
+            self._first_step = self._clock()
+        elif trainer.global_step == 1 + _MEASURED_STEPS:
+            now = self._clock()
+            rest = trainer.max_steps - trainer.global_step
+            expected = now - self._begin + (now - self._first_step) / _MEASURED_STEPS * rest
+            if expected > self._seconds:
+                raise OutOfTimeError(expected)
+
+
+@dataclass
+class Battery:
+    """Victims and what has become of them.
+
+    Attributes:
+        cells: The victims, in the order in which they are trained.
+        images: What they train on.
+        stores: Where finished ones are kept.
+        logs: Folder of TensorBoard's logs.
+        accelerator: Lightning's accelerator.
+        records: Finished victims by name.
+        reasons: Why others have not finished, by name: status and reason.
+    """
+
+    cells: Sequence[Cell]
+    images: Mapping[TrainedOn, ImageDataModule]
+    stores: Mapping[TrainedOn, Store]
+    logs: Path
+    accelerator: str = "auto"
+    records: dict[str, Record] = field(default_factory=dict)
+    reasons: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _expected: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for cell in self.cells:
+            record = self.stores[cell.trained_on].read(cell.identity)
+            if record is not None:
+                self.records[name_of(cell.identity)] = record
+
+    @property
+    def pending(self) -> list[Cell]:
+        """Victims that have not finished and were not given up."""
+        return [cell for cell in self.cells if self.status(cell)[0] == OPEN]
+
+    def status(self, cell: Cell) -> tuple[str, str]:
+        """Return what became of a victim, and why."""
+        name = name_of(cell.identity)
+        return (DONE, "") if name in self.records else self.reasons.get(name, (OPEN, "not trained yet"))
+
+    def run(self, budget: float | None, ended: Callable[[Cell], None], progress: Callable[[], list[ProgressBar]] = list) -> None:
+        """Train what is pending; a victim that fails does not stop the others.
+
+        Args:
+            budget: Seconds within which the last victim has to end; ``None`` sets no limit.
+            ended: Called after each victim that was not left out.
+            progress: Returns the display of one victim's training.
+
+        Raises:
+            Interrupted: SIGTERM or Ctrl-C, whose number it holds; the victim at work is lost, the finished ones are kept.
+        """
+        deadline = None if budget is None else time.monotonic() + budget
+        with interruptible(Interrupted):
+            for cell in self.pending:
+                left = None if deadline is None else deadline - time.monotonic()
+                expected = self.expected(cell)
+                if left is not None and (left <= 0 or (expected is not None and expected > left)):
+                    self._skip(cell, expected)
+                    continue
+                self._train(cell, left, progress())
+                ended(cell)
+
+    def expected(self, cell: Cell) -> float | None:
+        """Return the seconds that a victim will take, judged by the most similar ones; ``None`` without any."""
+        known = {(record.identity["arch"], record.title): record.seconds for record in self.records.values()} | self._expected
+        same_arch = [seconds for (arch, _), seconds in known.items() if arch == cell.arch]
+        alike = known.get((cell.arch, title_of(cell.treatment)))
+        if alike is not None:
+            return alike
+        return fmean(same_arch or known.values()) if known else None
+
+    def remaining(self) -> float:
+        """Return the seconds that all pending victims will take."""
+        return sum(self.expected(cell) or 0.0 for cell in self.pending)
+
+    def _train(self, cell: Cell, left: float | None, callbacks: Sequence[Callback]) -> None:
+        name = name_of(cell.identity)
+        shutil.rmtree(self.logs / name, ignore_errors=True)  # of a victim that was interrupted
+        limits = [] if left is None else [Deadline(left)]
+        try:
+            record, module = cell.train(self.images[cell.trained_on], self.logs, [*callbacks, *limits], self.accelerator)
+        except OutOfTimeError as error:
+            self._expected[cell.arch, title_of(cell.treatment)] = error.expected
+            self._skip(cell, error.expected)
+        except (SalmError, RuntimeError) as error:  # diverged, or out of memory
+            self.reasons[name] = (FAILED, str(error))
+        else:
+            self.stores[cell.trained_on].write(record, module)
+            self.records[name] = record
+
+    def _skip(self, cell: Cell, expected: float | None) -> None:
+        takes = "" if expected is None else f": it takes about {timedelta(seconds=round(expected))}"
+        self.reasons[name_of(cell.identity)] = (SKIPPED, f"no time left within the budget{takes}")
+
+
+def plan(
+    images: Mapping[TrainedOn, Mapping[str, Any]],
+    treatments: Sequence[Treatment],
+    archs: Sequence[str],
+    seeds: Sequence[int],
+    length: Length,
+    cross: bool,
+) -> list[Cell]:
+    """Return the victims of a battery, the most telling ones first, so that a battery that is cut short has a verdict.
+
+    For each seed: victims without treatment and their clean twins, then those with treatments on the release, then their twins.
+
+    Args:
+        images: What identifies the images, ``protected`` and where the originals are known ``clean``.
+        treatments: What is tried.
+        archs: Architectures.
+        seeds: Seeds.
+        length: Width, steps and batch size of all.
+        cross: Every treatment with every architecture; else treatments with the first one, and the others without any.
+    """
+    cells: list[Cell] = []
+    for seed in seeds:
+        stages: list[list[Cell]] = [[], [], []]
+        for arch in archs:
+            for treatment in treatments:
+                if not (cross or arch == archs[0] or is_plain(treatment)):
+                    continue
+                for trained_on, identity in images.items():
+                    stage = 0 if is_plain(treatment) else 1 if trained_on == "protected" else 2
+                    stages[stage].append(Cell(trained_on, identity, treatment, arch, seed, length))
+        cells += [cell for stage in stages for cell in stage]
+    return cells
+
+
+def parse_budget(text: str) -> float:
+    """Return the seconds that a time such as ``30m``, ``2h`` or ``1h30m`` says.
+
+    Raises:
+        ConfigurationError: It is no such time.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ConfigurationError(f"budget={text!r} is not a time; give hours, minutes or seconds, such as 2h, 30m or 1h30m.")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)

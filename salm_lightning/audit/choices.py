@@ -1,0 +1,160 @@
+"""What a user chooses for an audit: a preset, treatments by name or with settings, architectures and seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from salm_lightning.audit.cells import NONE, is_plain, settings_of
+from salm_lightning.errors import ConfigurationError, look_up
+from salm_lightning.models import ARCHITECTURES
+from salm_lightning.parser import SalmArgumentParser, explain
+from salm_lightning.treatments import TREATMENTS, Treatment
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that a user may leave open.
+
+    Attributes:
+        treatments: As on the command line.
+        archs: Architectures; the first one is the main one.
+        seeds: Seeds.
+        width: Width factor of the victims.
+        steps: Training steps of each victim.
+        cross: Every treatment with every architecture; else treatments with the first one, and the others without any.
+        compared: At most so many images are compared with their originals; None for all.
+    """
+
+    treatments: tuple[Any, ...]
+    archs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    width: float
+    steps: int
+    cross: bool
+    compared: int | None = None
+
+
+def _with(class_path: str, **options: Any) -> dict[str, Any]:
+    return {"class_path": class_path, "init_args": options}
+
+
+PRESETS = {
+    # Minutes on a CPU: what breaks such noise most often, with a narrow network.
+    "quick": Preset(
+        treatments=(NONE, _with("JPEG", quality=10), "grey", "resample"),
+        archs=("resnet18",),
+        seeds=(0,),
+        width=0.25,
+        steps=300,
+        cross=True,
+        compared=2000,
+    ),
+    # Tables 2 to 4 of the paper, at its settings.
+    "paper": Preset(
+        treatments=(NONE, "mean", "median", "gaussian", "centercrop"),
+        archs=("resnet18", "vgg11", "resnet50", "densenet121"),
+        seeds=(0,),
+        width=1.0,
+        steps=20000,
+        cross=False,
+    ),
+    "full": Preset(
+        treatments=(NONE, *(name for name in TREATMENTS if name != "jpeg"), *(_with("JPEG", quality=q) for q in (10, 50, 90))),
+        archs=tuple(ARCHITECTURES),
+        seeds=(0, 1, 2),
+        width=1.0,
+        steps=20000,
+        cross=True,
+    ),
+}
+"""Presets by name."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A treatment, and how it is written on the command line.
+
+    Attributes:
+        treatment: The treatment.
+        text: A name, or class and options as YAML.
+    """
+
+    treatment: Treatment
+    text: str
+
+
+def read_treatments(values: Sequence[Any]) -> list[Choice]:
+    """Return treatments from names, such as ``jpeg``, and classes with options; the first one is none at all, given or not.
+
+    All else is compared with the victims without treatment. What is given twice counts once.
+
+    Args:
+        values: ``none``, names of :data:`~salm_lightning.treatments.TREATMENTS`, class paths, or
+            ``{class_path: JPEG, init_args: {quality: 10}}``.
+
+    Raises:
+        ConfigurationError: A name or an option is not known, or a value is out of range.
+    """
+    entries = [entry for value in values if (entry := _entry(value)) != NONE]
+    parser = SalmArgumentParser(prog="salm-cli audit")
+    parser.add_argument("--treatments", type=list[Treatment])
+    args = ["--treatments", json.dumps(entries)]
+    try:
+        config = parser.parse_args(args)
+        made = parser.instantiate(config)["treatments"]
+    except ConfigurationError as error:
+        raise explain(parser, args, error) from error
+    chosen = {_key(Treatment()): Choice(Treatment(), NONE)}
+    for entry, treatment in zip(entries, made, strict=True):
+        chosen.setdefault(_key(treatment), Choice(treatment, json.dumps(entry) if isinstance(entry, dict) else entry))
+    return list(chosen.values())
+
+
+def untried(names: Iterable[str]) -> list[str]:
+    """Return the names of the known treatments that are not among those given."""
+    tried = set(names)
+    return [name for name in TREATMENTS if name not in tried]
+
+
+def check_archs(archs: Sequence[str]) -> list[str]:
+    """Return architectures, each once.
+
+    Raises:
+        ConfigurationError: One is not known, or there is none.
+    """
+    if not archs:
+        raise ConfigurationError(f"archs is empty; give at least one of: {', '.join(ARCHITECTURES)}.")
+    return list(dict.fromkeys(look_up("archs", arch, ARCHITECTURES) for arch in archs))
+
+
+def check_seeds(seeds: Sequence[int]) -> list[int]:
+    """Return seeds, each once.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if not seeds:
+        raise ConfigurationError("seeds is empty; give at least one, such as [0].")
+    return list(dict.fromkeys(seeds))
+
+
+def _entry(value: Any) -> Any:
+    """Return a treatment as the parser takes it, names resolved; what is no name at all is the parser's to refuse."""
+    if isinstance(value, dict) and isinstance(value.get("class_path"), str):
+        return {**value, "class_path": _class_of(value["class_path"])}
+    return _class_of(value) if isinstance(value, str) else value
+
+
+def _class_of(name: str) -> str:
+    if "." in name:
+        return name
+    known = {NONE: NONE, **{key: kind.__name__ for key, kind in TREATMENTS.items()}}
+    return name if name in known.values() else known[look_up("treatments", name, known)]
+
+
+def _key(treatment: Treatment) -> str:
+    kind = NONE if is_plain(treatment) else type(treatment).__qualname__
+    return json.dumps([kind, settings_of(treatment)], sort_keys=True)

@@ -1,0 +1,209 @@
+"""``salm-cli audit``: does the protection hold, whoever trains on the release and whatever they try?"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+
+from salm_lightning.audit.battery import FAILED, Battery, Interrupted, parse_budget, plan
+from salm_lightning.audit.cells import Cell, Length, Store, TrainedOn, name_of
+from salm_lightning.audit.choices import PRESETS, check_archs, check_seeds, read_treatments
+from salm_lightning.audit.originals import checksum, identify, require_original
+from salm_lightning.audit.quality import assess
+from salm_lightning.audit.results import console_table
+from salm_lightning.audit.segmentation import open_segmenter
+from salm_lightning.audit.summary import Summary
+from salm_lightning.callbacks import RunProgressBar, progress_bar
+from salm_lightning.commands.training import SYNTHETIC, open_data
+from salm_lightning.data import MEDMNIST, SPLITS, ImageDataModule, Task
+from salm_lightning.data.arrays import cache_root
+from salm_lightning.data.base import ANY_FINDING
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.folder_lock import alone
+from salm_lightning.release import PoisonedDataModule
+from salm_lightning.summary import say
+from salm_lightning.trainers import Precision
+
+
+def audit(
+    release: Path,
+    source: str | None = None,
+    preset: Literal["quick", "paper", "full"] | None = None,
+    quick: bool = False,
+    treatments: list | str | None = None,  # type: ignore[type-arg]  # classes are built later, with names for them
+    archs: list[str] | str | None = None,
+    seeds: list[int] | int | None = None,
+    width: float | None = None,
+    steps: int | None = None,
+    batch_size: int = 128,
+    budget: str | None = None,
+    quality: bool = True,
+    segmenter: str = "otsu",
+    out: Path | None = None,
+    root: Path | None = None,
+    accelerator: str = "auto",
+    precision: Precision = "32-true",
+) -> int:
+    """Train models on a release, under what a determined user would try, and say whether the protection holds.
+
+    Finished victims are kept and not trained again; clean twins are shared by all audits of releases of the same images.
+
+    Args:
+        release: Folder of the protected dataset.
+        source: What it was made from, for clean twins: a MedMNIST name, an ``.npz`` file, or ``synthetic``.
+        preset: ``quick`` (minutes on a CPU; the default), ``paper`` (its Tables 2 to 4) or ``full``; the options below override it.
+        quick: Short for ``--preset quick``.
+        treatments: What is tried against the noise, such as ``[none, jpeg, {class_path: JPEG, init_args: {quality: 50}}]``.
+        archs: Architectures of the victims; the first one is the main one.
+        seeds: Seeds of the victims.
+        width: Width factor of the victims.
+        steps: Training steps of each victim.
+        batch_size: Images per step.
+        budget: Time, such as ``30m`` or ``2h``; victims that would end later are left out and listed.
+        quality: Measure whether the images are still useful, if the source is known.
+        segmenter: What segments them for that: ``otsu``, ``vessels``, a TorchScript file, or ``ARCH:PATH`` for a network of torchvision's.
+        out: Folder of the results; ``audit`` beside the release by default.
+        root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
+        accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
+        precision: Numerical precision.
+
+    Returns:
+        Exit code: 0 if no victim failed, 1 if one did, 130 after Ctrl-C, 143 after SIGTERM.
+
+    Raises:
+        SalmError: An argument is wrong, the release is damaged, or ``source`` is not what it was made from.
+    """
+    name = _preset_name(preset, quick)
+    chosen = PRESETS[name]
+    choices = read_treatments(chosen.treatments if treatments is None else _as_list(treatments))
+    networks = check_archs(chosen.archs if archs is None else _as_list(archs))
+    draws = check_seeds(chosen.seeds if seeds is None else _as_list(seeds))
+    length = Length(chosen.width if width is None else width, chosen.steps if steps is None else steps, batch_size, precision)
+    limit = None if budget is None else parse_budget(budget)
+    segments = open_segmenter(segmenter) if quality and source is not None else None
+    begin = time.monotonic()
+
+    protected = PoisonedDataModule(release, batch_size=batch_size)
+    protected.setup("fit")
+    images: dict[TrainedOn, ImageDataModule] = {"protected": protected}
+    identities: dict[TrainedOn, dict[str, Any]] = {"protected": identify(protected, protected.manifest.archive.sha256)}
+    if source is not None:
+        images["clean"] = _open_original(source, root, protected)
+        digest = checksum(images["clean"])
+        require_original(images["clean"], protected, digest)
+        identities["clean"] = identify(images["clean"], digest)
+
+    folder = release.parent / "audit" if out is None else out
+    with alone(folder, "audit"):
+        stores: dict[TrainedOn, Store] = {
+            "protected": Store(folder / "cells"),
+            "clean": Store(cache_root() / "twins", keeps_weights=True),
+        }
+        cells = plan(identities, [choice.treatment for choice in choices], networks, draws, length, chosen.cross)
+        battery = Battery(cells, images, stores, folder / "tensorboard", accelerator)
+        repeated = {"source": source, "root": root, "out": folder, "accelerator": accelerator, "preset": name}
+        summary = Summary(protected, battery, choices, length, name, folder, _words(release, repeated))
+        code = _train(battery, summary, limit, begin)
+        if code in (0, 1) and segments is not None:
+            say("Comparing the protected images with their originals")
+            twin = stores["clean"].network(
+                cells[0].identity | {"trained_on": "clean", "images": identities["clean"]}, images["clean"]
+            )
+            assess(release, images["clean"], folder, twin, segments, chosen.compared)
+        _show(summary.write(time.monotonic() - begin), folder)
+    return code
+
+
+def _train(battery: Battery, summary: Summary, limit: float | None, begin: float) -> int:
+    """Train what is pending, keeping all files up to date, and return the exit code."""
+    total, done = len(battery.cells), len(battery.records)
+    say(f"{total} victims, of which {done} are done.")
+
+    def ended(cell: Cell) -> None:
+        summary.write(time.monotonic() - begin)
+        left = len(battery.pending)
+        rest = f"; about {timedelta(seconds=round(battery.remaining()))} left" if left else ""
+        say(f"[{total - left}/{total}] {cell.title}: {_outcome(battery, cell)}{rest}")
+
+    summary.write(time.monotonic() - begin)
+    try:
+        battery.run(limit, ended, _live_bar)
+    except Interrupted as interruption:
+        say("Stopped; finished victims are kept. The same command goes on from there.")
+        return 128 + int(interruption.args[0])
+    return 1 if any(battery.status(cell)[0] == FAILED for cell in battery.cells) else 0
+
+
+def _outcome(battery: Battery, cell: Cell) -> str:
+    record = battery.records.get(name_of(cell.identity))
+    if record is not None:
+        return f"accuracy {record.results['test']['acc']:.1%}, {timedelta(seconds=round(record.seconds))}"
+    status, reason = battery.status(cell)
+    return f"{status.upper()}: {reason}"
+
+
+def _show(audit: dict[str, Any], folder: Path) -> None:
+    Console().print(console_table(audit))
+    verdict = audit["verdict"]
+    say(f"Verdict: {verdict['word']}. {verdict['text']}")
+    say("\n".join(["What this does not cover:", *(f"  - {limit}" for limit in verdict["not_covered"])]))
+    if audit["skipped"]:
+        say(
+            f"{len(audit['skipped'])} victims have not finished; {folder / 'audit.md'} lists each with the command that trains it."
+        )
+    say(
+        f"Results: {folder / 'audit.md'}, audit.csv and audit.json beside it\nCurves:  tensorboard --logdir {folder / 'tensorboard'}"
+    )
+
+
+def _live_bar() -> list[ProgressBar]:
+    """Return a bar for a terminal; elsewhere the line of each finished victim is enough."""
+    bar = progress_bar()
+    return [bar] if isinstance(bar, RunProgressBar) else []
+
+
+def _preset_name(preset: str | None, quick: bool) -> str:
+    if quick and preset not in (None, "quick"):
+        raise ConfigurationError(f"preset={preset} and quick=true contradict each other; give one of them.")
+    return preset or "quick"
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _words(release: Path, options: dict[str, Any]) -> list[str]:
+    """Return arguments of the command that was given, those with a default left out."""
+    given = [(name, value) for name, value in options.items() if value not in (None, "auto")]
+    return [str(release), *(word for name, value in given for word in (f"--{name}", str(value)))]
+
+
+def _open_original(source: str, root: Path | None, release: PoisonedDataModule) -> ImageDataModule:
+    """Return the originals of a release, with what its manifest says of them where the user's word leaves it open.
+
+    Raises:
+        SalmError: There are none at ``source``, or they cannot be read.
+    """
+    dataset, options = release.manifest.dataset, {"batch_size": release.batch_size}
+    derived = dataset.get("labels") == ANY_FINDING
+    if source in MEDMNIST:
+        return open_data(source, release.image_size, root, any_finding=derived, **options)
+    if derived:
+        raise ConfigurationError(
+            f"source={source}: its labels were derived from several per image; give the MedMNIST name, and its folder with --root."
+        )
+    if source != SYNTHETIC:
+        return open_data(source, None, root, task=release.task, **options)
+    sizes = {f"{name}_size": len(release.split(name)) for name in SPLITS}
+    drawn = {
+        "num_classes": release.num_classes,
+        "channels": release.channels,
+        "multi_label": release.task is Task.MULTI_LABEL,
+        "seed": release.manifest.settings["seed"],
+    }
+    return open_data(source, release.image_size, root, **sizes, **drawn, **options)

@@ -1,0 +1,71 @@
+"""Trainers for commands that train a model themselves, on one device; ``salm-cli fit`` has Lightning's own options for that."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.optim import SGD
+
+from salm_lightning.callbacks.checkpoint import RunCheckpoint
+from salm_lightning.data import ImageDataModule
+from salm_lightning.errors import ConfigurationError
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def single_device_trainer(
+    folder: Path, name: str, steps: int, callbacks: list[Callback], accelerator: str = "auto", precision: Precision = "32-true"
+) -> Trainer:
+    """Return a Trainer that logs to ``folder/name`` and validates five times, or every 250 steps of a long training.
+
+    Args:
+        folder: Folder of the logs.
+        name: Name of this training's log in it.
+        steps: Training steps.
+        callbacks: All callbacks; checkpoints are kept if a ``RunCheckpoint`` is among them.
+        accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
+        precision: Numerical precision.
+
+    Raises:
+        ConfigurationError: The accelerator is unknown, or this machine has none.
+    """
+    try:
+        return Trainer(
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,
+            use_distributed_sampler=False,
+            max_epochs=-1,
+            max_steps=steps,
+            check_val_every_n_epoch=None,
+            val_check_interval=min(250, max(1, steps // 5)),
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            logger=TensorBoardLogger(folder, name="", version=name),
+            callbacks=callbacks,
+            enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        )
+    except ValueError as error:  # such as an accelerator that is not known
+        raise ConfigurationError(str(error)) from error
+
+
+def sgd(learning_rate: float) -> OptimizerCallable:
+    """Return a builder of the paper's optimiser (Section 4.1): SGD with momentum 0.9 and weight decay 5e-4."""
+    return partial(SGD, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
+
+
+def facts_of(images: ImageDataModule) -> dict[str, Any]:
+    """Return the arguments of a module that its data settle."""
+    return {
+        "num_classes": images.num_classes,
+        "channels": images.channels,
+        "image_size": images.image_size,
+        "task": images.task,
+    }
