@@ -39,7 +39,14 @@ WRONG = [
         ["--model.optimizer.momentun", "did you mean 'momentum'", "SGD options: dampening"],
     ),
     # Typos in names.
-    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, classwise, sweep, verify, audit, quality, report"]),
+    (
+        "fitt",
+        [
+            "command='fitt' is not known",
+            "did you mean 'fit'",
+            "predict, protect, classwise, sweep, verify, audit, quality, report",
+        ],
+    ),
     (
         "fit --model VictimModul",
         ["--model=VictimModul is not known", "did you mean 'VictimModule'", "NoiseGeneratorModule", "Choices: "],
@@ -101,6 +108,8 @@ WRONG = [
     ("protect patmnist", ["data='patmnist'", "did you mean 'pathmnist'"]),
     ("verify", ["required: release", "salm-cli verify"]),
     ("verify somewhere --sorce x", ["--sorce is not an option", "did you mean 'source'"]),
+    ("quality", ["required: release", "salm-cli quality"]),
+    ("quality somewhere --segmentr x", ["--segmentr is not an option", "did you mean 'segmenter'"]),
     ("report", ["required: release", "salm-cli report"]),
     ("report somewhere --audti x", ["--audti is not an option", "did you mean 'audit'"]),
     ("report somewhere", ["somewhere is not a protected dataset", "manifest.json"]),

@@ -13,6 +13,7 @@ from sklearn.manifold import TSNE
 
 from salm_lightning.audit.pairs import grey
 from salm_lightning.audit.style import COLORS, MARKERS, WIDTH, new_figure, short, styled
+from salm_lightning.models.classifier import SMALL_IMAGE
 
 Image = NDArray[np.uint8]
 _PER_ROW = 4
@@ -79,7 +80,8 @@ def segmentation_figure(
     for row, masks in enumerate(zip(before, after, strict=True)):
         for column, mask in enumerate(masks):
             if len(np.unique(mask > 0)) == 2:  # a contour of nothing is a warning
-                figure.axes[3 * row + column].contour(mask > 0, levels=[0.5], colors=_OUTLINE, linewidths=2)
+                width = 2.0 if len(mask) <= SMALL_IMAGE else 0.8  # thin enough for vessels
+                figure.axes[3 * row + column].contour(mask > 0, levels=[0.5], colors=_OUTLINE, linewidths=width)
     return figure
 
 

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from salm_lightning.audit.album import PICTURES
+from salm_lightning.audit.cells import NONE
+from salm_lightning.audit.quality import QUALITY
+from salm_lightning.audit.summary import AUDIT
 from salm_lightning.data.arrays import file_sha256
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.release import Check, Manifest, verify_release
 from salm_lightning.release.manifest import MANIFEST
-from salm_lightning.report.pictures import PICTURES, Picture, read_pictures
+from salm_lightning.report.pictures import Picture, read_pictures
 from salm_lightning.report.values import Value
+from salm_lightning.report.words import NO_TREATMENT, VERDICT_MEANINGS
 
-AUDIT = "audit.json"
-QUALITY = "quality.json"
-VERDICTS = ("protects", "protects only against careless training", "does not protect", "not judged")
 _FORMAT_VERSION = 1
 _T = TypeVar("_T")
 
@@ -268,7 +270,7 @@ def _audit(value: Value, manifest: Manifest) -> Audit:
 def _row(value: Value) -> Row:
     seeds = tuple(seed.count() for seed in value["seeds"].elements())
     return Row(
-        title=value["title"].text(),
+        title=_title(value["title"]),
         arch=value["arch"].text(),
         seeds=seeds,
         protected=_figures(value["protected"], len(seeds)),
@@ -291,18 +293,24 @@ def _series(value: Value, seeds: int) -> Series:
 
 
 def _skipped(value: Value) -> Skipped:
-    texts = {name: value[name].text() for name in ("treatment", "arch", "trained_on", "reason", "command")}
-    return Skipped(seed=value["seed"].count(), **texts)
+    texts = {name: value[name].text() for name in ("arch", "trained_on", "reason", "command")}
+    return Skipped(treatment=_title(value["treatment"]), seed=value["seed"].count(), **texts)
+
+
+def _title(value: Value) -> str:
+    """Return a treatment as people call it; what follows in brackets is the architecture."""
+    title, bracket, arch = value.text().partition(" (")
+    return (NO_TREATMENT if title == NONE else title) + bracket + arch
 
 
 def _verdict(value: Value) -> Verdict:
     word = value["word"].text()
-    if word not in VERDICTS:
-        raise ReleaseError(f"{value['word'].where}={word[:100]!r} must be one of: {', '.join(VERDICTS)}.")
+    if word not in VERDICT_MEANINGS:
+        raise ReleaseError(f"{value['word'].where}={word[:100]!r} must be one of: {', '.join(VERDICT_MEANINGS)}.")
     return Verdict(
         word=word,
         text=value["text"].text(),
-        broken_by=tuple(name.text() for name in value["broken_by"].elements()),
+        broken_by=tuple(_title(name) for name in value["broken_by"].elements()),
         not_covered=tuple(name.text() for name in value["not_covered"].elements()),
         thresholds={key: member.raw for key, member in value["thresholds"].members().items()},
     )

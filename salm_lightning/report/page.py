@@ -11,10 +11,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from salm_lightning.audit.summary import AUDIT
 from salm_lightning.data.base import ANY_FINDING
 from salm_lightning.release import Manifest
 from salm_lightning.report import words
-from salm_lightning.report.evidence import AUDIT, Audit, Evidence, Series
+from salm_lightning.report.evidence import Audit, Evidence, Series
 
 
 def render(evidence: Evidence, release: str, today: date) -> str:

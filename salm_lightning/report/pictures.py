@@ -10,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from salm_lightning.audit.album import FOLDER, PICTURES
 from salm_lightning.errors import ReleaseError
 from salm_lightning.report.values import Value
 
-PICTURES = "pictures.json"
-_NAME = re.compile(r"pictures/[A-Za-z0-9][A-Za-z0-9_.=,+-]{0,99}\.png", re.ASCII)
+_NAME = re.compile(FOLDER + r"/[A-Za-z0-9][A-Za-z0-9_.=,+-]{0,99}\.png", re.ASCII)
 _LARGEST = 2**23  # bytes of a picture
 _LARGEST_SUM = 2**26  # bytes of all; browsers open no larger page in good time
 _MOST_PIXELS = 2**26
@@ -58,7 +58,7 @@ def _picture(folder: Path, value: Value) -> Picture:
     name = value["file"].text()
     if not _NAME.fullmatch(name):
         raise ReleaseError(
-            f"{value['file'].where}={name[:100]!r} must be pictures/NAME.png with a name of letters, digits and '_.=,+-'."
+            f"{value['file'].where}={name[:100]!r} must be {FOLDER}/NAME.png with a name of letters, digits and '_.=,+-'."
         )
     data = _bytes(folder / name)
     width, height = _size(folder / name, data)

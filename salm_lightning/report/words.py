@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from salm_lightning.report.evidence import VERDICTS
+from salm_lightning.audit.verdict import CARELESS, FAILS, NOT_JUDGED, PROTECTS
 
 MISSING = "n/a"
 """Stands where there is no number."""
+NO_TREATMENT = "no treatment"
+"""Title of what somebody does who does nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +67,13 @@ METHODS = {
 }
 """The methods of the package by the name that manifests give them."""
 
-VERDICT_MEANINGS = dict(
-    zip(
-        VERDICTS,
-        (
-            "Nothing that was tried made the protected images useful for training.",
-            "The protected images are of little use to somebody who trains on them as they are. Somebody who knows of the noise and takes "
-            "the steps named below can learn from them.",
-            "A model that trains on the protected images as they are becomes useful. Do not rely on this release.",
-            "The audit has not come to a verdict. Nothing on this page shows that this release protects.",
-        ),
-        strict=True,
-    )
-)
+VERDICT_MEANINGS = {
+    PROTECTS: "Nothing that was tried made the protected images useful for training.",
+    CARELESS: "The protected images are of little use to somebody who trains on them as they are. Somebody who knows of the noise and "
+    "takes the steps named below can learn from them.",
+    FAILS: "A model that trains on the protected images as they are becomes useful. Do not rely on this release.",
+    NOT_JUDGED: "The audit has not come to a verdict. Nothing on this page shows that this release protects.",
+}
 """What each verdict of an audit means."""
 
 
@@ -134,7 +130,7 @@ MEASURES = {
         "Largest change (l-inf)",
         "The largest change of any value of an image, in grey levels. There are 255 between black and white.",
         "lower",
-        lambda value: f"{value:g}",
+        lambda value: f"{value:.1f}".removesuffix(".0"),
     ),
     "l0": Measure(
         "Changed pixels (l0)",
