@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _MESSAGES = ("Tip: ", "`weights_only` was not set", "TPU available", "HPU available", "Seed set to")
 _PACKAGES = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
@@ -34,3 +36,17 @@ def quieten() -> None:
         logging.getLogger(".".join(name)).addFilter(_FILTER)
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def notices_off() -> Iterator[None]:
+    """Show only Lightning's warnings, for a command that builds many Trainers: each would name the devices again."""
+    loggers = [logging.getLogger(name) for name in _PACKAGES]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

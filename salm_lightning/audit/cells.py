@@ -17,8 +17,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
-from salm_lightning.config_files import read_config, resolve_config
+from salm_lightning.config_files import read_config, shipped_configs
 from salm_lightning.data import ImageDataModule
+from salm_lightning.data.arrays import file_sha256
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.models import build_classifier
 from salm_lightning.modules import VictimModule
@@ -108,7 +109,8 @@ class Cell:
             "images": dict(self.images),
             "treatment": settings_of(self.treatment),
             "arch": self.arch,
-            "optimizer": optimizer_options(self.arch),
+            "optimizer": optimizer_options(self.arch, self.treatment),
+            "files": _files_of(self.treatment),
             "seed": self.seed,
             **asdict(self.length),
         }
@@ -144,7 +146,7 @@ class Cell:
             arch=self.arch,
             width=self.length.width,
             treatment=self.treatment,
-            optimizer=optimizer_of(self.arch),
+            optimizer=optimizer_of(self.arch, self.treatment),
             seed=self.seed,
         )
         curve, name = LearningCurve(), name_of(self.identity)
@@ -243,19 +245,32 @@ def title_of(treatment: Treatment) -> str:
     )
 
 
-def optimizer_options(arch: str) -> dict[str, Any] | None:
-    """Return class and arguments of the optimiser in ``configs/arch/<arch>.yaml``; ``None`` stands for the paper's SGD."""
-    model = read_config(resolve_config(f"arch/{arch}.yaml"))["model"]
-    options: dict[str, Any] | None = model["init_args"].get("optimizer")
-    return options
+def optimizer_options(arch: str, treatment: Treatment) -> dict[str, Any] | None:
+    """Return class and arguments of what trains a victim; ``None`` stands for the paper's SGD.
+
+    The shipped config of the treatment has the say, such as ``configs/treatment/finetune.yaml``, then ``configs/arch/<arch>.yaml``.
+    """
+    for file in (f"treatment/{settings_of(treatment)['name']}.yaml", f"arch/{arch}.yaml"):
+        path = shipped_configs() / file
+        model = read_config(str(path))["model"] if path.is_file() else {"init_args": {}}
+        options: dict[str, Any] | None = model["init_args"].get("optimizer")
+        if options is not None:
+            return options
+    return None
 
 
-def optimizer_of(arch: str) -> OptimizerCallable:
-    """Return the builder of what trains an architecture: one of ``torch.optim``."""
-    options = optimizer_options(arch)
+def optimizer_of(arch: str, treatment: Treatment) -> OptimizerCallable:
+    """Return the builder of what trains a victim: one of ``torch.optim``."""
+    options = optimizer_options(arch, treatment)
     if options is None:
         return sgd(0.1)
     return partial(getattr(torch.optim, options["class_path"].rpartition(".")[2]), **options["init_args"])
+
+
+def _files_of(treatment: Treatment) -> dict[str, str]:
+    """Return the checksums of files that a treatment's settings name, such as a checkpoint's: the path alone says little."""
+    named = {key: Path(value) for key, value in settings_of(treatment).items() if key != "name" and isinstance(value, str)}
+    return {key: file_sha256(path) for key, path in named.items() if path.is_file()}
 
 
 def _read(path: Path) -> Record | None:

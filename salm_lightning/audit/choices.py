@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from salm_lightning.audit.cells import NONE, is_plain, settings_of
+from salm_lightning.data import DatasetInfo
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.parser import SalmArgumentParser, explain
-from salm_lightning.treatments import TREATMENTS, Treatment
+from salm_lightning.treatments import TREATMENTS, Grey, Treatment
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,17 @@ def _with(class_path: str, **options: Any) -> dict[str, Any]:
     return {"class_path": class_path, "init_args": options}
 
 
+_ALONE = tuple(
+    name for name, kind in TREATMENTS.items() if all(p.default is not p.empty for p in signature(kind).parameters.values())
+)
+"""Treatments that need no settings."""
 PRESETS = {
     # Minutes on a CPU: what breaks such noise most often, with a narrow network.
     "quick": Preset(
-        treatments=(NONE, _with("JPEG", quality=10), "grey", "resample"),
+        treatments=(NONE, "jpeg", "grey", "resample"),
         archs=("resnet18",),
         seeds=(0,),
-        width=0.25,
+        width=0.125,
         steps=300,
         cross=True,
         compared=2000,
@@ -62,7 +68,7 @@ PRESETS = {
         cross=False,
     ),
     "full": Preset(
-        treatments=(NONE, *(name for name in TREATMENTS if name != "jpeg"), *(_with("JPEG", quality=q) for q in (10, 50, 90))),
+        treatments=(NONE, *_ALONE, _with("JPEG", quality=50), _with("JPEG", quality=90)),
         archs=tuple(ARCHITECTURES),
         seeds=(0, 1, 2),
         width=1.0,
@@ -111,6 +117,11 @@ def read_treatments(values: Sequence[Any]) -> list[Choice]:
     for entry, treatment in zip(entries, made, strict=True):
         chosen.setdefault(_key(treatment), Choice(treatment, json.dumps(entry) if isinstance(entry, dict) else entry))
     return list(chosen.values())
+
+
+def effective(choices: Sequence[Choice], info: DatasetInfo) -> list[Choice]:
+    """Return the treatments that do something to the images: taking the colours away does nothing to grey ones."""
+    return [choice for choice in choices if not (isinstance(choice.treatment, Grey) and info.channels == 1)]
 
 
 def untried(names: Iterable[str]) -> list[str]:

@@ -62,7 +62,7 @@ def require_original(images: ImageDataModule, release: PoisonedDataModule, sha25
             )
         return
     same = all(np.array_equal(images.split(name).labels, release.split(name).labels) for name in SPLITS)
-    if not same or not np.array_equal(images.split("test").images, release.split("test").images):
+    if not same or not np.array_equal(*(np.asarray(data.split("test").images) for data in (images, release))):
         raise DataError(
             f"source={images.info.name} is not what {release.root} was made from: labels or test images differ. Give the data, size and "
             "seed that were protected, or leave --source out."

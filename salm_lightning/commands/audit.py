@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +13,9 @@ from rich.console import Console
 
 from salm_lightning.audit.battery import FAILED, Battery, Interrupted, parse_budget, plan
 from salm_lightning.audit.cells import Cell, Length, Store, TrainedOn, name_of
-from salm_lightning.audit.choices import PRESETS, check_archs, check_seeds, read_treatments
+from salm_lightning.audit.choices import PRESETS, check_archs, check_seeds, effective, read_treatments
 from salm_lightning.audit.originals import checksum, identify, require_original
+from salm_lightning.audit.pictures import draw_audit
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.results import console_table
 from salm_lightning.audit.segmentation import open_segmenter
@@ -25,9 +27,17 @@ from salm_lightning.data.arrays import cache_root
 from salm_lightning.data.base import ANY_FINDING
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.folder_lock import alone
+from salm_lightning.quiet import notices_off
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.summary import say
 from salm_lightning.trainers import Precision
+
+_LOGS = "tensorboard"
+_SEGMENTER = "otsu"
+_STOPPED = 128
+"""Exit code from which on a signal has ended an audit, whose number it holds, as shells have it."""
+_WIDTH = 160
+"""Columns of the table, which is to be copied whole."""
 
 
 def audit(
@@ -43,7 +53,7 @@ def audit(
     batch_size: int = 128,
     budget: str | None = None,
     quality: bool = True,
-    segmenter: str = "otsu",
+    segmenter: str = _SEGMENTER,
     out: Path | None = None,
     root: Path | None = None,
     accelerator: str = "auto",
@@ -99,23 +109,31 @@ def audit(
         identities["clean"] = identify(images["clean"], digest)
 
     folder = release.parent / "audit" if out is None else out
-    with alone(folder, "audit"):
+    choices = effective(choices, protected.info)
+    with alone(folder, "audit"), notices_off():
         stores: dict[TrainedOn, Store] = {
             "protected": Store(folder / "cells"),
             "clean": Store(cache_root() / "twins", keeps_weights=True),
         }
         cells = plan(identities, [choice.treatment for choice in choices], networks, draws, length, chosen.cross)
-        battery = Battery(cells, images, stores, folder / "tensorboard", accelerator)
-        repeated = {"source": source, "root": root, "out": folder, "accelerator": accelerator, "preset": name}
+        battery = Battery(cells, images, stores, folder / _LOGS, accelerator)
+        repeated = {
+            **{"source": source, "root": root, "out": folder, "accelerator": accelerator, "preset": name},
+            **{"segmenter": None if segmenter == _SEGMENTER else segmenter, "quality": None if quality else "false"},
+        }
         summary = Summary(protected, battery, choices, length, name, folder, _words(release, repeated))
         code = _train(battery, summary, limit, begin)
-        if code in (0, 1) and segments is not None:
-            say("Comparing the protected images with their originals")
-            twin = stores["clean"].network(
-                cells[0].identity | {"trained_on": "clean", "images": identities["clean"]}, images["clean"]
-            )
-            assess(release, images["clean"], folder, twin, segments, chosen.compared)
-        _show(summary.write(time.monotonic() - begin), folder)
+        audit = summary.write(time.monotonic() - begin)
+        if code < _STOPPED:
+            board = folder / _LOGS / "pictures"
+            shutil.rmtree(board, ignore_errors=True)  # of an earlier audit
+            if segments is not None:
+                say("Comparing the protected images with their originals")
+                first = next(cell for cell in cells if cell.trained_on == "clean")  # without treatment
+                twin = stores["clean"].network(first.identity, images["clean"])
+                assess(release, images["clean"], folder, twin, segments, chosen.compared, board=board)
+            draw_audit(audit, folder, board)
+    _show(audit, folder)
     return code
 
 
@@ -135,7 +153,7 @@ def _train(battery: Battery, summary: Summary, limit: float | None, begin: float
         battery.run(limit, ended, _live_bar)
     except Interrupted as interruption:
         say("Stopped; finished victims are kept. The same command goes on from there.")
-        return 128 + int(interruption.args[0])
+        return _STOPPED + int(interruption.args[0])
     return 1 if any(battery.status(cell)[0] == FAILED for cell in battery.cells) else 0
 
 
@@ -148,7 +166,7 @@ def _outcome(battery: Battery, cell: Cell) -> str:
 
 
 def _show(audit: dict[str, Any], folder: Path) -> None:
-    Console().print(console_table(audit))
+    Console(width=_WIDTH).print(console_table(audit))
     verdict = audit["verdict"]
     say(f"Verdict: {verdict['word']}. {verdict['text']}")
     say("\n".join(["What this does not cover:", *(f"  - {limit}" for limit in verdict["not_covered"])]))
@@ -156,9 +174,7 @@ def _show(audit: dict[str, Any], folder: Path) -> None:
         say(
             f"{len(audit['skipped'])} victims have not finished; {folder / 'audit.md'} lists each with the command that trains it."
         )
-    say(
-        f"Results: {folder / 'audit.md'}, audit.csv and audit.json beside it\nCurves:  tensorboard --logdir {folder / 'tensorboard'}"
-    )
+    say(f"Results: {folder / 'audit.md'}, audit.csv and audit.json beside it\nCurves:  tensorboard --logdir {folder / _LOGS}")
 
 
 def _live_bar() -> list[ProgressBar]:

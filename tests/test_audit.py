@@ -1,0 +1,485 @@
+"""``salm-cli audit``: real victims on a few tiny images for what only they show, and a stand-in for them everywhere else."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+import re
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import write_fake_npz
+from oracles import make_trainer
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from salm_lightning.audit.battery import Battery, Deadline, OutOfTimeError, parse_budget, plan
+from salm_lightning.audit.cells import Cell, Length, Record, Store, name_of, optimizer_of
+from salm_lightning.audit.choices import PRESETS, read_treatments
+from salm_lightning.audit.results import make_rows
+from salm_lightning.audit.verdict import CARELESS, floors_of, judge
+from salm_lightning.cli import main
+from salm_lightning.data import DatasetInfo, NpzDataModule, SyntheticDataModule, Task
+from salm_lightning.data.arrays import file_sha256
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.metrics import majority_baseline
+from salm_lightning.modules import VictimModule
+from salm_lightning.release import PoisonedDataModule, write_release
+from salm_lightning.treatments import JPEG, Mean, TrainingStep, Treatment
+
+INFO = DatasetInfo("tiny", Task.MULTI_CLASS, ("0", "1", "2"), 3, 16)
+LENGTH = Length(width=0.125, steps=3, batch_size=8)
+SHORT = "--width 0.125 --steps 3 --batch_size 8 --accelerator cpu"
+OUT = Path("audit")
+
+
+class Diverging(Treatment):
+    """Training that leads nowhere."""
+
+    def loss(self, step: TrainingStep) -> Tensor:
+        return super().loss(step) * float("nan")
+
+
+class Stopping(Treatment):
+    """Somebody ends the program while it trains."""
+
+    def loss(self, step: TrainingStep) -> Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().loss(step)
+
+
+def make_release(folder: str, source: Path = Path("tiny.npz"), seed: int = 1) -> None:
+    data = NpzDataModule(source)
+    images = data.split("train").images.astype(int)
+    noise = np.random.default_rng(seed).integers(-8, 9, images.shape)
+    protected = np.clip(images + noise, 0, 255).astype(np.uint8)
+    write_release(folder, data, [protected], {"method": {"name": "salm"}, "seed": 0}, {"norm": "linf", "radius": 8})
+
+
+@pytest.fixture(autouse=True)
+def _place(workplace: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SALM_CACHE_DIR", str(tmp_path / "cache"))
+    write_fake_npz(tmp_path / "tiny.npz", INFO, (30, 9, 13))
+    make_release("protected")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Titles of the victims that were trained, each in no time; a protected one is right half as often as a clean one."""
+    titles: list[str] = []
+
+    def train(cell: Cell, images: Any, *_: Any) -> tuple[Record, Any]:
+        titles.append(cell.title)
+        record = fake(cell.identity, 0.8 if cell.trained_on == "clean" else 0.4)
+        return record, SimpleNamespace(treatment=cell.treatment, network=nn.Linear(1, 1))
+
+    monkeypatch.setattr(Cell, "train", train)
+    monkeypatch.setattr(importlib.import_module("salm_lightning.commands.audit"), "draw_audit", lambda *_: None)
+    return titles
+
+
+def fake(identity: dict[str, Any], acc: float, best: float | None = None, seconds: float = 60.0) -> Record:
+    """Return a victim with this accuracy after the last step, and another one at the best validation accuracy."""
+    test = {"acc": acc, "auc": acc, "balanced_acc": acc, "confusion": [[1] * 3] * 3}
+    early = {**test, "acc": acc if best is None else best, "balanced_acc": acc if best is None else best}
+    data = {"task": "multi-class", "class_names": list("abc")}
+    results = {"test": test, "history": {"best_on_val": early, "peak": early}, "majority": 0.2, "data": data}
+    return Record(identity, identity["treatment"]["name"], seconds, results, {"steps": [3], "test_acc": [acc]})
+
+
+def run(arguments: str = "", release: str = "protected") -> int:
+    return main(["audit", release, *shlex.split(f"{SHORT} {arguments}")])
+
+
+def written() -> dict[str, Any]:
+    audit: dict[str, Any] = json.loads((OUT / "audit.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    return audit
+
+
+def cells(**images: Any) -> list[Cell]:
+    identities = images or {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
+    return plan(identities, [Treatment(), Mean()], ["resnet18"], [0], LENGTH, cross=True)  # type: ignore[arg-type]
+
+
+# Real victims -----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_audit_from_release_to_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--source tiny.npz --treatments '[none, mean]' --seeds '[0, 1]'") == 0
+    shown = capsys.readouterr().out
+    audit = written()
+    assert audit["release"] == {
+        "name": "tiny",
+        "method": "salm",
+        "archive_sha256": file_sha256("protected/tiny.npz"),
+        "source_sha256": file_sha256("tiny.npz"),
+    }
+    labels = np.load("tiny.npz")["test_labels"]
+    assert audit["majority"] == majority_baseline(labels, Task.MULTI_CLASS, 3)
+    assert audit["chance_balanced"] == pytest.approx(1 / 3)
+    assert [(row["title"], row["seeds"]) for row in audit["rows"]] == [
+        ("none", [0, 1]),
+        ("early stopping", [0, 1]),
+        ("mean", [0, 1]),
+    ]
+    with (OUT / "audit.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert len(lines) == len(list((OUT / "cells").glob("*.json"))) + len(list(Path("cache/twins").glob("*.json"))) == 8
+    for row in (audit["rows"][0], audit["rows"][2]):
+        for trained_on in ("protected", "clean"):
+            own = [line for line in lines if (line["treatment"], line["trained_on"]) == (row["title"], trained_on)]
+            assert [int(line["seed"]) for line in own] == row["seeds"]
+            for key, column in (("acc", "accuracy"), ("balanced_acc", "balanced_accuracy"), ("peak_acc", "peak_accuracy")):
+                assert [float(line[column]) for line in own] == row[trained_on][key]
+        assert row["drop"] == pytest.approx(np.mean(row["clean"]["acc"]) - np.mean(row["protected"]["acc"]))
+        spread = f"{100 * np.mean(row['protected']['acc']):.1f} ± {100 * np.std(row['protected']['acc'], ddof=1):.1f}"
+        for text in (shown, (OUT / "audit.md").read_text()):
+            assert re.search(rf"{row['title']}.*{spread}", text)
+    assert [row["worst"] for row in audit["rows"]].count(True) == 1
+    assert (OUT / "audit.md").read_text().count("**" + max(audit["rows"], key=lambda row: row["worst"])["title"] + "**") == 1
+    assert audit["verdict"]["word"] in shown
+    curve = next(c for c in audit["curves"] if (c["trained_on"], c["treatment"], c["seed"]) == ("protected", "mean", 1))
+    assert curve["steps"] == [1, 2, 3]
+    assert curve["test_acc"][-1] == audit["rows"][2]["protected"]["acc"][1]
+    assert max(curve["test_acc"]) == audit["rows"][2]["protected"]["peak_acc"][1]
+    assert np.sum(audit["confusion"]["protected"]) == np.sum(audit["confusion"]["clean"]) == len(labels)
+    assert "GPU available" not in shown
+
+    quality = json.loads((OUT / "quality.json").read_text())
+    assert quality["images"] == 30
+    assert quality["readable"]["clean_acc"] == pytest.approx(accuracy_of_twin(), abs=1e-6)
+    assert {picture["file"] for picture in json.loads((OUT / "pictures.json").read_text())} >= {"pictures/battery.png"}
+
+
+def accuracy_of_twin() -> float:
+    """Return the accuracy on the original training images of the first clean twin, from its file."""
+    (record,) = Path("cache/twins").glob("clean-none-resnet18-0-*.json")
+    data = NpzDataModule("tiny.npz", batch_size=30)
+    module = VictimModule(3, 3, 16, width=0.125).eval()
+    module.network.load_state_dict(torch.load(record.with_suffix(".pt"), weights_only=True))
+    batch = next(iter(data.train_dataloader()))
+    return float((module(batch.images.float() / 255).argmax(1) == batch.labels).float().mean())
+
+
+def test_a_victim_equals_one_that_is_trained_without_the_audit(tmp_path: Path) -> None:
+    data = PoisonedDataModule("protected", batch_size=8)
+    cell = Cell("protected", {}, Mean(), "resnet18", 3, replace(LENGTH, steps=7))
+    record, _ = cell.train(data, tmp_path / "logs", [], "cpu")
+
+    own = PoisonedDataModule("protected", batch_size=8, seed=3)
+    module = VictimModule(
+        3, 3, 16, width=0.125, treatment=Mean(), seed=3, optimizer=lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4)
+    )
+    trainer = make_trainer(tmp_path, 7)
+    trainer.fit(module, datamodule=own)
+    trainer.test(module, datamodule=own, verbose=False)
+    assert module.result is not None
+    for name in ("acc", "auc", "confusion"):
+        assert record.results["test"][name] == module.result[name]
+
+
+def test_a_failed_victim_stops_no_other_and_is_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "--treatments '[test_audit.Diverging, mean]' --quality false"
+    for _ in range(2):
+        assert run(arguments) == 1
+        assert "FAILED: The weights are not finite" in capsys.readouterr().out
+        audit = written()
+        assert [row["title"] for row in audit["rows"]] == ["none", "early stopping", "mean"]
+        assert [(victim["treatment"], victim["reason"][:27]) for victim in audit["skipped"]] == [
+            ("diverging", "The weights are not finite ")
+        ]
+
+
+def test_a_signal_leaves_a_state_from_which_the_same_command_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert run("--treatments '[none, test_audit.Stopping]'") == 128 + signal.SIGTERM
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert "The same command goes on" in capsys.readouterr().out
+    assert [(row["title"], row["seeds"]) for row in written()["rows"]] == [("none", [0]), ("early stopping", [0])]
+    assert [victim["treatment"] for victim in written()["skipped"]] == ["stopping"]
+    assert run("--treatments '[none, mean]'") == 0
+    assert "2 victims, of which 1 are done" in capsys.readouterr().out
+
+
+# What is trained, and what is not trained again -------------------------------------------------------------------------------
+
+
+def test_nothing_runs_twice(trained: list[str]) -> None:
+    first = ["protected, none", "clean, none", "protected, mean", "clean, mean"]
+    arguments = "--source tiny.npz --quality false --treatments [mean]"
+    assert run(arguments) == 0
+    assert trained == [f"{name}, resnet18, seed 0" for name in first]
+    before = written()
+    assert run(arguments) == 0
+    assert len(trained) == 4
+    assert {**written(), "seconds": 0} == {**before, "seconds": 0}
+
+    make_release("other", seed=2)
+    assert run(f"{arguments} --out other-audit", "other") == 0
+    assert trained[4:] == ["protected, none, resnet18, seed 0", "protected, mean, resnet18, seed 0"], "twins are shared"
+
+    assert run(f"{arguments} --treatments [jpeg]") == 0
+    assert [row["title"] for row in written()["rows"]] == ["none", "early stopping", "jpeg", "mean"], "earlier victims stay"
+    assert all(row["clean"] is not None for row in written()["rows"])
+    assert run(f"{arguments} --steps 4") == 0
+    assert [row["title"] for row in written()["rows"]] == ["none", "early stopping", "mean"], "but not those of another length"
+
+
+def test_a_name_stands_for_all_that_a_result_depends_on(tmp_path: Path) -> None:
+    cell = Cell("protected", {"sha256": "a"}, JPEG(quality=50), "resnet18", 0, LENGTH)
+    others = [
+        replace(cell, trained_on="clean"),
+        replace(cell, images={"sha256": "b"}),
+        replace(cell, treatment=JPEG(quality=51)),
+        replace(cell, treatment=Treatment()),
+        replace(cell, arch="vgg11"),
+        replace(cell, seed=1),
+        *(replace(cell, length=replace(LENGTH, **{key: 9})) for key in ("width", "steps", "batch_size")),
+        replace(cell, length=replace(LENGTH, precision="bf16-mixed")),
+    ]
+    names = [name_of(other.identity) for other in (cell, *others)]
+    assert len(set(names)) == len(names)
+    assert names[0] == name_of(replace(cell, treatment=JPEG(quality=50)).identity)
+    assert names[0].startswith("protected-jpeg-resnet18-0-")
+
+    store = Store(tmp_path)
+    path = store.path(cell.identity)
+    path.write_text("{}")
+    assert store.read(cell.identity) is None
+    path.write_text(json.dumps(vars(fake(others[0].identity, 0.5))))
+    assert store.read(cell.identity) is None, "a file under a wrong name"
+    path.write_text(json.dumps(vars(fake(cell.identity, 0.5))))
+    assert store.read(cell.identity) == fake(cell.identity, 0.5)
+
+
+def test_the_most_telling_victims_come_first() -> None:
+    images: Any = {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
+    archs, treatments = ["resnet18", "vgg11"], [Treatment(), Mean()]
+    planned = [cell.title for cell in plan(images, treatments, archs, [0, 1], LENGTH, cross=False)]
+    assert planned[:6] == [
+        "protected, none, resnet18, seed 0",
+        "clean, none, resnet18, seed 0",
+        "protected, none, vgg11, seed 0",
+        "clean, none, vgg11, seed 0",
+        "protected, mean, resnet18, seed 0",
+        "clean, mean, resnet18, seed 0",
+    ]
+    assert len(planned) == 12
+    assert len(plan(images, treatments, archs, [0, 1], LENGTH, cross=True)) == 16
+
+
+def test_treatments_by_name_class_and_settings() -> None:
+    chosen = read_treatments(
+        ["jpeg", "JPEG", {"class_path": "jpeg", "init_args": {"quality": 50}}, "none", "test_audit.Diverging"]
+    )
+    assert [choice.treatment.settings() for choice in chosen[1:3]] == [
+        {"name": "jpeg", "quality": 10},
+        {"name": "jpeg", "quality": 50},
+    ]
+    assert type(chosen[0].treatment) is Treatment
+    assert type(chosen[3].treatment).__name__ == "Diverging"
+    assert [choice.treatment.settings() for choice in read_treatments([choice.text for choice in chosen[:1]])] == [
+        Treatment().settings()
+    ]
+    for preset in PRESETS.values():
+        assert len(read_treatments(preset.treatments)) == len(preset.treatments)
+
+
+def test_grey_images_are_not_made_grey(trained: list[str]) -> None:
+    write_fake_npz(Path("grey.npz"), replace(INFO, name="grey", channels=1), (30, 9, 13))
+    make_release("grey-release", Path("grey.npz"))
+    assert run("--quick", "grey-release") == 0
+    assert sorted(title.split(", ")[1].split()[0] for title in trained) == ["jpeg", "none", "resample"]
+
+
+def test_drawn_originals_are_drawn_again(trained: list[str]) -> None:
+    data = SyntheticDataModule(num_classes=3, size=16, train_size=20, val_size=8, test_size=10, seed=4)
+    settings = {"method": {"name": "sp"}, "seed": 4}
+    write_release("drawn", data, [data.split("train").images], settings, {"norm": "linf", "radius": 8})
+    assert run("--source synthetic --treatments [none] --quality false", "drawn") == 0
+    assert written()["rows"][0]["clean"] is not None
+    settings["seed"] = 5
+    write_release("drawn", data, [data.split("train").images], settings, {"norm": "linf", "radius": 8}, overwrite=True)
+    assert run("--source synthetic", "drawn") == 2
+
+
+# Time -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_the_budget_is_listed_with_a_command(trained: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "--source tiny.npz --quality false --treatments '[none, {class_path: JPEG, init_args: {quality: 50}}]'"
+    assert run(f"{arguments} --budget 59s") == 0  # a victim takes 60 seconds, as the first one shows
+    assert trained == ["protected, none, resnet18, seed 0"]
+    skipped = written()["skipped"]
+    assert [(victim["trained_on"], victim["treatment"]) for victim in skipped] == [
+        ("clean", "none"),
+        ("protected", "jpeg quality 50"),
+        ("clean", "jpeg quality 50"),
+    ]
+    assert "about 0:01:00" in skipped[0]["reason"]
+    assert written()["verdict"]["word"] == "not judged"
+    assert skipped[1]["command"] in (OUT / "audit.md").read_text()
+    words = shlex.split(skipped[1]["command"])
+    assert words[:2] == ["salm-cli", "audit"]
+    assert main(words[1:]) == 0
+    assert written()["skipped"] == []
+    assert sorted(trained[1:]) == [
+        "clean, jpeg quality 50, resnet18, seed 0",
+        "clean, none, resnet18, seed 0",
+        "protected, jpeg quality 50, resnet18, seed 0",
+    ]
+
+
+def test_estimates_follow_the_most_similar_victims(tmp_path: Path) -> None:
+    planned = plan({"protected": {}, "clean": {}}, [Treatment(), Mean()], ["resnet18", "vgg11"], [0], LENGTH, cross=True)
+    stores: Any = {"protected": Store(tmp_path), "clean": Store(tmp_path)}
+    battery = Battery(planned, {}, stores, tmp_path)
+    assert battery.expected(planned[0]) is None
+    by_title = {cell.title: cell for cell in planned}
+    for title, seconds in (("protected, none, resnet18", 10.0), ("protected, mean, resnet18", 30.0)):
+        identity = by_title[f"{title}, seed 0"].identity
+        battery.records[name_of(identity)] = fake(identity, 0.5, seconds=seconds)
+    assert battery.expected(by_title["clean, mean, resnet18, seed 0"]) == 30
+    assert battery.expected(by_title["protected, none, vgg11, seed 0"]) == 20
+    assert battery.remaining() == 10 + 30 + 4 * 20
+
+
+@pytest.mark.parametrize(("left", "seen"), [(1049.0, 11), (1051.0, 20)])
+def test_a_victim_that_is_too_slow_is_given_up_after_some_steps(left: float, seen: int) -> None:
+    clock: Iterator[float] = iter([0.0, 50.0, 150.0])  # 50 seconds for the first step, then 10 for each
+    deadline = Deadline(left, lambda: next(clock))
+    trainer: Any = SimpleNamespace(global_step=0, max_steps=101)
+    with pytest.raises(OutOfTimeError) if seen < 20 else nullcontext() as caught:
+        while trainer.global_step < 20:
+            trainer.global_step += 1
+            deadline.on_train_batch_end(trainer, None, None, None, 0)  # type: ignore[arg-type]
+    assert trainer.global_step == seen
+    assert caught is None or caught.value.expected == 1050
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1h30m", 5400)])
+def test_budgets(text: str, seconds: float) -> None:
+    assert parse_budget(text) == seconds
+
+
+# The verdict ------------------------------------------------------------------------------------------------------------------
+
+FLOORS = {"acc": 0.2, "balanced_acc": 0.2}
+
+
+def rows(
+    plain: float, mean: float, clean: float | None = 1.0, best: float | None = None, floors: Any = FLOORS
+) -> list[dict[str, Any]]:
+    records = []
+    for cell in cells():
+        treated = cell.treatment.name == "mean"
+        acc = clean if cell.trained_on == "clean" else mean if treated else plain
+        if acc is not None:
+            records.append(fake(cell.identity, acc, best if not treated and cell.trained_on == "protected" else None))
+    return make_rows(records, floors)
+
+
+@pytest.mark.parametrize(
+    ("figures", "word", "broken_by", "worst"),
+    [
+        # Half of the way from 0.2 to 1 is 0.6.
+        ({"plain": 0.61, "mean": 0.3}, "does not protect", ["none (resnet18)", "early stopping (resnet18)"], "none"),
+        ({"plain": 0.59, "mean": 0.61}, CARELESS, ["mean (resnet18)"], "mean"),
+        ({"plain": 0.3, "mean": 0.4, "best": 0.9}, CARELESS, ["early stopping (resnet18)"], "early stopping"),
+        ({"plain": 0.3, "mean": 0.59}, "protects", [], "mean"),
+        ({"plain": 0.05, "mean": 0.1}, "protects", [], "mean"),
+        ({"plain": 0.3, "mean": 0.2, "clean": None}, "not judged", [], "none"),
+        ({"plain": 0.25, "mean": 0.2, "clean": 0.29}, "not judged", [], "none"),
+    ],
+)  # fmt: skip
+def test_verdicts(figures: dict[str, Any], word: str, broken_by: list[str], worst: str) -> None:
+    made = rows(**figures)
+    verdict = judge(made, FLOORS, ["a limit"])
+    assert (verdict["word"], verdict["broken_by"]) == (word, broken_by)
+    assert [row["title"] for row in made if row["worst"]] == [worst]
+    assert verdict["not_covered"] == ["a limit"]
+    assert word != CARELESS or broken_by[0] in verdict["text"]
+
+
+def test_what_is_kept_is_the_larger_share_of_both_measures() -> None:
+    """The victim never beats the most common class, and yet tells classes apart half as well as its twin."""
+    protected, clean = cells()[:2]
+    weak, strong = fake(protected.identity, 0.6), fake(clean.identity, 0.8)
+    weak.results["test"]["balanced_acc"] = 0.5
+    row = make_rows([weak, strong], {"acc": 0.6, "balanced_acc": 0.2})[0]
+    assert row["kept"] == pytest.approx((0.5 - 0.2) / (0.8 - 0.2))
+
+
+def test_several_labels_are_judged_by_auc() -> None:
+    assert floors_of(Task.MULTI_LABEL, 14, 0.95) == {"auc": 0.5}
+    made = rows(0.7, 0.55, clean=0.8, floors={"auc": 0.5})
+    assert judge(made, {"auc": 0.5}, [])["word"] == "does not protect"
+
+
+def test_seeds_that_are_missing_leave_gaps() -> None:
+    images: Any = {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
+    planned = plan(images, [Treatment()], ["resnet18"], [0, 1], LENGTH, cross=True)
+    row = make_rows([fake(cell.identity, 0.4) for cell in planned[:3]], FLOORS)[0]
+    assert (row["seeds"], row["protected"]["acc"], row["clean"]["acc"]) == ([0, 1], [0.4, 0.4], [0.4, None])
+
+
+# Errors -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        ("--treatments [jpg]", ["treatments='jpg'", "did you mean 'jpeg'"]),
+        ("--treatments jpg", ["treatments='jpg'", "did you mean 'jpeg'"]),
+        ("--treatments '[{class_path: JPEG, init_args: {qualty: 3}}]'", ["qualty", "did you mean 'quality'"]),
+        ("--treatments '[{class_path: JPEG, init_args: {quality: 300}}]'", ["quality=300 is out of range"]),
+        ("--treatments [3]", ["treatments"]),
+        ("--archs [resnet19]", ["archs='resnet19'", "did you mean 'resnet18'"]),
+        ("--archs []", ["archs is empty"]),
+        ("--seeds []", ["seeds is empty"]),
+        ("--width 0", ["width=0.0 is out of range"]),
+        ("--steps 0", ["steps=0 is out of range"]),
+        ("--budget 30", ["budget='30'", "30m"]),
+        ("--quick --preset paper", ["contradict"]),
+        ("--preset papr", ["--preset=papr", "did you mean 'paper'"]),
+        ("--source other.npz", ["source=other.npz is not what", "its SHA-256 is", "that of the original, tiny.npz, is"]),
+        ("--source missing.npz", ["missing.npz: no such file"]),
+        ("--source tiny.npz --segmenter nothing", ["nothing"]),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(arguments: str, fragments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    write_fake_npz(Path("other.npz"), INFO, (30, 9, 13), seed=7)
+    assert main(["audit", "protected", *shlex.split(arguments)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("salm-cli: error: ")
+    assert [fragment for fragment in fragments if fragment not in message] == [], message
+    assert not OUT.exists()
+
+
+def test_a_damaged_release_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    archive = Path("protected/tiny.npz")
+    archive.write_bytes(archive.read_bytes()[:-1] + b"x")
+    assert run() == 2
+    assert "is not what was released" in capsys.readouterr().err
+
+
+def test_an_optimiser_of_an_architecture_comes_from_its_config() -> None:
+    built = optimizer_of("resnet18", Treatment())([nn.Parameter(torch.zeros(1))])
+    assert isinstance(built, SGD)
+    assert (built.defaults["lr"], built.defaults["momentum"], built.defaults["weight_decay"]) == (0.1, 0.9, 5e-4)
+
+
+def test_lengths_are_checked() -> None:
+    with pytest.raises(ConfigurationError, match="batch_size=0"):
+        Length(1.0, 3, 0)
