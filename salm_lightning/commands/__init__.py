@@ -105,7 +105,7 @@ def _switches(function: Callable[..., int], args: Sequence[str]) -> list[str]:
     following = [*args[1:], ""]
     return [
         f"{arg}=true" if arg in names and after.lower() not in _BOOLEANS else arg
-        for arg, after in zip(args, following, strict=True)
+        for arg, after in zip(args, following, strict=False)  # without arguments nothing follows
     ]
 
 
