@@ -9,18 +9,26 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its _
 
 from salm_lightning.commands.classwise import classwise
 from salm_lightning.commands.protect import protect
+from salm_lightning.commands.reproduce import reproduce
 from salm_lightning.commands.sweep import sweep
 from salm_lightning.commands.verify import verify
 from salm_lightning.config_files import CONFIG_OPTIONS, parse_value, read_settings
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.parser import SalmArgumentParser, explain, own_error
 
-COMMANDS: dict[str, Callable[..., int]] = {"protect": protect, "classwise": classwise, "sweep": sweep, "verify": verify}
+COMMANDS: dict[str, Callable[..., int]] = {
+    "protect": protect,
+    "classwise": classwise,
+    "sweep": sweep,
+    "reproduce": reproduce,
+    "verify": verify,
+}
 """Subcommands by name; each function's arguments are the subcommand's options."""
 _EXAMPLES = {
     "protect": "salm-cli protect pathmnist",
     "classwise": "salm-cli classwise dermamnist pathmnist",
     "sweep": "salm-cli sweep --config sweep/methods.yaml",
+    "reproduce": "salm-cli reproduce table1 --dry_run true",
     "verify": "salm-cli verify lightning_logs/pathmnist-salm/protected",
 }
 

@@ -37,6 +37,7 @@ class Training:
         source: Architecture of the source model.
         width: Width factor of the source model and the victims.
         steps: Training steps of the noise generator, M.
+        loop: ``persistent`` keeps each image's noise between visits; ``fresh``, the paper's way, starts anew at each step.
         updates_per_visit: PGD steps per visit of an image, or ``auto``.
         victim: Architecture of the victims.
         victim_steps: Training steps of each victim.
@@ -54,6 +55,7 @@ class Training:
     source: str = "resnet18"
     width: float = 1.0
     steps: int = 5000
+    loop: Literal["persistent", "fresh"] = "persistent"
     updates_per_visit: int | Literal["auto"] = "auto"
     victim: str = "resnet18"
     victim_steps: int = 20000
@@ -84,6 +86,7 @@ class Training:
             **_facts(images),
             source=self.source,
             width=self.width,
+            loop=self.loop,
             updates_per_visit=self.updates_per_visit,
             optimizer=_sgd(self.source_learning_rate),
             seed=self.seed,
@@ -134,7 +137,7 @@ class Training:
                 max_epochs=-1,
                 max_steps=steps,
                 check_val_every_n_epoch=None,
-                val_check_interval=min(250, max(1, steps // 5)),
+                val_check_interval=check_interval(steps),
                 num_sanity_val_steps=0,
                 enable_model_summary=False,
                 logger=TensorBoardLogger(folder, name="", version=name),
@@ -143,6 +146,11 @@ class Training:
             )
         except ValueError as error:  # such as an accelerator that is not known
             raise ConfigurationError(str(error)) from error
+
+
+def check_interval(steps: int) -> int:
+    """Return the steps between two looks at the clean images in a training of so many steps."""
+    return min(250, max(1, steps // 5))
 
 
 def open_data(data: str, size: int | None, root: Path | None, **options: Any) -> ImageDataModule:
