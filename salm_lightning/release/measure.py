@@ -130,8 +130,8 @@ class Meter:
         self.blackened: list[int] = []
         self._pixels = 0
         self._images = 0
-        self._linf = 0
         self._mean_square = 0.0
+        self._linf: list[int] = []
         self._l0: list[int] = []
         self._ssim: list[float] = []
         self._psnr: list[float] = []
@@ -158,7 +158,7 @@ class Meter:
         before, after = to_tensor(original), to_tensor(protected)
         self._pixels += before[:, 0].numel()
         difference = (after.to(torch.int16) - before.to(torch.int16)).abs()
-        self._linf = max(self._linf, int(difference.max()))
+        self._linf += difference.flatten(1).amax(1).tolist()
         square = difference.flatten(1).to(torch.int64).square().sum(dim=1)
         self._mean_square = max(self._mean_square, int(square.max()) / difference[0].numel())
         changed = difference.amax(1).ne(0).flatten(1).sum(1)
@@ -172,25 +172,44 @@ class Meter:
         """Say of each image added so far whether it differs from its original, boolean ``[N]``."""
         return np.array(self._l0, dtype=np.int64) > 0
 
+    def per_image(self) -> dict[str, NDArray[np.float64]]:
+        """Return the values of every image added so far, each ``[N]``.
+
+        Returns:
+            ``ssim``, ``psnr`` (in dB; infinite for an image that equals its original), ``linf`` (in grey levels), ``l0`` (changed
+            pixels) and ``changed_share`` (of the image's pixels).
+        """
+        l0 = np.array(self._l0, dtype=np.float64)
+        changed_share = l0 * (self._images / max(self._pixels, 1))
+        lists = {"ssim": self._ssim, "psnr": self._psnr, "linf": self._linf}
+        return {name: np.array(values, dtype=np.float64) for name, values in lists.items()} | {
+            "l0": l0,
+            "changed_share": changed_share,
+        }
+
     def compute(self) -> Measured:
         """Return the values over everything added so far; at least one image is needed."""
+        psnr = [value for value in self._psnr if math.isfinite(value)]
         return Measured(
             images=self._images,
             images_unchanged=self._l0.count(0),
-            linf=self._linf,
+            linf=max(self._linf),
             rms_max=math.sqrt(self._mean_square),
             l0_mean=sum(self._l0) / self._images,
             l0_max=max(self._l0),
             changed_share=sum(self._l0) / self._pixels,
             ssim=math.fsum(self._ssim) / self._images,
-            psnr=math.fsum(self._psnr) / len(self._psnr) if self._psnr else None,
+            psnr=math.fsum(psnr) / len(psnr) if psnr else None,
         )
 
     def _compare(self, before: Tensor, after: Tensor, differs: Tensor) -> None:
         self._ssim += ssim_per_image(after, before).tolist()
+        psnr = torch.full(differs.shape, math.inf, dtype=torch.float64)
         if differs.any():
-            psnr = peak_signal_noise_ratio(after[differs], before[differs], data_range=1.0, reduction="none", dim=(1, 2, 3))
-            self._psnr += psnr.tolist()
+            psnr[differs] = peak_signal_noise_ratio(
+                after[differs], before[differs], data_range=1.0, reduction="none", dim=(1, 2, 3)
+            )
+        self._psnr += psnr.tolist()
 
 
 def ssim_per_image(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Evidence about a release: whether the protection holds, and whether the images are still useful."""

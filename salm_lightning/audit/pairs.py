@@ -1,0 +1,109 @@
+"""The training images that a release protects beside their originals, read a chunk at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from salm_lightning.data import DatasetInfo, ImageDataModule, Task
+from salm_lightning.data.base import ANY_FINDING, Split, any_finding
+from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.release import Manifest, PoisonedDataModule
+
+CHUNK_BYTES = 2**22
+"""Bytes of images in a chunk: 1783 RGB images of 28 pixels, 27 of 224."""
+
+
+class Pairs:
+    """Originals and protected images of the same rows; both may be memory-mapped.
+
+    Args:
+        release: Folder of the release; its files are compared with its manifest first.
+        source: The data that it was made from.
+        max_images: Take a random sample of at most so many images, for large datasets; ``None`` takes all that are protected.
+        seed: Settles the sample.
+
+    Attributes:
+        manifest: The release's manifest.
+        protected_images: Number of images that the release protects.
+        rows: Positions of the images in the training split, ascending, int64 ``[N]``.
+        labels: Their labels, ``[N, 1]`` or ``[N, L]``.
+
+    Raises:
+        ReleaseError: The release is damaged, or ``source`` is not what it was made from.
+        ConfigurationError: ``max_images`` is less than 1.
+    """
+
+    def __init__(self, release: Path, source: ImageDataModule, max_images: int | None = None, seed: int = 0) -> None:
+        if max_images is not None and max_images < 1:
+            raise ConfigurationError(f"max_images={max_images} is out of range; give 1 or more, or leave it out for all images.")
+        poisoned = PoisonedDataModule(release)
+        self.manifest: Manifest = poisoned.manifest
+        self._original, self._protected = source.split("train"), poisoned.split("train")
+        self._check_source(source)
+        rows = np.flatnonzero(self.manifest.coverage.mask())
+        self.protected_images = len(rows)
+        if max_images is not None and max_images < len(rows):
+            rows = np.sort(np.random.default_rng(seed).choice(rows, max_images, replace=False))
+        self.rows: NDArray[np.int64] = rows
+        self.labels: NDArray[np.integer] = self._protected.labels[rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What the dataset is."""
+        return self.manifest.info
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """A class number per image, ``[N]``: for several labels per image, 1 where it has any of them."""
+        labels = any_finding(self.labels) if self.info.task is Task.MULTI_LABEL else self.labels
+        return labels[:, 0].astype(np.int64)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the numbers in :attr:`classes`."""
+        return ("no finding", ANY_FINDING) if self.info.task is Task.MULTI_LABEL else self.info.class_names
+
+    def at(self, positions: NDArray[np.integer] | slice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Read the originals and the protected images at some positions within :attr:`rows`."""
+        rows = self.rows[positions]
+        return np.asarray(self._original.images[rows]), np.asarray(self._protected.images[rows])
+
+    def chunks(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Yield all pairs in order, some megabytes at a time."""
+        size = max(1, CHUNK_BYTES // int(np.prod(self._original.images.shape[1:])))
+        for start in range(0, len(self), size):
+            yield self.at(slice(start, start + size))
+
+    def _check_source(self, source: ImageDataModule) -> None:
+        original, protected = self._original, self._protected
+        if original.images.shape != protected.images.shape:
+            shapes = f"{list(original.images.shape)}, those of the release {list(protected.images.shape)}"
+            raise ReleaseError(
+                f"source={source.info.name}: its training images are {shapes}. Give the data that it was made from."
+            )
+        if not np.array_equal(_labels(original, self.manifest), protected.labels):
+            raise ReleaseError(
+                f"source={source.info.name}: its training labels are not those of the release. Give the data that it was made from."
+            )
+
+
+def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return grey levels ``[B, H, W]`` of images ``[B, H, W]`` or ``[B, H, W, 3]``: luma (ITU-R 601), rounded as Pillow does."""
+    if images.ndim == 3:
+        return images
+    rows = np.ascontiguousarray(images).reshape(-1, *images.shape[2:])  # one tall image, converted at once
+    return np.asarray(Image.fromarray(rows).convert("L")).reshape(images.shape[:3])
+
+
+def _labels(original: Split, manifest: Manifest) -> NDArray[np.integer]:
+    """Return the source's labels as the release has them."""
+    derived = manifest.dataset.get("labels") == ANY_FINDING and original.labels.shape[1] > 1
+    return any_finding(original.labels) if derived else original.labels

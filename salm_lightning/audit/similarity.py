@@ -1,0 +1,89 @@
+"""How similar protected images are to their originals (paper: Table 5), per image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import imagehash
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from salm_lightning.audit.pairs import grey
+from salm_lightning.release import Meter
+
+DISTANCES = frozenset({"linf", "l0", "changed_share"})
+"""Measures that grow as images differ more; all others fall."""
+_HASHES: dict[str, Callable[[Image.Image], imagehash.ImageHash]] = {
+    "ahash": imagehash.average_hash,
+    "phash": imagehash.phash,
+    "dhash": imagehash.dhash,
+}
+_LEVELS = 256
+
+
+class Similarity:
+    """Accumulates pairs of images and measures each of them.
+
+    Beside what :class:`~salm_lightning.release.Meter` measures per image, these are ``ahash``, ``phash`` and ``dhash``, the share of
+    equal bits of ImageHash's average, perceptual and difference hash (64 bits each), and ``nmi``, which
+    :func:`normalised_mutual_information` defines.
+    """
+
+    def __init__(self) -> None:
+        self._meter = Meter()
+        self._others: dict[str, list[NDArray[np.float64]]] = {name: [] for name in (*_HASHES, "nmi")}
+
+    def update(self, original: NDArray[np.uint8], protected: NDArray[np.uint8]) -> None:
+        """Add consecutive images, uint8 ``[B, H, W]`` or ``[B, H, W, 3]``.
+
+        Raises:
+            ReleaseError: The shapes differ.
+        """
+        self._meter.update(original, protected)
+        before, after = grey(original), grey(protected)
+        for name in _HASHES:
+            self._others[name].append((hash_bits(name, before) == hash_bits(name, after)).mean(axis=1))
+        self._others["nmi"].append(normalised_mutual_information(before, after))
+
+    def per_image(self) -> dict[str, NDArray[np.float64]]:
+        """Return every measure by name, each ``[N]``; at least one image is needed."""
+        measured = self._meter.per_image() | {name: np.concatenate(values) for name, values in self._others.items()}
+        order = ("ssim", "psnr", *_HASHES, "nmi", "linf", "l0", "changed_share")
+        return {name: measured[name] for name in order}
+
+
+def hash_bits(name: str, images: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return the bits of ImageHash's ``ahash``, ``phash`` or ``dhash`` of grey images ``[B, H, W]``, boolean ``[B, 64]``."""
+    return np.stack([_HASHES[name](Image.fromarray(image)).hash.ravel() for image in images])
+
+
+def normalised_mutual_information(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the normalised mutual information of the grey levels of each pair of images.
+
+    Each of the 256 grey levels is a bin of its own. It is twice the mutual information over the sum of the two entropies, which is what
+    ``sklearn.metrics.normalized_mutual_info_score`` computes, here for all images at once: 0 for independent levels, 1 where one
+    image's levels tell the other's. Two images of one level each have 1.
+
+    Args:
+        a: Grey levels, uint8 ``[B, H, W]``.
+        b: The same shape.
+
+    Returns:
+        ``[B]`` in [0, 1].
+    """
+    levels_a, levels_b = (images.reshape(len(images), -1).astype(np.int64) for images in (a, b))
+    entropies = _entropy(levels_a) + _entropy(levels_b)
+    mutual = entropies - _entropy(levels_a * _LEVELS + levels_b)
+    flat = entropies < np.finfo(np.float64).eps
+    return np.where(flat, 1.0, np.clip(2 * mutual / np.where(flat, 1.0, entropies), 0.0, 1.0))
+
+
+def _entropy(symbols: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the entropy in nats of each row of symbols from 0 to 65535, ``[B]`` of ``[B, P]``."""
+    offset = _LEVELS**2
+    rows = np.arange(len(symbols))[:, None] * offset
+    found, counts = np.unique(symbols + rows, return_counts=True)
+    share = counts / symbols.shape[1]
+    entropies = np.bincount(found // offset, weights=-share * np.log(share), minlength=len(symbols))
+    return entropies.astype(np.float64, copy=False)
