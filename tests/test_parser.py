@@ -39,7 +39,7 @@ WRONG = [
         ["--model.optimizer.momentun", "did you mean 'momentum'", "SGD options: dampening"],
     ),
     # Typos in names.
-    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, classwise, sweep, verify"]),
+    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, classwise, sweep, reproduce, verify"]),
     (
         "fit --model VictimModul",
         ["--model=VictimModul is not known", "did you mean 'VictimModule'", "NoiseGeneratorModule", "Choices: "],

@@ -80,7 +80,10 @@ class Releases(Victims):
         records = [{"status": job.state().status, "error": job.state().error} for job in jobs]
         status, reason = worst(records)
         if status == DONE and len(found) < len(jobs):
-            status, reason = FAILED, next((self._errors[job.name] for job in jobs if job.name in self._errors), "not compared yet")
+            status, reason = (
+                FAILED,
+                next((self._errors[job.name] for job in jobs if job.name in self._errors), "not compared yet"),
+            )
         return Result(cell, tuple(map(cell.measure, found)), len(rows), status, reason)
 
 

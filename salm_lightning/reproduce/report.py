@@ -109,7 +109,9 @@ def _section(target: str, lines: Sequence[Line], out: Path) -> str:
         majority = next((line["majority"] for line in rows if line["majority"]), "")
         if majority:
             blank = [""] * (len(_SHOWN) - 6)
-            text.append("| " + " | ".join([dataset, "majority class (no model)", "", "accuracy", "", _rounded(majority), *blank]) + " |")
+            text.append(
+                "| " + " | ".join([dataset, "majority class (no model)", "", "accuracy", "", _rounded(majority), *blank]) + " |"
+            )
     text += ["", *(f"- {note}" for note in TARGETS[target].notes)]
     for reason, rows in _undone(lines).items():
         text.append(f"- **{rows[0]['status']}**: {', '.join(dict.fromkeys(map(_title, rows)))}{f': {reason}' if reason else ''}")

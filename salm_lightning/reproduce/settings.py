@@ -113,7 +113,10 @@ class Settings:
         root = {} if self.root is None else {"root": str(self.root)}
         return {
             "data": {"class_path": "MedMNISTDataModule", "init_args": data | root},
-            "model": {"class_path": "NoiseGeneratorModule", "init_args": {"method": "SALM", "loop": "fresh", "width": self.width}},
+            "model": {
+                "class_path": "NoiseGeneratorModule",
+                "init_args": {"method": "SALM", "loop": "fresh", "width": self.width},
+            },
             "trainer": self._trainer(self.steps(dataset.size), _SIZES[dataset.size].check_interval),
         }
 

@@ -180,7 +180,9 @@ def _confusion(dataset: Dataset) -> list[Cell]:
     recipe = trained("salm", generator__model__selection={"classes": list(numbers)})
     others = tuple(sorted(set(range(len(names))) - set(numbers)))
     parts = [(names[number], (number,)) for number in numbers] + [("all other classes", others)]
-    return [Cell(dataset, "salm", f"only three classes protected: {name}", None, recipe, accuracy_on(part)) for name, part in parts]
+    return [
+        Cell(dataset, "salm", f"only three classes protected: {name}", None, recipe, accuracy_on(part)) for name, part in parts
+    ]
 
 
 def _three_classes(dataset: Dataset) -> list[Cell]:
@@ -213,7 +215,9 @@ def _every_class(dataset: Dataset) -> list[Cell]:
     paper = figure("text", "value", key="cased2") if str(dataset) == "dermamnist" else None
     clean = figure("table1_methods", CLEAN, dataset=str(dataset))
     return [
-        Cell(dataset, method, f"each class among {support or 'general images'}", number, Owners(support, None, 5, method == CLEAN))
+        Cell(
+            dataset, method, f"each class among {support or 'general images'}", number, Owners(support, None, 5, method == CLEAN)
+        )
         for support in ("pathmnist", "bloodmnist", None)
         for method, number in ((CLEAN, clean), ("salm", paper))
     ]

@@ -51,9 +51,7 @@ class Victims:
 
     def runs(self) -> list[Run]:
         """Return releases and victims in the order in which they run."""
-        datasets = {
-            job.name: cell.dataset for cell, rows in zip(self.cells, self.rows, strict=True) for job in self.jobs(rows)
-        }
+        datasets = {job.name: cell.dataset for cell, rows in zip(self.cells, self.rows, strict=True) for job in self.jobs(rows)}
         return [_run_of(job, datasets[job.name]) for job in self.jobs(self._all_rows())]
 
     def run(self) -> int:
