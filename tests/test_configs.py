@@ -21,6 +21,7 @@ from salm_lightning.errors import ConfigurationError
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.noise.methods import EM, SALM, SP, TAP, Random
+from salm_lightning.treatments import TREATMENTS
 
 CONFIGS = shipped_configs()
 SHORT = ["--model.width", "0.125", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
@@ -59,6 +60,7 @@ def test_the_set_is_complete() -> None:
         "quickstart.yaml", "salm_pathmnist.yaml", "victim_pathmnist.yaml", "victim.yaml",
         *(f"dataset/{name}.yaml" for name in [*MEDMNIST, "chestmnist_any"]), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
         *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random")),
+        *(f"treatment/{name}.yaml" for name in TREATMENTS),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
         *(f"scenario/{name}.yaml" for name in ("partial_classes", "some_samples")),
         "size/224.yaml",
@@ -105,6 +107,13 @@ def test_arch(name: str) -> None:
     arguments = ["--config", "victim.yaml", "--config", f"arch/{name}.yaml", "--config", "dataset/bloodmnist.yaml"]
     assert _build(*arguments, *SHORT).model.arch == name
     assert _fit(*arguments, *FAST) == 0
+
+
+@pytest.mark.parametrize("name", sorted(TREATMENTS))
+def test_treatment(name: str) -> None:
+    """Each stands with its defaults, so that the command line, Python and the configs mean the same by a name."""
+    cli = _build("--config", "victim.yaml", "--config", f"treatment/{name}.yaml", "--data", "SyntheticDataModule", *SHORT)
+    assert cli.model.treatment.settings() == TREATMENTS[name]().settings()
 
 
 def test_one_flag_away() -> None:
@@ -198,11 +207,17 @@ def _classes(values: Any) -> int:
 
 def test_small_configs_say_one_thing() -> None:
     """A later file that changes a class keeps the earlier one's options of the same name, so files must not overlap."""
-    for folder, section in (("dataset", "data"), ("method", "model"), ("arch", "model"), ("trainer", "trainer")):
+    for folder, section in (
+        ("dataset", "data"),
+        ("method", "model"),
+        ("arch", "model"),
+        ("trainer", "trainer"),
+        ("treatment", "model"),
+    ):
         for path in (CONFIGS / folder).glob("*.yaml"):
             values = yaml.safe_load(path.read_text())
             assert set(values) == {section}, path
-            assert _classes(values) <= (2 if folder == "method" else 1), path
+            assert _classes(values) <= (2 if folder in ("method", "treatment") else 1), path
 
 
 def test_every_config_begins_with_a_comment() -> None:

@@ -236,13 +236,18 @@ def _check_label_values(path: Path, split: str, labels: NDArray[Any], info: Data
         )
 
 
-def _cache_folder(path: Path) -> Path:
-    """Name the folder that belongs to this very file: another size or time of change is another file."""
+def cache_root() -> Path:
+    """Return the folder of what is unpacked or made from datasets: ``SALM_CACHE_DIR``, else ``~/.cache/salm_lightning``."""
     base = os.environ.get("SALM_CACHE_DIR")
     root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salm_lightning"
+    return root.expanduser()
+
+
+def _cache_folder(path: Path) -> Path:
+    """Name the folder that belongs to this very file: another size or time of change is another file."""
     stat = path.stat()
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    return root.expanduser() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    return cache_root() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
 def _unpack(archive: zipfile.ZipFile, path: Path) -> dict[str, NDArray[np.uint8]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -24,6 +24,7 @@ from salm_lightning.data.batches import (
 from salm_lightning.data.device_loader import DeviceEvaluationLoader, DeviceLoader
 from salm_lightning.data.mapped_loader import MappedBatches, MappedLoader
 from salm_lightning.data.mapped_rows import MappedRows
+from salm_lightning.data.prepared import Preparation, PreparedImages
 from salm_lightning.errors import ConfigurationError, look_up
 
 Resident = Literal["auto", "device", "mapped"]
@@ -89,6 +90,7 @@ class ImageDataModule(LightningDataModule, ABC):
         # A rank may be left without a chunk when the last pass is resumed.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._splits: dict[str, Split] | None = None
+        self._prepared: PreparedImages | None = None
 
     @abstractmethod
     def load_splits(self) -> dict[str, Split]:
@@ -111,6 +113,31 @@ class ImageDataModule(LightningDataModule, ABC):
         look_up("split", name, SPLITS)
         self.setup()
         return cast("dict[str, Split]", self._splits)[name]
+
+    def prepare_images(self, make: Callable[[], Preparation | None], splits: Collection[str]) -> None:
+        """Have the loaders for training and evaluation yield prepared images, until the next ``teardown``.
+
+        Splits and chunks of the last pass stay as they are stored.
+
+        Args:
+            make: Returns what is done to images, or ``None`` for nothing; called when a loader first needs it.
+            splits: Names of the splits that are prepared.
+        """
+        self._end_preparation()
+        self._prepared = PreparedImages(make, splits, self._resident_limit())
+
+    def teardown(self, stage: str) -> None:
+        """Let go of prepared images."""
+        self._end_preparation()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Let go of prepared images, or whoever uses this object next would get them."""
+        self._end_preparation()
+
+    def _end_preparation(self) -> None:
+        if self._prepared is not None:
+            self._prepared.close()
+        self._prepared = None
 
     def describe(self) -> dict[str, Any]:
         """Return what a manifest records of the data: JSON-compatible values."""
@@ -150,6 +177,7 @@ class ImageDataModule(LightningDataModule, ABC):
             world_size=world,
             limit=self._limit_train_batches(),
         )
+        split = self._as_prepared("train", split, shard, device)
         if self._fits(split.images[:1].nbytes * len(shard), device):
             return DeviceLoader(split, shard, batches, self.task, device)
         return MappedLoader(split, shard, batches, self.task, self.num_workers, pin_memory=device.type == "cuda")
@@ -183,9 +211,13 @@ class ImageDataModule(LightningDataModule, ABC):
     def _evaluation_loader(self, name: str) -> DeviceEvaluationLoader | MappedBatches:
         split, (rank, world), device = self.split(name), self._rank_and_world(), self._device()
         batches = evaluation_batches(len(split), per_rank_batch_size(self.batch_size, world), rank, world)
+        split = self._as_prepared(name, split, np.concatenate(batches), device)
         if self._fits(split.images[:1].nbytes * sum(map(len, batches)), device):
             return DeviceEvaluationLoader(split, batches, self.task, device)
         return MappedBatches(split, batches, self.task, self.num_workers, pin_memory=device.type == "cuda")
+
+    def _as_prepared(self, name: str, split: Split, rows: NDArray[np.int64], device: torch.device) -> Split:
+        return split if self._prepared is None else self._prepared.split(name, split, rows, device)
 
     def _fits(self, num_bytes: int, device: torch.device) -> bool:
         if self.resident != "auto":

@@ -11,7 +11,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from salm_lightning.data.base import Batch, Task
+from salm_lightning.data.base import SPLITS, Batch, Task
+from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.errors import ConfigurationError
 from salm_lightning.metrics import ClassificationMetrics, confusion_image
 from salm_lightning.models import build_classifier
 from salm_lightning.modules.dropout import has_dropout, seed_dropout
@@ -95,9 +97,22 @@ class VictimModule(LightningModule):
         return last_validation(self.trainer)
 
     def setup(self, stage: str) -> None:
-        """Ask the data for the test split's curve during training."""
-        if stage == "fit" and hasattr(getattr(self.trainer, "datamodule", None), "monitor_test"):
-            self.trainer.datamodule.monitor_test = True  # type: ignore[attr-defined]
+        """Ask the data for the test split's curve during training, and for images as the treatment prepares them.
+
+        Raises:
+            ConfigurationError: The treatment cannot work here.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit":
+            self.treatment.initialise(self.network)
+        if isinstance(data, ImageDataModule):
+            data.monitor_test |= stage == "fit"
+            splits = SPLITS if self.treatment.on_test else ("train",)
+            data.prepare_images(lambda: self.treatment.preparation(data.split("train"), data.info, self.seed), splits)
+        elif type(self.treatment).preparation is not Treatment.preparation:
+            raise ConfigurationError(
+                f"treatment={self.treatment.name} prepares images, which takes a DataModule of this package and not {type(data).__name__}."
+            )
 
     def on_train_start(self) -> None:
         """Find out whether each step has to settle what dropout draws."""

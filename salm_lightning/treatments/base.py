@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from salm_lightning.data.base import DatasetInfo, Split, Task
+from salm_lightning.data.prepared import Preparation
 from salm_lightning.metrics import classification_loss
 from salm_lightning.noise.transforms import CropFlip
-
-Preparation = Callable[[Tensor, Tensor], Tensor]
-"""Takes images uint8 ``[B, C, H, W]`` and their indices ``[B]``, and returns what is stored in their place, same shape and type."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Treatment:
             model expects that; else they stay untouched.
     """
 
-    on_test: ClassVar[bool] = False
+    on_test: bool = False
 
     @property
     def name(self) -> str:
@@ -79,6 +78,30 @@ class Treatment:
         """
         return None
 
+    def initialise(self, network: nn.Module) -> None:
+        """Give a victim's network its first weights, in place, before training; by default it keeps its random ones.
+
+        Args:
+            network: What :func:`~salm_lightning.models.build_classifier` has built.
+        """
+
     def loss(self, step: TrainingStep) -> Tensor:
         """Return what a training step minimises: by default the loss on augmented images."""
         return classification_loss(step.network(step.augmented()), step.labels, step.task)
+
+
+class ImageTreatment(Treatment, ABC):
+    """A treatment that puts a function of each image in its place."""
+
+    def preparation(self, train: Split, info: DatasetInfo, seed: int) -> Preparation | None:
+        """Return the function, which needs nothing but the images."""
+        return lambda images, indices: self.prepare(images)
+
+    @abstractmethod
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return what takes the images' place: uint8 ``[B, C, H, W]``, as they are."""
+
+
+def to_bytes(values: Tensor) -> Tensor:
+    """Round values in units of grey levels to uint8, clipped to 0..255."""
+    return values.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,105 @@
+"""Images that are changed once before they are used, such as filtered ones: made chunk by chunk, in memory or in a scratch file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from salm_lightning.data.arrays import cache_root, to_tensor
+from salm_lightning.data.base import Split
+from salm_lightning.errors import ConfigurationError, DataError
+
+Preparation = Callable[[Tensor, Tensor], Tensor]
+"""Takes images uint8 ``[B, C, H, W]`` and their indices int64 ``[B]``, and returns what takes their place, same shape and type."""
+
+_CHUNK = 2**22  # bytes of images that are prepared at a time: filters need some tens of times as much meanwhile
+
+
+class PreparedImages:
+    """Splits under a preparation, each made when a loader first asks for it.
+
+    Args:
+        make: Returns the preparation, or ``None`` where nothing is done; called when the first split is asked for.
+        names: Splits that are prepared; the others stay as they are.
+        limit: Bytes up to which a split's prepared images are held in memory; larger ones go to a scratch file, which disappears
+            with this object.
+    """
+
+    def __init__(self, make: Callable[[], Preparation | None], names: Collection[str], limit: int) -> None:
+        self._make = cache(make)
+        self._names = names
+        self._limit = limit
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._done: dict[str, Split] = {}
+
+    def split(self, name: str, split: Split, rows: NDArray[np.int64], device: torch.device) -> Split:
+        """Return a split for loading some of its images.
+
+        Args:
+            name: Name of the split.
+            split: The images as they are stored.
+            rows: Images that this rank will load, the same at every call; the others are not prepared and must not be used.
+            device: Where the work is done.
+
+        Raises:
+            ConfigurationError: The preparation changes the images' shape or type.
+            DataError: There is no room for the scratch file.
+        """
+        if name not in self._names or (preparation := self._make()) is None:
+            return split
+        if name not in self._done:
+            try:
+                self._done[name] = Split(self._prepare(name, split, rows, preparation, device), split.labels)
+            except OSError as error:
+                raise DataError(
+                    f"The prepared images cannot be written to {cache_root()} ({error}). Set SALM_CACHE_DIR to a writable folder "
+                    "with room for them."
+                ) from error
+        return self._done[name]
+
+    def close(self) -> None:
+        """Remove the scratch files."""
+        self._done.clear()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def _prepare(
+        self, name: str, split: Split, rows: NDArray[np.int64], preparation: Preparation, device: torch.device
+    ) -> NDArray[np.uint8]:
+        shape, bytes_per_image = split.images.shape, int(np.prod(split.images.shape[1:]))
+        mapped = len(rows) * bytes_per_image > self._limit
+        path = self._scratch_folder() / f"{name}.npy" if mapped else None
+        # Neither takes room for rows that are never written.
+        images = np.lib.format.open_memmap(path, "w+", np.uint8, shape) if path else np.empty(shape, np.uint8)
+        step = max(1, _CHUNK // bytes_per_image)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            images[part] = _apply(preparation, split.images[part], part, device)
+        return np.load(path, mmap_mode="r", allow_pickle=False) if path else images
+
+    def _scratch_folder(self) -> Path:
+        if self._scratch is None:
+            cache_root().mkdir(parents=True, exist_ok=True)
+            self._scratch = tempfile.TemporaryDirectory(prefix=".prepared-", dir=cache_root())
+        return Path(self._scratch.name)
+
+
+def _apply(
+    preparation: Preparation, images: NDArray[np.uint8], rows: NDArray[np.int64], device: torch.device
+) -> NDArray[np.uint8]:
+    before = to_tensor(images).to(device)
+    after = preparation(before, torch.from_numpy(rows.copy()).to(device))
+    if after.shape != before.shape or after.dtype != torch.uint8:
+        raise ConfigurationError(
+            f"A treatment made {after.dtype} {list(after.shape)} of images uint8 {list(before.shape)}; its preparation has to keep "
+            "shape and type."
+        )
+    planes: NDArray[np.uint8] = after.cpu().numpy()
+    return planes[:, 0] if images.ndim == 3 else planes.transpose(0, 2, 3, 1)

@@ -1,0 +1,543 @@
+"""Treatments against OpenCV, Pillow and plain loops; images that are prepared once, in memory or in a scratch file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import oracles
+import pytest
+import torch
+from fakes import as_tensor, write_fake_npz
+from oracles import make_trainer
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from salm_lightning.cli import main
+from salm_lightning.data import DatasetInfo, NpzDataModule, Split, SyntheticDataModule, Task
+from salm_lightning.data import datamodule as datamodules
+from salm_lightning.data import prepared as prepared_images
+from salm_lightning.data.arrays import to_tensor
+from salm_lightning.errors import ConfigurationError, DivergedError
+from salm_lightning.modules import VictimModule
+from salm_lightning.noise.transforms import CropFlip
+from salm_lightning.treatments import (
+    JPEG,
+    TREATMENTS,
+    BitDepth,
+    CenterCrop,
+    CutMix,
+    Cutout,
+    Gaussian,
+    Grey,
+    ImageTreatment,
+    Mean,
+    Median,
+    Mixup,
+    Resample,
+    TrainingStep,
+    Treatment,
+)
+
+SEED = 3
+
+
+def pictures(size: int, channels: int, count: int = 6, seed: int = 0) -> np.ndarray:
+    """Return smooth pictures with noise and every byte, uint8 ``[N, H, W, C]`` or ``[N, H, W]``."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(-40, 295, (count, 5, 5, channels))
+    smooth = np.stack([cv2.resize(image, (size, size)).reshape(size, size, channels) for image in coarse])
+    images = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+    images[0] = rng.integers(0, 256, images[0].shape)
+    return images[..., 0] if channels == 1 else images
+
+
+def info_of(images: np.ndarray, task: Task = Task.MULTI_CLASS, classes: int = 3) -> DatasetInfo:
+    return DatasetInfo("made", task, tuple(map(str, range(classes))), 3 if images.ndim == 4 else 1, images.shape[1])
+
+
+def prepared(treatment: Treatment, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """Return what a treatment makes of images in the layout of a file."""
+    labels = np.arange(len(images), dtype=np.uint8)[:, None] % 3 if labels is None else labels
+    preparation = treatment.preparation(Split(images, labels), info_of(images), SEED)
+    assert preparation is not None
+    before = to_tensor(images)
+    kept = before.clone()
+    after = preparation(before, torch.arange(len(images)))
+    assert torch.equal(before, kept), "the images themselves are changed"
+    assert after.dtype == torch.uint8
+    return after[:, 0].numpy() if images.ndim == 3 else after.permute(0, 2, 3, 1).numpy()
+
+
+def each(function: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    return np.stack([function(image).reshape(image.shape) for image in images])
+
+
+def opencv_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Encode and decode; OpenCV takes the first channel for blue."""
+    file = cv2.imencode(".jpg", image[..., ::-1] if image.ndim == 3 else image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    decoded = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
+    return decoded[..., ::-1] if image.ndim == 3 else decoded
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def enlarged(image: np.ndarray, size: int) -> np.ndarray:
+    return rounded(cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR))
+
+
+def cropped(image: np.ndarray, side: int) -> np.ndarray:
+    first = (len(image) - side) // 2
+    return enlarged(image[first : first + side, first : first + side].astype(np.float32), len(image))
+
+
+def resampled(image: np.ndarray, side: int) -> np.ndarray:
+    return enlarged(cv2.resize(image.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA), len(image))
+
+
+def fewer_bits(image: np.ndarray, bits: int) -> np.ndarray:
+    """Return the nearest level of each value by search."""
+    levels = np.linspace(0, 255, 2**bits)
+    nearest = np.abs(image.astype(float).reshape(-1, 1) - levels).argmin(axis=1)
+    return rounded(levels[nearest]).reshape(image.shape)
+
+
+ORACLES: dict[str, tuple[Treatment, Callable[[np.ndarray], np.ndarray]]] = {
+    "mean": (Mean(), lambda image: cv2.blur(image, (3, 3))),
+    "median": (Median(), lambda image: cv2.medianBlur(image, 3)),
+    "gaussian": (Gaussian(), lambda image: cv2.GaussianBlur(image, (3, 3), 0.8)),
+    "wide gaussian": (Gaussian(sigma=2.0), lambda image: cv2.GaussianBlur(image, (3, 3), 2.0)),
+    "jpeg 10": (JPEG(quality=10), lambda image: opencv_jpeg(image, 10)),
+    "jpeg 50": (JPEG(quality=50), lambda image: opencv_jpeg(image, 50)),
+    "jpeg 90": (JPEG(quality=90), lambda image: opencv_jpeg(image, 90)),
+    **{f"{bits} bits": (BitDepth(bits=bits), lambda image, bits=bits: fewer_bits(image, bits)) for bits in range(1, 8)},
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [28, 33])
+@pytest.mark.parametrize("name", ORACLES)
+def test_bytes_equal_those_of_an_independent_library(name: str, size: int, channels: int) -> None:
+    treatment, oracle = ORACLES[name]
+    images = pictures(size, channels)
+    after = prepared(treatment, images)
+    np.testing.assert_array_equal(after, each(oracle, images))
+    assert (after != images).any()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("treatment", "oracle"),
+    [
+        (CenterCrop(share=0.75), lambda image: cropped(image, 24)),
+        (CenterCrop(share=0.5), lambda image: cropped(image, 16)),
+        (Resample(factor=2), lambda image: resampled(image, 16)),
+        (Resample(factor=4), lambda image: resampled(image, 8)),
+    ],
+    ids=["crop 24", "crop 16", "half", "quarter"],
+)
+def test_scaling_equals_opencv(treatment: Treatment, oracle: Callable[[np.ndarray], np.ndarray], channels: int) -> None:
+    """Values that are half-way between two bytes may fall either way in float32."""
+    images = pictures(32, channels)
+    after, expected = prepared(treatment, images).astype(int), each(oracle, images).astype(int)
+    assert np.abs(after - expected).max() <= 1
+    assert (after != expected).mean() < 0.01
+    assert np.abs(after - images).mean() > 1
+
+
+@pytest.mark.parametrize("size", [28, 31])
+def test_scaling_keeps_blank_images_of_any_size(size: int) -> None:
+    blank = np.full((2, size, size), 77, np.uint8)
+    for treatment in (CenterCrop(share=0.6), Resample(factor=1.7), Resample(factor=1000)):
+        np.testing.assert_array_equal(prepared(treatment, blank), blank)
+
+
+def test_grey_is_pillows_in_every_channel_and_for_the_test_split_too() -> None:
+    images = pictures(28, 3)
+    after = prepared(Grey(), images)
+    np.testing.assert_array_equal(
+        after, np.stack([[np.asarray(Image.fromarray(image).convert("L"))] * 3 for image in images]).transpose(0, 2, 3, 1)
+    )
+    assert Grey().on_test
+    grey = pictures(28, 1)
+    assert Grey().preparation(Split(grey, np.zeros((6, 1), np.uint8)), info_of(grey), 0) is None
+    assert not any(kind.on_test for name, kind in TREATMENTS.items() if name != "grey")
+    assert CenterCrop(on_test=True).on_test
+
+
+# What changes a training step ------------------------------------------------------------------------------------------------
+
+
+class Peek(nn.Module):
+    """A linear classifier that keeps what it was shown."""
+
+    def __init__(self, pixels: int, classes: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(pixels, classes, generator=generator) / pixels**0.5)
+        self.shown: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shown.append(images.detach().clone())
+        return images.flatten(1) @ self.weight
+
+
+def make_step(task: Task = Task.MULTI_CLASS, size: int = 16, count: int = 12, number: int = 4, **changed: Any) -> TrainingStep:
+    images = as_tensor(pictures(size, 3, count))
+    indices = torch.arange(100, 100 + count)
+    labels = torch.arange(count) % 4
+    if task is Task.MULTI_LABEL:
+        labels = torch.stack([labels > 0, labels > 1, labels == 3, labels == 2], dim=1).float()
+    step = TrainingStep(Peek(images[0].numel(), 4), images, labels, indices, task, CropFlip(padding=2), SEED, number)
+    return replace(step, **changed)
+
+
+def plain_loss(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Return the loss of each sample as the mean over the batch of an ordinary step weighs it."""
+    if task is Task.MULTI_LABEL:
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
+    return -logits.log_softmax(dim=1)[range(len(labels)), labels]
+
+
+def augmented(step: TrainingStep) -> Tensor:
+    return oracles.crop_flip(step.images, step.indices, 2, step.seed, "victim", step.number)
+
+
+def shown(step: TrainingStep) -> Tensor:
+    network = step.network
+    assert isinstance(network, Peek)
+    return network.shown[-1]
+
+
+def drawn(step: TrainingStep, purpose: str) -> np.ndarray:
+    """Return the first draw of each sample in a stream."""
+    return oracles.uniform(oracles.fold(step.seed, purpose, step.number), step.indices.tolist(), 1)[:, 0]
+
+
+@pytest.mark.parametrize("task", [Task.MULTI_CLASS, Task.MULTI_LABEL])
+def test_mixup_blends_two_augmented_images_and_their_losses(task: Task) -> None:
+    step = make_step(task)
+    loss = Mixup().loss(step)
+    images, order = augmented(step), np.argsort(drawn(step, "mixup partner"))
+    share = torch.from_numpy(drawn(step, "mixup share"))
+    partner = [order[(list(order).index(number) + 1) % len(order)] for number in range(len(order))]
+    assert all(number != other for number, other in enumerate(partner))
+    expected = torch.stack([share[n] * images[n] + (1 - share[n]) * images[partner[n]] for n in range(len(images))])
+    torch.testing.assert_close(shown(step), expected)
+    logits = step.network(expected)
+    losses = share * plain_loss(logits, step.labels, task) + (1 - share) * plain_loss(logits, step.labels[partner], task)
+    torch.testing.assert_close(loss, losses.mean())
+    assert loss.requires_grad
+
+
+@pytest.mark.parametrize("task", [Task.MULTI_CLASS, Task.MULTI_LABEL])
+def test_cutmix_pastes_rectangles_and_weighs_labels_by_what_is_seen(task: Task) -> None:
+    step = make_step(task)
+    loss = CutMix().loss(step)
+    images, order = augmented(step), list(np.argsort(drawn(step, "cutmix partner")))
+    share, losses = drawn(step, "cutmix share"), []
+    for number, mixed in enumerate(shown(step)):
+        other = order[(order.index(number) + 1) % len(order)]
+        own, pasted = (mixed == images[number]).all(0), (mixed == images[other]).all(0)
+        assert (own | pasted).all()
+        rows, columns = (np.flatnonzero((~own).any(axis).numpy()) for axis in (1, 0))
+        if len(rows):
+            assert pasted[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all(), "not a rectangle"
+            assert max(np.ptp(rows), np.ptp(columns)) + 1 <= int(np.sqrt(1 - share[number]) * 16)
+        seen = own.float().mean()
+        logits = step.network(mixed[None])
+        one, two = (plain_loss(logits, step.labels[[index]], task) for index in (number, other))
+        losses.append(seen * one + (1 - seen) * two)
+    torch.testing.assert_close(loss, torch.cat(losses).mean(), rtol=0, atol=0.02)  # pixels that are equal by chance
+
+
+def test_cutmix_replaces_half_of_the_pixels_before_the_border_cuts() -> None:
+    """The share of a rectangle's area is uniform; the border takes a bit off it."""
+    step = make_step(size=16, count=2000, images=torch.zeros(2000, 3, 16, 16), labels=torch.zeros(2000, dtype=torch.int64))
+    step = replace(step, images=torch.linspace(0.1, 1, 2000)[:, None, None, None].expand(-1, 3, 16, 16), transform=CropFlip(0))
+    CutMix().loss(step)
+    replaced = (shown(step) != step.images).any(1).float().mean(dim=(1, 2))
+    assert 0.28 < replaced.mean() < 0.38  # 0.5 without a border
+    assert replaced.max() > 0.8
+    assert replaced.min() < 0.01
+
+
+def test_cutout_hides_a_square_at_any_place() -> None:
+    step = make_step(count=300, size=16)
+    loss = Cutout(share=0.5).loss(step)
+    images = augmented(step)
+    hidden = (shown(step) != images).any(1)
+    assert (shown(step).masked_select(hidden[:, None].expand(-1, 3, -1, -1)) == 0.5).all()
+    sizes = {(int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in hidden}
+    assert max(sizes) == (8, 8)
+    assert min(min(pair) for pair in sizes) == 4, "the border cuts off up to half"
+    assert hidden.any(0).all(), "every place is hidden at times"
+    torch.testing.assert_close(loss, plain_loss(step.network(shown(step)), step.labels, Task.MULTI_CLASS).mean())
+
+
+@pytest.mark.parametrize("treatment", [Mixup(), CutMix(), Cutout()], ids=lambda treatment: treatment.name)
+def test_draws_belong_to_samples_and_steps(treatment: Treatment) -> None:
+    step = make_step()
+    first, again = (treatment.loss(step) for _ in range(2))
+    assert torch.equal(first, again)
+    order = torch.randperm(len(step.labels), generator=torch.Generator().manual_seed(1))
+    shuffled = replace(step, images=step.images[order], labels=step.labels[order], indices=step.indices[order])
+    before = shown(step)
+    torch.testing.assert_close(treatment.loss(shuffled), first)
+    assert torch.equal(shown(shuffled), before[order])
+    for changed in (replace(step, number=5), replace(step, seed=SEED + 1)):
+        assert not torch.equal(treatment.loss(changed), first)
+
+
+def test_a_batch_of_one_is_left_whole() -> None:
+    step = make_step(count=1)
+    for treatment in (Mixup(), CutMix()):
+        torch.testing.assert_close(treatment.loss(step), Treatment().loss(step))
+
+
+# The way into training --------------------------------------------------------------------------------------------------------
+
+
+class Negative(ImageTreatment):
+    """Inverts the images; nothing else can be mistaken for it."""
+
+    def __init__(self, on_test: bool = False) -> None:
+        self.on_test = on_test
+
+    def prepare(self, images: Tensor) -> Tensor:
+        return 255 - images
+
+
+class Watch(VictimModule):
+    """Keeps the first batches that it is given."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen: dict[str, Tensor] = {}
+
+    def _see(self, name: str, batch: Any) -> None:
+        for image, index in zip(batch.images, batch.indices.tolist(), strict=True):
+            self.seen[f"{name} {index}"] = (image * 255).round().to(torch.uint8)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self._see("train", batch)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._see(("val", "test")[dataloader_idx], batch)
+        super().validation_step(batch, batch_idx, dataloader_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._see("test", batch)
+        super().test_step(batch, batch_idx)
+
+
+SIZES = {"train": 24, "val": 8, "test": 10}
+
+
+def make_data(folder: Path, **options: Any) -> NpzDataModule:
+    info = DatasetInfo("fake", Task.MULTI_CLASS, ("a", "b", "c"), 3, 16)
+    write_fake_npz(folder / "fake.npz", info, tuple(SIZES.values()))
+    return NpzDataModule(folder / "fake.npz", batch_size=8, seed=SEED, num_workers=0, **options)
+
+
+def watch(data: NpzDataModule, treatment: Treatment | None) -> Watch:
+    return Watch(data.num_classes, data.channels, data.image_size, data.task, width=0.125, treatment=treatment, seed=SEED)
+
+
+def check_seen(module: Watch, data: NpzDataModule, inverted: dict[str, bool]) -> None:
+    with np.load(data.source_path) as file:
+        for name, inverse in inverted.items():
+            images = to_tensor(file[f"{name}_images"])
+            for index, image in enumerate(255 - images if inverse else images):
+                assert torch.equal(module.seen[f"{name} {index}"], image), (name, index)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("SALM_CACHE_DIR", str(folder))
+    return folder
+
+
+def scratch(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.glob(".prepared-*/*"))
+
+
+@pytest.mark.parametrize("resident", ["device", "mapped"])
+@pytest.mark.parametrize("on_test", [False, True])
+def test_images_are_prepared_once_for_fit_and_test(tmp_path: Path, cache: Path, resident: Any, on_test: bool) -> None:
+    data, trainer = make_data(tmp_path, resident=resident), make_trainer(tmp_path, 3, limit_val_batches=1.0)
+    module = watch(data, Negative(on_test))
+    trainer.fit(module, datamodule=data)
+    inverted = {"train": True, "val": on_test, "test": on_test}
+    check_seen(module, data, inverted)
+    module.seen.clear()
+    trainer.test(module, datamodule=data, verbose=False)
+    check_seen(module, data, {"test": on_test})
+    assert not list(cache.glob(".prepared-*")), "scratch files are left behind"
+    # The same data serve another victim as they are stored.
+    clean = watch(data, None)
+    make_trainer(tmp_path, 3, limit_val_batches=1.0).fit(clean, datamodule=data)
+    check_seen(clean, data, dict.fromkeys(SIZES, False))
+
+
+def test_large_splits_go_to_a_scratch_file(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here only the training split is above the limit; chunks are small enough for several."""
+    images = {name: count * 16 * 16 * 3 for name, count in SIZES.items()}
+    monkeypatch.setattr(datamodules, "RESIDENT_LIMIT", images["test"])
+    monkeypatch.setattr(prepared_images, "_CHUNK", 7 * 16 * 16 * 3)
+    data, module = make_data(tmp_path), watch(make_data(tmp_path), Negative(on_test=True))
+    files: list[str] = []
+    monkeypatch.setattr(module, "on_train_end", lambda: files.extend(scratch(cache)))
+    make_trainer(tmp_path, 3, limit_val_batches=1.0).fit(module, datamodule=data)
+    assert files == ["train.npy"]
+    assert not list(cache.glob(".prepared-*"))
+    check_seen(module, data, dict.fromkeys(SIZES, True))
+
+
+def test_workers_read_prepared_images(tmp_path: Path, cache: Path) -> None:
+    data = make_data(tmp_path, resident="mapped")
+    data.num_workers = 1
+    data.prepare_images(lambda: Negative().preparation(data.split("train"), data.info, 0), ("train",))
+    for images, _, indices in data.train_dataloader():
+        assert torch.equal(images, 255 - to_tensor(data.split("train").images[indices.numpy()]))
+    assert scratch(cache) == ["train.npy"]
+    data.teardown("fit")
+    assert not list(cache.glob(".prepared-*"))
+
+
+def test_ranks_prepare_their_own_images_and_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[int]] = {"train": [], "test": []}
+    for rank in range(2):
+        data = make_data(tmp_path)
+        monkeypatch.setattr(data, "_rank_and_world", lambda rank=rank: (rank, 2))
+        done: list[int] = []
+
+        def note(images: Tensor, indices: Tensor, done: list[int] = done) -> Tensor:
+            done.extend(indices.tolist())
+            return 255 - images
+
+        data.prepare_images(lambda note=note: note, ("train", "test"))
+        for name, make in (("train", data.train_dataloader), ("test", data.test_dataloader)):
+            for images, _, indices in make():
+                assert torch.equal(images, 255 - to_tensor(data.split(name).images[indices.numpy()]))
+            seen[name] += done
+            done.clear()
+        data.train_dataloader()
+        assert not done, "prepared twice"
+    assert sorted(seen["train"]) == list(range(SIZES["train"]))
+    assert sorted(seen["test"]) == list(range(SIZES["test"]))
+
+
+def test_the_last_pass_and_the_splits_stay_as_they_are(tmp_path: Path) -> None:
+    data = make_data(tmp_path)
+    data.prepare_images(lambda: lambda images, indices: 255 - images, ("train", "val", "test"))
+    data.train_dataloader()
+    with np.load(data.source_path) as file:
+        np.testing.assert_array_equal(data.split("train").images, file["train_images"])
+        (batch,) = data.predict_dataloader()
+        assert torch.equal(batch.images[: SIZES["train"]], to_tensor(file["train_images"]))
+
+
+def test_a_failed_fit_leaves_the_data_clean(tmp_path: Path, cache: Path) -> None:
+    data = make_data(tmp_path, resident="mapped")
+    module = watch(data, Negative())
+    with torch.no_grad():
+        next(module.network.parameters()).fill_(torch.nan)
+    with pytest.raises(DivergedError):
+        make_trainer(tmp_path, 3).fit(module, datamodule=data)
+    assert not list(cache.glob(".prepared-*"))
+    (images, *_), *_ = data.train_dataloader()
+    assert any(torch.equal(images[0], image) for image in to_tensor(data.split("train").images))
+
+
+def test_what_cannot_be_prepared_is_refused(tmp_path: Path) -> None:
+    data = make_data(tmp_path)
+
+    class Floats(ImageTreatment):
+        def prepare(self, images: Tensor) -> Tensor:
+            return images / 255
+
+    with pytest.raises(ConfigurationError, match=r"A treatment made torch.float32 .* has to keep shape and type"):
+        make_trainer(tmp_path, 3).fit(watch(data, Floats()), datamodule=data)
+    with pytest.raises(ConfigurationError, match="treatment=mean prepares images, which takes a DataModule of this package"):
+        make_trainer(tmp_path, 3).fit(watch(data, Mean()), train_dataloaders=data.train_dataloader())
+
+
+# Names and settings -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_treatment_is_known_by_its_name_and_settings() -> None:
+    for name, kind in TREATMENTS.items():
+        treatment = kind()
+        assert (treatment.name, treatment.settings()["name"]) == (name, name)
+        assert json.loads(json.dumps(treatment.settings())) == treatment.settings()
+    assert JPEG(quality=50).settings() == {"name": "jpeg", "quality": 50}
+    assert CenterCrop().settings() == {"name": "centercrop", "share": 0.75, "on_test": False}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Gaussian(sigma=0), "sigma=0 is out of range"),
+        (lambda: CenterCrop(share=1), "share=1 is out of range"),
+        (lambda: CenterCrop(share=0), "share=0 is out of range"),
+        (lambda: JPEG(quality=0), "quality=0 is out of range"),
+        (lambda: JPEG(quality=101), "quality=101 is out of range"),
+        (lambda: BitDepth(bits=0), "bits=0 is out of range"),
+        (lambda: BitDepth(bits=8), "bits=8 is out of range"),
+        (lambda: Resample(factor=1), "factor=1 is out of range"),
+        (lambda: Cutout(share=0), "share=0 is out of range"),
+    ],
+)
+def test_bad_settings_are_refused(make: Callable[[], Treatment], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make()
+
+
+# On the command line ----------------------------------------------------------------------------------------------------------
+
+SMALL = [
+    *("--data", "SyntheticDataModule", "--data.size", "16", "--data.train_size", "16", "--data.val_size", "8", "--data.test_size", "8"),
+    *("--data.batch_size", "8", "--model.width", "0.125", "--trainer.max_steps", "2", "--trainer.accelerator", "cpu"),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("workplace")
+def test_fit_and_predict_from_the_command_line() -> None:
+    """A user of grey images gives the finished model grey ones, in test as in predict."""
+    arguments = ["--config", "victim.yaml", "--config", "treatment/grey.yaml", *SMALL]
+    assert main(["fit", *arguments, "--run", "grey"]) == 0
+    assert main(["predict", *arguments, "--ckpt_path", "lightning_logs/grey"]) == 0
+    probabilities = np.load("lightning_logs/grey/predictions.npz")["probabilities"]
+    data = SyntheticDataModule(size=16, train_size=16, val_size=8, test_size=8)
+    module = VictimModule(4, image_size=16, width=0.125)
+    module.load_state_dict(torch.load("lightning_logs/grey/checkpoints/step=2.ckpt", weights_only=True)["state_dict"])
+    images = Grey().prepare(to_tensor(data.split("test").images)).float() / 255
+    with torch.inference_mode():
+        expected = module.eval()(images).softmax(dim=1)
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-5)
+    assert json.loads(Path("lightning_logs/grey/results.json").read_text())["victim"]["treatment"] == {"name": "grey"}
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.treatment", "JPG"], "did you mean 'JPEG'?"),
+        (["--model.treatment", "JPEG", "--model.treatment.qality", "3"], "did you mean 'quality'?"),
+        (["--model.treatment", "JPEG", "--model.treatment.quality", "0"], "quality=0 is out of range; give 1 (worst) to 100"),
+    ],
+)
+def test_mistakes_on_the_command_line(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", "victim.yaml", *SMALL, *options]) == 2
+    assert message in capsys.readouterr().err
