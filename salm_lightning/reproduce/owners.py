@@ -12,7 +12,7 @@ from salm_lightning.commands.classwise import classwise
 from salm_lightning.commands.training import Training
 from salm_lightning.data import MEDMNIST
 from salm_lightning.errors import ConfigurationError, SalmError
-from salm_lightning.reproduce.cells import SKIPPED, Cell, Owners, Result
+from salm_lightning.reproduce.cells import SKIPPED, Cell, Owners, Result, accuracy
 from salm_lightning.reproduce.lab import Lab, Run
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.reproduce.work import Work, classwise_works
@@ -79,7 +79,7 @@ class ClassByClass:
         found = [json.loads((folder / f"victim-{trained_on}" / RESULTS).read_text(encoding="utf-8")) for folder in done]
         status = next((self._status(folder) for folder in folders if folder not in done), DONE)
         reason = next((self._errors[folder] for folder in folders if folder in self._errors), "")
-        majority = 100 * found[0]["majority"] if found else None
+        majority = 100 * found[0]["majority"] if found and cell.measure is accuracy else None
         return Result(cell, tuple(cell.measure(results["test"]) for results in found), len(folders), status, reason, majority)
 
     def _status(self, folder: Path) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from salm_lightning.audit.album import FOLDER
 from salm_lightning.reproduce.cells import Result
 from salm_lightning.reproduce.settings import Settings
 from salm_lightning.reproduce.targets import TARGETS
 from salm_lightning.sweep.job import DONE, FAILED
 
 CSV, MARKDOWN = "reproduce.csv", "reproduce.md"
-PICTURES = "pictures"
 _SETTINGS = ("scale", "width", "precision")
 _NAMES = ("target", "dataset", "method", "what", "measure", *_SETTINGS)
 """Columns that tell a line from others."""
@@ -102,22 +102,33 @@ def _section(target: str, lines: Sequence[Line], out: Path) -> str:
     scale, width, precision = _setup(lines[0])
     text = [f"## {TARGETS[target].title}", ""]
     text += [f"Training steps: {scale} of the paper's; width of the models: {width} of theirs; {precision}. In percent.", ""]
-    text += ["| " + " | ".join(_SHOWN) + " |", "|" + " --- |" * len(_SHOWN)]
+    table = [_SHOWN]
     for dataset in dict.fromkeys(line["dataset"] for line in lines):
         rows = [line for line in lines if line["dataset"] == dataset]
-        text += ["| " + " | ".join(_shown(line, name) for name in _SHOWN) + " |" for line in rows]
+        table += [tuple(_shown(line, name) for name in _SHOWN) for line in rows]
         majority = next((line["majority"] for line in rows if line["majority"]), "")
         if majority:
-            blank = [""] * (len(_SHOWN) - 6)
-            text.append(
-                "| " + " | ".join([dataset, "majority class (no model)", "", "accuracy", "", _rounded(majority), *blank]) + " |"
-            )
+            shown = {"dataset": dataset, "method": "majority class (no model)", "measure": "accuracy", "ours": _rounded(majority)}
+            table.append(tuple(shown.get(name, "") for name in _SHOWN))
+    text += _aligned(table)
     text += ["", *(f"- {note}" for note in TARGETS[target].notes)]
     for reason, rows in _undone(lines).items():
         text.append(f"- **{rows[0]['status']}**: {', '.join(dict.fromkeys(map(_title, rows)))}{f': {reason}' if reason else ''}")
-    pictures = sorted((out / PICTURES).glob(f"{target}-*.png"))
-    text += ["", *(f"![{path.stem}]({PICTURES}/{path.name})" for path in pictures)]
+    pictures = sorted((out / FOLDER).glob(f"{target}-*.png"))
+    text += ["", *(f"![{path.stem}]({FOLDER}/{path.name})" for path in pictures)]
     return "\n".join(text).rstrip() + "\n"
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return a Markdown table, headings first, whose columns are also straight as plain text."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    numeric = [name not in _NAMES for name in table[0]]
+    lines = [
+        "| " + " | ".join(f"{cell:{'>' if right else '<'}{width}}" for cell, width, right in zip(row, widths, numeric, strict=True)) + " |"
+        for row in table
+    ]
+    rule = "|" + "|".join("-" * (width + 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True)) + "|"
+    return [lines[0], rule, *lines[1:]]
 
 
 def _undone(lines: Iterable[Line]) -> dict[str, list[Line]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from salm_lightning.audit.album import Album
 from salm_lightning.reproduce.lab import Experiment
-from salm_lightning.reproduce.report import CSV, MARKDOWN, PICTURES, save, show
+from salm_lightning.reproduce.report import CSV, MARKDOWN, save, show
 from salm_lightning.reproduce.settings import Settings
 from salm_lightning.reproduce.targets import Target
 from salm_lightning.summary import say
@@ -21,7 +22,8 @@ def run(name: str, target: Target, experiment: Experiment, settings: Settings, o
     code = experiment.run()
     results = target.derive(experiment.results())
     if target.draw is not None:
-        target.draw(experiment, out / PICTURES)
+        with Album(out) as album:
+            target.draw(experiment, album)
     show(save(name, results, settings, out))
     say(f"Saved: {out / CSV}, {out / MARKDOWN}")
     undone = [result for result in results if result.status != DONE]

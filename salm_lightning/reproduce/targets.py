@@ -11,7 +11,7 @@ from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.noise.selection import class_number
 from salm_lightning.reproduce import drawings
-from salm_lightning.reproduce.cells import CLEAN, Cell, Measure, Owners, Recipe, Result, accuracy_on, trained
+from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, Measure, Owners, Recipe, Result, trained
 from salm_lightning.reproduce.gap import PARTS, with_gaps
 from salm_lightning.reproduce.lab import Experiment
 from salm_lightning.reproduce.owners import ClassByClass
@@ -152,15 +152,15 @@ def _mixes(dataset: Dataset) -> list[Cell]:
 def _curves_and_percents(dataset: Dataset) -> list[Cell]:
     """Return the left half for the paper's dataset, or one that is none of the paper's, and the right half."""
     left = [
-        Cell(dataset, method, "left, last step", figure("table1_methods", _column(method), dataset=str(dataset)), trained(method))
+        Cell(dataset, method, f"{drawings.LEFT}, last step", figure("table1_methods", _column(method), dataset=str(dataset)), trained(method))
         for method in (CLEAN, "tap", "em", "salm")
         if str(dataset) not in _FOUR[1:]
     ]
     clean = figure("table2_architectures", CLEAN, k=10, model="resnet18", dataset=str(dataset))
-    right = [Cell(dataset, CLEAN, "right, K = 0", clean, trained(CLEAN))]
+    right = [Cell(dataset, CLEAN, f"{drawings.RIGHT}, K = 0", clean, trained(CLEAN))]
     for percent in (5, *range(10, 100, 10)):
         paper = figure("table2_architectures", "salm", k=percent, model="resnet18", dataset=str(dataset))
-        right.append(Cell(dataset, "salm", f"right, K = {percent}", paper, _salm(percent)))
+        right.append(Cell(dataset, "salm", f"{drawings.RIGHT}, K = {percent}", paper, _salm(percent)))
     return left + right
 
 
@@ -181,7 +181,7 @@ def _confusion(dataset: Dataset) -> list[Cell]:
     others = tuple(sorted(set(range(len(names))) - set(numbers)))
     parts = [(names[number], (number,)) for number in numbers] + [("all other classes", others)]
     return [
-        Cell(dataset, "salm", f"only three classes protected: {name}", None, recipe, accuracy_on(part)) for name, part in parts
+        Cell(dataset, "salm", f"only three classes protected: {name}", None, recipe, AccuracyOn(part), "recall") for name, part in parts
     ]
 
 
@@ -190,8 +190,8 @@ def _three_classes(dataset: Dataset) -> list[Cell]:
     selection = {"classes": list(numbers)}
     return [
         Cell(
-            dataset, method, f"{arch}, on the three classes", None,
-            trained(method, victim__model__arch=arch, generator__model__selection=selection), accuracy_on(numbers),
+            dataset, method, arch, None, trained(method, victim__model__arch=arch, generator__model__selection=selection),
+            AccuracyOn(numbers), "accuracy on the three classes",
         )
         for arch in ARCHITECTURES
         for method in (CLEAN, "salm")
@@ -207,7 +207,7 @@ def _melanoma(dataset: Dataset) -> list[Cell]:
             recipe = Owners(support, ("melanoma",), 9, method == CLEAN)
             what = f"melanoma among {shown}"
             cells.append(Cell(dataset, method, what, number_of_paper, recipe))
-            cells.append(Cell(dataset, method, what, number_of_paper, recipe, accuracy_on((number,)), "recall of melanoma"))
+            cells.append(Cell(dataset, method, what, number_of_paper, recipe, AccuracyOn((number,)), "recall of melanoma"))
     return cells
 
 

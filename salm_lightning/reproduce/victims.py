@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from salm_lightning.reproduce.cells import CLEAN, SKIPPED, Cell, Recipe, Result
+from salm_lightning.reproduce.cells import CLEAN, SKIPPED, Cell, Recipe, Result, accuracy
 from salm_lightning.reproduce.lab import Lab, Run
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.reproduce.work import generator_work, victim_work
@@ -77,7 +77,7 @@ class Victims:
         records = [record(row) for row in rows]
         done = [values for values in records if values["status"] == DONE]
         found = [json.loads((values["run"] / RESULTS).read_text(encoding="utf-8"))["test"] for values in done]
-        majority = 100 * done[0]["majority"] if done else None
+        majority = 100 * done[0]["majority"] if done and cell.measure is accuracy else None
         return Result(cell, tuple(map(cell.measure, found)), len(rows), *worst(records), majority)
 
 
