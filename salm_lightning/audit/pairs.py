@@ -71,6 +71,15 @@ class Pairs:
         """Names of the numbers in :attr:`classes`."""
         return ("no finding", ANY_FINDING) if self.info.task is Task.MULTI_LABEL else self.info.class_names
 
+    def one_per_class(self) -> tuple[list[str], NDArray[np.int64]]:
+        """Return the names of the classes or labels that occur, and the position of the first image of each."""
+        labels = self.labels
+        members = (
+            labels.T > 0 if self.info.task is Task.MULTI_LABEL else labels[:, 0] == np.arange(self.info.num_classes)[:, None]
+        )
+        present = np.flatnonzero(members.any(axis=1))
+        return [self.info.class_names[number] for number in present], members[present].argmax(axis=1)
+
     def at(self, positions: NDArray[np.integer] | slice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Read the originals and the protected images at some positions within :attr:`rows`."""
         rows = self.rows[positions]

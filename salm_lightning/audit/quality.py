@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from salm_lightning.audit.album import Album
 from salm_lightning.audit.pairs import Pairs
+from salm_lightning.audit.pictures import draw_examples, draw_extremes, draw_features, draw_segmentation
 from salm_lightning.audit.readability import readability
 from salm_lightning.audit.segmentation import Segmenter, compare_masks
 from salm_lightning.audit.separability import linear_separability
@@ -33,18 +35,21 @@ def assess(
     segmenter: Segmenter | None = None,
     max_images: int | None = None,
     seed: int = 0,
+    board: Path | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure what protection did to the images, and write ``quality.json``.
+    """Measure what protection did to the images; write ``quality.json``, ``pictures/*.png`` and ``pictures.json``.
 
     Args:
         release: Folder of the release.
         source: The data that it was made from.
         out: Folder of the results.
-        classifier: A model trained on clean images that takes ``[B, C, H, W]`` in [0, 1]; ``None`` leaves readability out.
+        classifier: A model trained on clean images that takes ``[B, C, H, W]`` in [0, 1]; ``None`` leaves readability and the
+            picture of its features out.
         segmenter: ``None`` leaves segmentation out.
         max_images: Look at a random sample of at most so many of the protected images, for large datasets; ``None`` looks at all.
         seed: Settles samples.
+        board: A run folder in which TensorBoard is to show the pictures as well.
         on_progress: Called now and then while images are compared.
 
     Returns:
@@ -66,6 +71,13 @@ def assess(
         "linear_separability": linear_separability(pairs, seed),
     }
     write_json(Path(out) / QUALITY, result)
+    with Album(Path(out), board) as album:
+        draw_examples(album, pairs)
+        draw_extremes(album, pairs, similarity)
+        if segmenter is not None:
+            draw_segmentation(album, pairs, segmenter, masks)
+        if classifier is not None:
+            draw_features(album, pairs, classifier, seed)
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,12 +16,50 @@ _LONGEST_NAME = 28
 _DARK = np.array([8, 64, 129])
 
 
-def confusion_image(matrix: Tensor, class_names: Sequence[str]) -> Tensor:
-    """Draw a confusion matrix: counts as text, the share of their row (of the true class) as the shade of blue.
+@dataclass(frozen=True)
+class ConfusionTable:
+    """A confusion matrix as a table to be drawn.
+
+    Attributes:
+        counts: int64 ``[R, K]``.
+        shares: Each count's share of its true class, ``[R, K]`` in [0, 1].
+        rows: Names of the rows, long ones cut; for classes also their number.
+        columns: Names of the columns: the classes' numbers, or for several labels per image what a yes or no came to.
+    """
+
+    counts: NDArray[np.int64]
+    shares: NDArray[np.float64]
+    rows: list[str]
+    columns: list[str]
+
+
+def confusion_table(matrix: NDArray[np.int64], class_names: Sequence[str]) -> ConfusionTable:
+    """Arrange a confusion matrix for drawing.
 
     Args:
         matrix: Integer counts, rows true and columns predicted: ``[C, C]``, or ``[L, 2, 2]`` for a multi-label task, which
             becomes a table of one row per label.
+        class_names: One name per class or label.
+
+    Raises:
+        ValueError: The number of names is not the number of classes or labels.
+    """
+    if len(class_names) != len(matrix):
+        raise ValueError(f"class_names has {len(class_names)} names for a matrix of {len(matrix)} classes; give one per class.")
+    shares = matrix / np.maximum(matrix.sum(axis=-1, keepdims=True), 1)
+    names = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in class_names]
+    if matrix.ndim == 3:
+        columns = ["no: right", "no: wrong", "yes: missed", "yes: found"]
+        return ConfusionTable(matrix.reshape(-1, 4), shares.reshape(-1, 4), names, columns)
+    rows = [f"{name}  {number}" for number, name in enumerate(names)]
+    return ConfusionTable(matrix, shares, rows, [str(number) for number in range(len(names))])
+
+
+def confusion_image(matrix: Tensor, class_names: Sequence[str]) -> Tensor:
+    """Draw a confusion matrix: counts as text, the share of their row (of the true class) as the shade of blue.
+
+    Args:
+        matrix: Integer counts as :func:`confusion_table` takes them.
         class_names: One name per class or label; long ones are cut.
 
     Returns:
@@ -29,20 +68,8 @@ def confusion_image(matrix: Tensor, class_names: Sequence[str]) -> Tensor:
     Raises:
         ValueError: The number of names is not the number of classes or labels.
     """
-    if len(class_names) != len(matrix):
-        raise ValueError(f"class_names has {len(class_names)} names for a matrix of {len(matrix)} classes; give one per class.")
-    counts = matrix.detach().cpu().numpy().astype(np.int64)
-    shares = counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1)
-    names = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in class_names]
-    if matrix.ndim == 3:
-        columns = ["no: right", "no: wrong", "yes: missed", "yes: found"]
-        return _table(counts.reshape(-1, 4), shares.reshape(-1, 4), names, columns)
-    rows = [f"{name}  {number}" for number, name in enumerate(names)]
-    return _table(counts, shares, rows, [str(number) for number in range(len(names))])
-
-
-def _table(counts: NDArray[np.int64], shares: NDArray[np.float64], rows: list[str], columns: list[str]) -> Tensor:
-    """Draw one shaded cell per count, with the rows' names on the left and the columns' names above."""
+    table = confusion_table(matrix.detach().cpu().numpy().astype(np.int64), class_names)
+    rows, columns, counts, shares = table.rows, table.columns, table.counts, table.shares
     font = ImageFont.load_default()
     left = int(max(font.getlength(name) for name in rows)) + 2 * _GAP
     top = _CELL_HEIGHT

@@ -177,15 +177,11 @@ class Meter:
 
         Returns:
             ``ssim``, ``psnr`` (in dB; infinite for an image that equals its original), ``linf`` (in grey levels), ``l0`` (changed
-            pixels) and ``changed_share`` (of the image's pixels).
+            pixels) and ``changed_share`` (of the image's pixels); at least one image is needed.
         """
-        l0 = np.array(self._l0, dtype=np.float64)
-        changed_share = l0 * (self._images / max(self._pixels, 1))
-        lists = {"ssim": self._ssim, "psnr": self._psnr, "linf": self._linf}
-        return {name: np.array(values, dtype=np.float64) for name, values in lists.items()} | {
-            "l0": l0,
-            "changed_share": changed_share,
-        }
+        lists = {"ssim": self._ssim, "psnr": self._psnr, "linf": self._linf, "l0": self._l0}
+        values = {name: np.array(found, dtype=np.float64) for name, found in lists.items()}
+        return values | {"changed_share": values["l0"] / (self._pixels // self._images)}
 
     def compute(self) -> Measured:
         """Return the values over everything added so far; at least one image is needed."""

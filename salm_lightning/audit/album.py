@@ -1,0 +1,84 @@
+"""A folder of pictures with titles and captions, for the report and for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from salm_lightning.errors import DataError
+from salm_lightning.summary import write_json
+
+PICTURES = "pictures.json"
+FOLDER = "pictures"
+_DPI = 150
+
+
+class Album:
+    """Writes figures to ``out/pictures/NAME.png``, lists them in ``out/pictures.json``, and shows them in TensorBoard; a context manager.
+
+    Pictures that are there already keep their place in the list, so that a picture which is drawn again replaces its older self.
+
+    Args:
+        out: Folder of the results.
+        board: A run folder that TensorBoard reads; ``None`` shows the pictures there for nobody.
+    """
+
+    def __init__(self, out: Path, board: Path | None = None) -> None:
+        self.out = out
+        self._entries = {entry["file"]: entry for entry in read_album(out)}
+        self._writer = None if board is None else SummaryWriter(str(board))
+
+    def __enter__(self) -> Album:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, name: str, figure: Figure, title: str, caption: str) -> Path:
+        """Write a figure and list it.
+
+        Args:
+            name: Of the file, without ``.png``.
+            figure: What is drawn.
+            title: A few words.
+            caption: What can be seen, in one or two sentences.
+
+        Returns:
+            The file.
+        """
+        path = self.out / FOLDER / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        figure.savefig(temporary, format="png", dpi=_DPI)
+        temporary.replace(path)
+        file = f"{FOLDER}/{path.name}"
+        self._entries[file] = {"file": file, "title": title, "caption": caption}
+        write_json(self.out / PICTURES, list(self._entries.values()))
+        if self._writer is not None:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            self._writer.add_image(f"audit/{name}", pixels, 0, dataformats="HWC")
+        return path
+
+
+def read_album(out: Path) -> list[dict[str, str]]:
+    """Return ``file``, ``title`` and ``caption`` of the pictures in a folder of results, in the order in which they are shown.
+
+    Raises:
+        DataError: ``pictures.json`` is no such list.
+    """
+    path = out / PICTURES
+    if not path.is_file():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [{key: str(entry[key]) for key in ("file", "title", "caption")} for entry in entries]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is not a list of pictures ({error}); delete it and run the command again.") from error

@@ -1,0 +1,178 @@
+"""The pictures of an audit: which are drawn, from what, and what is written beneath them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from salm_lightning.audit.album import Album
+from salm_lightning.audit.charts import Bar, Curve, battery_figure, confusion_figure, curves_figure
+from salm_lightning.audit.image_figures import (
+    embed,
+    examples_figure,
+    noise_limit,
+    pairs_figure,
+    segmentation_figure,
+    tsne_figure,
+)
+from salm_lightning.audit.networks import features_of
+from salm_lightning.audit.pairs import Pairs
+from salm_lightning.audit.segmentation import Segmenter
+from salm_lightning.audit.style import CLEAN, PROTECTED
+
+_PerImage = dict[str, NDArray[np.float64]]
+_MOST_POINTS = 500  # pairs, so a thousand images
+_COLORS = {"clean": CLEAN, "protected": PROTECTED}
+
+
+def draw_examples(album: Album, pairs: Pairs) -> None:
+    """Draw an image of each class with its noise."""
+    names, positions = pairs.one_per_class()
+    original, protected = pairs.at(positions)
+    limit = noise_limit(original, protected)
+    album.add(
+        "examples",
+        examples_figure(original, protected, names),
+        "Original, noise and protected image",
+        f"One training image of each class. The noise is amplified: grey is no change, black and white are {limit} of 255 grey levels.",
+    )
+
+
+def draw_extremes(album: Album, pairs: Pairs, similarity: _PerImage) -> None:
+    """Draw the median and the least similar pair by SSIM."""
+    chosen = _median_and_last(-similarity["ssim"])
+    names = [
+        f"{kind}\nimage {pairs.rows[place]}\nSSIM {similarity['ssim'][place]:.3f}\nPSNR {similarity['psnr'][place]:.1f} dB"
+        for kind, place in chosen.items()
+    ]
+    original, protected = pairs.at(np.array(list(chosen.values())))
+    album.add(
+        "extremes",
+        pairs_figure(original, protected, names),
+        "The typical and the worst image",
+        "The protected images of median and of least structural similarity (SSIM) to their originals, with their position in the "
+        f"training split. Black and white in the noise are {noise_limit(original, protected)} of 255 grey levels.",
+    )
+
+
+def draw_segmentation(album: Album, pairs: Pairs, segmenter: Segmenter, masks: _PerImage) -> None:
+    """Draw the median and the most changed segmentation."""
+    chosen = _median_and_last(masks["changed_share"])
+    names = [
+        f"{kind}\nimage {pairs.rows[place]}\n{masks['changed_share'][place]:.1%} of pixels\nDice {masks['dice'][place]:.3f}"
+        for kind, place in chosen.items()
+    ]
+    original, protected = pairs.at(np.array(list(chosen.values())))
+    album.add(
+        "segmentation",
+        segmentation_figure(original, protected, segmenter(original), segmenter(protected), names),
+        "What segmentation sees",
+        f"Outlines found by {segmenter.name} in the images whose segmentation changes by the median and by the most; pixels that change "
+        "are in colour on the right.",
+    )
+
+
+def draw_features(album: Album, pairs: Pairs, classifier: nn.Module, seed: int) -> None:
+    """Draw clean and protected images where a classifier's features put them; nothing for fewer than two images."""
+    if len(pairs) < 2:
+        return
+    positions = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:_MOST_POINTS])
+    clean, protected = (features_of(classifier, images) for images in pairs.at(positions))
+    album.add(
+        "features",
+        tsne_figure(embed(clean, protected, seed), pairs.classes[positions], pairs.class_names),
+        "Where a model puts the images",
+        f"t-SNE of what the last layer of a clean-trained classifier takes, for {len(positions)} training images and their protected "
+        "versions, in one plane. Where both panels look alike, a clean model sees the same in both.",
+    )
+
+
+def draw_audit(audit: dict[str, Any], out: Path, board: Path | None = None) -> None:
+    """Draw the battery, learning curves and confusion matrices of an audit into ``out/pictures``.
+
+    Args:
+        audit: What ``audit.json`` holds.
+        out: Folder of the results.
+        board: A run folder in which TensorBoard is to show them as well.
+
+    Raises:
+        DataError: ``out`` holds a ``pictures.json`` that cannot be read.
+    """
+    with Album(out, board) as album:
+        if audit["rows"]:
+            _draw_battery(album, audit)
+        if audit["curves"]:
+            _draw_curves(album, audit)
+        for trained_on in ("protected", "clean"):
+            if audit["confusion"] and audit["confusion"][trained_on] is not None:
+                _draw_confusion(album, audit["confusion"], trained_on)
+
+
+def _draw_battery(album: Album, audit: dict[str, Any]) -> None:
+    rows = audit["rows"]
+    several = len({row["arch"] for row in rows}) > 1
+    bars = [
+        Bar(
+            label=f"{row['title']}, {row['arch']}" if several else row["title"],
+            protected=row["protected"]["acc"],
+            clean=row["clean"]["acc"] if row["clean"] else (),
+            worst=row["worst"],
+        )
+        for row in rows
+    ]
+    album.add(
+        "battery",
+        battery_figure(bars, audit["majority"]),
+        "What each attempt to learn from the protected images reaches",
+        "Accuracy on clean test images of models trained on protected images (circles) and, treated alike, on clean ones (squares); "
+        "a mark per seed. The worst case is in bold, the dotted line is what always answering the most common class reaches.",
+    )
+
+
+def _draw_curves(album: Album, audit: dict[str, Any]) -> None:
+    titles = {row["treatment"]: row["title"] for row in audit["rows"]}
+    panels: dict[str, list[Curve]] = {}
+    for curve in audit["curves"]:
+        title = f"{titles.get(curve['treatment'], curve['treatment'])}, {curve['arch']}"
+        panels.setdefault(title, []).extend(_curves(curve))
+    first = next(iter(panels))
+    album.add(
+        "curves",
+        curves_figure({first: panels[first]}, audit["majority"]),
+        "Learning curves",
+        f"{first}: accuracy while training on clean and on protected images, on clean test images (solid) and, where it was "
+        "measured, on the training images (dashed).",
+    )
+    if len(panels) > 1:
+        album.add(
+            "curves-all",
+            curves_figure(panels, audit["majority"]),
+            "Learning curves of every treatment",
+            "The same for every treatment and architecture.",
+        )
+
+
+def _curves(curve: dict[str, Any]) -> list[Curve]:
+    name = curve["trained_on"]
+    drawn = [Curve(f"{name}, test", curve["steps"], curve["test_acc"], _COLORS[name])]
+    if curve["train_acc"] is not None:
+        drawn.append(Curve(f"{name}, training", curve["steps"], curve["train_acc"], _COLORS[name], dashed=True))
+    return drawn
+
+
+def _draw_confusion(album: Album, confusion: dict[str, Any], trained_on: str) -> None:
+    album.add(
+        f"confusion-{trained_on}",
+        confusion_figure(confusion[trained_on], confusion["class_names"]),
+        f"Answers of a model trained on {trained_on} images",
+        "Confusion matrix on clean test images: a row for each true class, a column for each answer; numbers are images.",
+    )
+
+
+def _median_and_last(badness: NDArray[np.float64]) -> dict[str, int]:
+    order = np.argsort(badness, kind="stable")
+    return {"typical": int(order[(len(order) - 1) // 2]), "worst": int(order[-1])}
