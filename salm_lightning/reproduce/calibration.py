@@ -111,8 +111,8 @@ class Calibration:
                 model.eval()(images)
             model.train()
 
-        times = [self._time(step, batch, network.batch_size) for step in (training, gradient, reading)]
-        return Unit(*times, weights=sum(parameter.numel() for parameter in model.parameters()))
+        times = (self._time(step, batch, network.batch_size) for step in (training, gradient, reading))
+        return Unit(*times, sum(parameter.numel() for parameter in model.parameters()))
 
     def _time(self, step: Callable[..., None], batch: Callable[[int], tuple[Tensor, ...]], batch_size: int) -> float:
         """Return the seconds of a step on a whole batch, from the largest part of it that does not take long."""

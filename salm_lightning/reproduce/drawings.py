@@ -48,7 +48,10 @@ def fig2(experiment: Victims, album: Album) -> None:
             ]
             figure = curves_figure({str(dataset): curves}, _majority(left))
             album.add(
-                f"fig2-left-{dataset}", figure, "Learning curves by method", "Accuracy on clean test images while training (Fig. 2, left)."
+                f"fig2-left-{dataset}",
+                figure,
+                "Learning curves by method",
+                "Accuracy on clean test images while training (Fig. 2, left).",
             )
     series, majority = {}, {}
     for dataset, finished in _by_dataset(experiment):
@@ -97,7 +100,9 @@ def fig7(experiment: Victims, album: Album) -> None:
         assert isinstance(measure, AccuracyOn)
         bars = [Bar(arch, shares.get(False, []), shares.get(True, [])) for arch, shares in found.items()]
         figure = battery_figure(bars, measure.constant(_test(finished[0][1][0])) / 100)
-        caption = "Accuracy on the clean test images of the three protected classes; dotted: always the most frequent of them (Fig. 7)."
+        caption = (
+            "Accuracy on the clean test images of the three protected classes; dotted: always the most frequent of them (Fig. 7)."
+        )
         album.add(f"fig7-{dataset}", figure, "Accuracy on three classes", caption)
 
 
@@ -128,8 +133,12 @@ def _draw_features(job: Job, dataset: Dataset, album: Album) -> None:
     clean_rows, protected_rows = _same_classes(train.labels[:, 0], protected)
     network = _network(job, data.info)
     features = [features_of(network, np.asarray(train.images[rows])) for rows in (clean_rows, protected_rows)]
-    figure = tsne_figure(embed(features[0], features[1], seed=0), train.labels[clean_rows, 0].astype(np.int64), data.info.class_names)
-    caption = "t-SNE of training images in the features of the model trained on clean and protected ones together (Fig. 5, right)."
+    figure = tsne_figure(
+        embed(features[0], features[1], seed=0), train.labels[clean_rows, 0].astype(np.int64), data.info.class_names
+    )
+    caption = (
+        "t-SNE of training images in the features of the model trained on clean and protected ones together (Fig. 5, right)."
+    )
     album.add(f"fig5-right-{dataset}", figure, "Clean and protected images in one model", caption)
 
 

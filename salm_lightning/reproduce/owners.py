@@ -46,7 +46,7 @@ class ClassByClass:
         for cell in self.cells:
             for seed in self.lab.settings.seeds:
                 folder, reason = self._folder(cell, seed), self._missing(cell)
-                works = () if reason else classwise_works(cell.dataset, self._arguments(cell), self._training(cell, seed))
+                works = () if reason else self._works(cell, seed)
                 found[folder] = Run(folder.name, SKIPPED if reason else self._status(folder), works)
         return list(found.values())
 

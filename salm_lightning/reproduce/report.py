@@ -102,7 +102,7 @@ def _section(target: str, lines: Sequence[Line], out: Path) -> str:
     scale, width, precision = _setup(lines[0])
     text = [f"## {TARGETS[target].title}", ""]
     text += [f"Training steps: {scale} of the paper's; width of the models: {width} of theirs; {precision}. In percent.", ""]
-    table = [_SHOWN]
+    table: list[Sequence[str]] = [_SHOWN]
     for dataset in dict.fromkeys(line["dataset"] for line in lines):
         rows = [line for line in lines if line["dataset"] == dataset]
         table += [tuple(_shown(line, name) for name in _SHOWN) for line in rows]
@@ -124,7 +124,9 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     numeric = [name not in _NAMES for name in table[0]]
     lines = [
-        "| " + " | ".join(f"{cell:{'>' if right else '<'}{width}}" for cell, width, right in zip(row, widths, numeric, strict=True)) + " |"
+        "| "
+        + " | ".join(f"{cell:{'>' if right else '<'}{width}}" for cell, width, right in zip(row, widths, numeric, strict=True))
+        + " |"
         for row in table
     ]
     rule = "|" + "|".join("-" * (width + 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True)) + "|"

@@ -14,7 +14,6 @@ from salm_lightning.data.combined import MAX_PER_CLASS
 from salm_lightning.noise import methods
 from salm_lightning.reproduce.settings import Dataset
 
-
 _PGD_STEPS = 10
 """K_a, in the loop and in the last pass (Appendix B.2)."""
 
