@@ -70,7 +70,9 @@ class Target:
         return [cell for cell in cells if cell.method in wanted]
 
     def _dataset(self, name: str) -> Dataset:
-        return Dataset.named(look_up("datasets", name, self.datasets) if self.fixed else name)
+        if self.fixed and name not in self.datasets:
+            raise ConfigurationError(f"datasets={name}: this is about {', '.join(self.datasets)} alone; leave it out.")
+        return Dataset.named(name)
 
 
 def _methods(name: str) -> Callable[[Dataset], list[Cell]]:
