@@ -7,6 +7,7 @@ import json
 import shlex
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fakes import pretend_fit, write_fake_npz
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from salm_lightning.audit.album import Album
 from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, MedMNISTDataModule
 from salm_lightning.errors import ConfigurationError, DataError
@@ -32,6 +34,7 @@ from salm_lightning.reproduce.victims import Victims
 from salm_lightning.reproduce.work import Network, Work, classwise_works, generator_work, victim_work
 from salm_lightning.sweep import runners
 from salm_lightning.sweep.job import FAILED, Job, State
+from salm_lightning.sweep.plan import Row
 
 pytestmark = pytest.mark.usefixtures("workplace")
 TOY = "--scale 0.0004 --width 0.125 --accelerator cpu --out out"  # 2 generator steps, 8 victim steps
@@ -393,6 +396,57 @@ def test_figures_are_drawn_of_what_has_finished(blood: object, pretended: list[s
         assert np.asarray(Image.open(Path("out/pictures") / name)).std() > 1
     job = Job(Path("out"), next(path.parent.name for path in Path("out").glob("*/events*")), {})
     assert drawings._learning_curve(job) == ([2.0, 4.0], pytest.approx([0.2, 0.4]))
+
+
+def _victim(name: str, arch: str, **test: Any) -> Row:
+    """A finished victim with a learning curve of two steps."""
+    job = Job(Path("out"), name, {})
+    pretend_fit(job, **test)
+    with SummaryWriter(job.folder) as writer:
+        for step in (1, 2):
+            writer.add_scalar("test_curve/acc", test["acc"] * step / 2, step)
+    return Row({"arch": arch}, job)
+
+
+def _figures(target: str, cells: list[Cell], rows: list[list[Row]], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Draw a target's figure; return what each chart was given."""
+    given: list[Any] = []
+    for name in ("curves_figure", "percent_figure", "battery_figure"):
+        chart = getattr(drawings, name)
+        monkeypatch.setattr(drawings, name, lambda *parts, chart=chart: given.append(parts) or chart(*parts))
+    with Album(Path("out")) as album:
+        draw = TARGETS[target].draw
+        assert draw is not None
+        draw(SimpleNamespace(cells=cells, rows=rows), album)
+    return given
+
+
+def test_curves_by_method_and_accuracy_by_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = TARGETS["fig2"].choose(["bloodmnist"], None)
+    rows = [[_victim(f"v{number}", "resnet18", acc=number / 20)] for number in range(len(cells))]
+    rows[3] = []  # SALM's curve is missing
+    curves, percents = _figures("fig2", cells, rows, monkeypatch)
+    ((title, drawn),) = curves[0].items()
+    assert (title, curves[1]) == ("bloodmnist", 0.25)
+    assert [(curve.label, list(curve.steps), curve.accuracy[-1]) for curve in drawn] == [
+        ("clean", [1, 2], 0.0), ("tap", [1, 2], pytest.approx(0.05)), ("em", [1, 2], pytest.approx(0.1)),
+    ]  # fmt: skip
+    assert percents[0] == {"bloodmnist": [(k, number / 20) for number, k in enumerate((0, 5, *range(10, 100, 10)), start=4)]}
+    assert percents[1] == {"bloodmnist": 0.25}
+    assert sorted(path.name for path in Path("out/pictures").iterdir()) == ["fig2-left-bloodmnist.png", "fig2-right.png"]
+
+
+def test_bars_of_the_three_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = TARGETS["fig7"].choose(["bloodmnist"], None)[:2]
+    confusion = np.zeros((8, 8), int)
+    confusion[:3] = [[4, 0, 0] + [0] * 5, [3, 1, 0] + [0] * 5, [0, 0, 2] + [6] + [0] * 4]
+    rows = [
+        [_victim(f"clean{seed}", "vgg11", acc=0.5, confusion=confusion.tolist()) for seed in (0, 1)],
+        [_victim("protected", "vgg11", acc=0.5, confusion=np.eye(8, k=1, dtype=int).tolist())],
+    ]
+    ((bars, majority),) = _figures("fig7", cells, rows, monkeypatch)
+    assert [(bar.label, list(bar.protected), list(bar.clean)) for bar in bars] == [("vgg11", [0.0], [7 / 16, 7 / 16])]
+    assert majority == pytest.approx(8 / 16)
 
 
 def test_clean_and_protected_rows_have_the_same_classes() -> None:

@@ -111,8 +111,11 @@ class Calibration:
                 model.eval()(images)
             model.train()
 
-        times = (self._time(step, batch, network.batch_size) for step in (training, gradient, reading))
-        return Unit(*times, sum(parameter.numel() for parameter in model.parameters()))
+        def seconds(step: Callable[..., None]) -> float:
+            return self._time(step, batch, network.batch_size)
+
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        return Unit(seconds(training), seconds(gradient), seconds(reading), weights)
 
     def _time(self, step: Callable[..., None], batch: Callable[[int], tuple[Tensor, ...]], batch_size: int) -> float:
         """Return the seconds of a step on a whole batch, from the largest part of it that does not take long."""
