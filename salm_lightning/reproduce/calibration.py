@@ -20,6 +20,7 @@ from salm_lightning.noise.methods import SALM
 from salm_lightning.noise.pgd import InputGradient, frozen
 from salm_lightning.reproduce.work import Network, Work
 
+_CLASSES = 10
 _FIRST_BATCH = 4
 _PATIENCE = 0.5
 """Seconds that one timed step may take; a larger batch is extrapolated."""
@@ -83,13 +84,13 @@ class Calibration:
 
     def _measure(self, network: Network) -> Unit:
         device, method = self._fabric.device, SALM()
-        model = build_classifier(network.arch, network.num_classes, network.channels, network.size, network.width).to(device)
+        model = build_classifier(network.arch, _CLASSES, network.channels, network.size, network.width).to(device)
         optimizer = SGD(model.parameters(), lr=0.0, momentum=0.9)
 
         def batch(count: int) -> tuple[Tensor, Tensor, Tensor]:
             images = torch.full((count, network.channels, network.size, network.size), 0.5, device=device)
             numbers = torch.arange(count, device=device)
-            return images, numbers % network.num_classes, numbers
+            return images, numbers % _CLASSES, numbers
 
         def training(images: Tensor, labels: Tensor, indices: Tensor) -> None:
             with self._fabric.autocast():
@@ -101,7 +102,7 @@ class Calibration:
 
         def gradient(images: Tensor, labels: Tensor, indices: Tensor) -> None:
             objective = InputGradient(
-                model, images, labels, indices, Task.MULTI_CLASS, method.transform, 1, 0, "calibration", network.num_classes
+                model, images, labels, indices, Task.MULTI_CLASS, method.transform, 1, 0, "calibration", _CLASSES
             )
             with frozen(model), self._fabric.autocast():
                 method.improve(images, torch.zeros_like(images), objective, 1)

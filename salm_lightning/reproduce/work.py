@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from medmnist.info import INFO
@@ -20,12 +20,11 @@ _PGD_STEPS = 10
 
 @dataclass(frozen=True)
 class Network:
-    """What the time of a step depends on.
+    """What the time of a step depends on; the number of classes hardly matters.
 
     Attributes:
         arch: Architecture.
         width: Factor on its width.
-        num_classes: Outputs.
         channels: 1 or 3.
         size: Height and width of the images.
         batch_size: Images per step.
@@ -33,7 +32,6 @@ class Network:
 
     arch: str
     width: float
-    num_classes: int
     channels: int
     size: int
     batch_size: int
@@ -100,9 +98,8 @@ def classwise_works(
     sizes, info = _sizes(dataset), MEDMNIST[dataset.name]
     beside = MAX_PER_CLASS if support is None else INFO[support]["n_samples"]["train"] // len(MEDMNIST[support].class_names)
     images = sizes["train"] // info.num_classes + num_support * beside
-    source = replace(_network(training.source, training.width, dataset, batch_size), num_classes=num_support + 1)
     part = Work(
-        source,
+        _network(training.source, training.width, dataset, batch_size),
         training=training.steps,
         gradient=_PGD_STEPS * (training.steps + -(-images // batch_size)),
         release=images * info.channels * dataset.size**2,
@@ -124,8 +121,7 @@ def _method(option: Any) -> methods.Method:
 
 
 def _network(arch: str, width: float, dataset: Dataset, batch_size: int) -> Network:
-    info = MEDMNIST[dataset.name]
-    return Network(arch, width, info.num_classes, info.channels, dataset.size, batch_size)
+    return Network(arch, width, MEDMNIST[dataset.name].channels, dataset.size, batch_size)
 
 
 def _sizes(dataset: Dataset) -> Mapping[str, int]:
