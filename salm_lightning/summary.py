@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
 
@@ -137,6 +141,17 @@ def save_predictions(arrays: dict[str, NDArray[Any]], path: Path) -> None:
 def say(text: str) -> None:
     """Print a line as it is."""
     Console().print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on standard error, on terminals only; what is yielded takes how many are done, and of how many."""
+    console = Console(stderr=True)
+    quiet = not sys.stderr.isatty() or bool(os.environ.get("CI"))
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def write_json(path: Path, values: dict[str, Any] | list[Any]) -> None:

@@ -39,7 +39,7 @@ WRONG = [
         ["--model.optimizer.momentun", "did you mean 'momentum'", "SGD options: dampening"],
     ),
     # Typos in names.
-    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, classwise, sweep, reproduce, verify"]),
+    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "classwise, sweep, reproduce, verify, quality"]),
     (
         "fit --model VictimModul",
         ["--model=VictimModul is not known", "did you mean 'VictimModule'", "NoiseGeneratorModule", "Choices: "],
@@ -101,6 +101,8 @@ WRONG = [
     ("protect patmnist", ["data='patmnist'", "did you mean 'pathmnist'"]),
     ("verify", ["required: release", "salm-cli verify"]),
     ("verify somewhere --sorce x", ["--sorce is not an option", "did you mean 'source'"]),
+    ("quality", ["required: release", "salm-cli quality"]),
+    ("quality somewhere --segmentr x", ["--segmentr is not an option", "did you mean 'segmenter'"]),
 ]
 
 FILES = [

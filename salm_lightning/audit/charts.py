@@ -100,14 +100,14 @@ def confusion_figure(matrix: Sequence[Sequence[int]], class_names: Sequence[str]
     Raises:
         ValueError: The number of names is not the number of classes or labels.
     """
-    table = confusion_table(np.asarray(matrix, dtype=np.int64), class_names)
+    table = confusion_table(np.asarray(matrix, dtype=np.int64), [short(name, 24, 1) for name in class_names])
     figure = new_figure(1.1 + 0.4 * len(table.rows))
     axes = figure.subplots()
     image = axes.imshow(100 * table.shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for (row, column), count in np.ndenumerate(table.counts):
-        ink = "white" if table.shares[row, column] > 0.5 else "black"
+        ink = "white" if table.shares[row, column] > 0.6 else "black"
         axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=10)
-    axes.set_yticks(range(len(table.rows)), [short(name, 22) for name in table.rows], fontsize=10)
+    axes.set_yticks(range(len(table.rows)), table.rows, fontsize=10)
     labels = np.ndim(matrix) == 3
     axes.set_xticks(range(len(table.columns)), [name.replace(": ", ":\n") for name in table.columns], fontsize=10)
     axes.set(xlabel="answer" if labels else "predicted class (number)", ylabel="label" if labels else "true class")
@@ -136,7 +136,7 @@ def percent_figure(series: Mapping[str, Sequence[tuple[float, float]]], majority
         axes.scatter(percents, 100 * accuracies, color=color, marker=marker, s=15, alpha=0.5)
         axes.axhline(100 * majority[name], color=color, linestyle=":", linewidth=1.5)
     axes.plot([], [], color="0.4", linestyle=":", label="majority class")
-    axes.set(xlabel="K: pixels that a step may move (%)", ylabel="accuracy on clean test images (%)", ylim=(0, 101))
+    axes.set(xlabel="K: pixels that a step may move (%)", ylabel="clean test accuracy (%)", ylim=(0, 101))
     _legend_below(figure, axes)
     return figure
 

@@ -13,10 +13,11 @@ from sklearn.manifold import TSNE
 
 from salm_lightning.audit.pairs import grey
 from salm_lightning.audit.style import COLORS, MARKERS, WIDTH, new_figure, short, styled
+from salm_lightning.models.classifier import SMALL_IMAGE
 
 Image = NDArray[np.uint8]
 _PER_ROW = 4
-_OUTLINE = COLORS[7]
+_OUTLINE = "#F0E442"
 _CHANGED = np.array([213, 94, 0])
 _PERPLEXITY = 30
 
@@ -47,7 +48,7 @@ def examples_figure(original: Image, protected: Image, names: Sequence[str]) -> 
             show(axes, image)
             if column == 0:
                 axes.set_ylabel(label)
-        grid[3 * block, column].set_title(short(name, 64 // columns))
+        grid[3 * block, column].set_title(short(name, 56 // columns))
     return figure
 
 
@@ -79,7 +80,8 @@ def segmentation_figure(
     for row, masks in enumerate(zip(before, after, strict=True)):
         for column, mask in enumerate(masks):
             if len(np.unique(mask > 0)) == 2:  # a contour of nothing is a warning
-                figure.axes[3 * row + column].contour(mask > 0, levels=[0.5], colors=_OUTLINE, linewidths=2)
+                width = 2.0 if len(mask) <= SMALL_IMAGE else 0.8  # thin enough for vessels
+                figure.axes[3 * row + column].contour(mask > 0, levels=[0.5], colors=_OUTLINE, linewidths=width)
     return figure
 
 

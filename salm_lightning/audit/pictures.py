@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,10 @@ def draw_audit(audit: dict[str, Any], out: Path, board: Path | None = None) -> N
 
 
 def _draw_battery(album: Album, audit: dict[str, Any]) -> None:
-    rows = audit["rows"]
-    several = len({row["arch"] for row in rows}) > 1
+    rows, title = audit["rows"], _titles(audit)
     bars = [
         Bar(
-            label=f"{row['title']}, {row['arch']}" if several else row["title"],
+            label=title(row),
             protected=row["protected"]["acc"],
             clean=row["clean"]["acc"] if row["clean"] else (),
             worst=row["worst"],
@@ -134,11 +134,9 @@ def _draw_battery(album: Album, audit: dict[str, Any]) -> None:
 
 
 def _draw_curves(album: Album, audit: dict[str, Any]) -> None:
-    titles = {row["treatment"]: row["title"] for row in audit["rows"]}
-    panels: dict[str, list[Curve]] = {}
+    title, panels = _titles(audit), dict[str, list[Curve]]()
     for curve in audit["curves"]:
-        title = f"{titles.get(curve['treatment'], curve['treatment'])}, {curve['arch']}"
-        panels.setdefault(title, []).extend(_curves(curve))
+        panels.setdefault(title(curve), []).extend(_curves(curve))
     first = next(iter(panels))
     album.add(
         "curves",
@@ -154,6 +152,18 @@ def _draw_curves(album: Album, audit: dict[str, Any]) -> None:
             "Learning curves of every treatment",
             "The same for every treatment and architecture.",
         )
+
+
+def _titles(audit: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
+    """Return what names a row or a curve: its treatment's title, and the architecture where there are several."""
+    titles = {row["treatment"]: row["title"] for row in audit["rows"]}
+    several = len({row["arch"] for row in audit["rows"]}) > 1
+
+    def title(entry: dict[str, Any]) -> str:
+        name: str = titles.get(entry["treatment"], entry["treatment"])
+        return f"{name}, {entry['arch']}" if several else name
+
+    return title
 
 
 def _curves(curve: dict[str, Any]) -> list[Curve]:

@@ -41,15 +41,17 @@ def linear_separability(pairs: Pairs, seed: int = 0) -> dict[str, float | int] |
     targets = labels if multi_label else labels[:, 0]
     if held_out == 0 or (not multi_label and len(np.unique(targets[train])) < 2):
         return None
-    noise = noise_of(pairs, train)
+    noise, held_out_noise = noise_of(pairs, train), noise_of(pairs, test)
     scale = float(noise.std()) or 1.0
+    noise /= scale  # in place: they may be large
+    held_out_noise /= scale
     model = LogisticRegression(max_iter=_ITERATIONS)
     model = OneVsRestClassifier(model) if multi_label else model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # noise without structure may be fitted for ever
         warnings.filterwarnings("ignore", message="Label .* is present in all training examples", category=UserWarning)
-        model.fit(noise / scale, targets[train])
-    right = model.predict(noise_of(pairs, test) / scale) == targets[test]
+        model.fit(noise, targets[train])
+    right = model.predict(held_out_noise) == targets[test]
     return {
         "noise_acc": float(np.asarray(right).mean()),
         "majority": majority_baseline(labels[test], info.task, info.num_classes),

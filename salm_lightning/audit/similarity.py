@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import imagehash
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from salm_lightning.audit.hashes import HASHES
 from salm_lightning.audit.pairs import grey
 from salm_lightning.release import Meter
 
 DISTANCES = frozenset({"linf", "l0", "changed_share"})
 """Measures that grow as images differ more; all others fall."""
-_HASHES: dict[str, Callable[[Image.Image], imagehash.ImageHash]] = {
-    "ahash": imagehash.average_hash,
-    "phash": imagehash.phash,
-    "dhash": imagehash.dhash,
-}
 _LEVELS = 256
 
 
@@ -32,7 +24,7 @@ class Similarity:
 
     def __init__(self) -> None:
         self._meter = Meter()
-        self._others: dict[str, list[NDArray[np.float64]]] = {name: [] for name in (*_HASHES, "nmi")}
+        self._others: dict[str, list[NDArray[np.float64]]] = {name: [] for name in (*HASHES, "nmi")}
 
     def update(self, original: NDArray[np.uint8], protected: NDArray[np.uint8]) -> None:
         """Add consecutive images, uint8 ``[B, H, W]`` or ``[B, H, W, 3]``.
@@ -42,20 +34,15 @@ class Similarity:
         """
         self._meter.update(original, protected)
         before, after = grey(original), grey(protected)
-        for name in _HASHES:
-            self._others[name].append((hash_bits(name, before) == hash_bits(name, after)).mean(axis=1))
+        for name, bits in HASHES.items():
+            self._others[name].append((bits(before) == bits(after)).mean(axis=1))
         self._others["nmi"].append(normalised_mutual_information(before, after))
 
     def per_image(self) -> dict[str, NDArray[np.float64]]:
         """Return every measure by name, each ``[N]``; at least one image is needed."""
         measured = self._meter.per_image() | {name: np.concatenate(values) for name, values in self._others.items()}
-        order = ("ssim", "psnr", *_HASHES, "nmi", "linf", "l0", "changed_share")
+        order = ("ssim", "psnr", *HASHES, "nmi", "linf", "l0", "changed_share")
         return {name: measured[name] for name in order}
-
-
-def hash_bits(name: str, images: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the bits of ImageHash's ``ahash``, ``phash`` or ``dhash`` of grey images ``[B, H, W]``, boolean ``[B, 64]``."""
-    return np.stack([_HASHES[name](Image.fromarray(image)).hash.ravel() for image in images])
 
 
 def normalised_mutual_information(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:

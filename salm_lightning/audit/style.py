@@ -21,8 +21,8 @@ styled = rc_context(
     }
 )
 """Decorator of functions that draw; matplotlib's settings are left as they were."""
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Okabe and Ito's."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+"""Okabe and Ito's, but for their yellow, which nobody sees on white."""
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 CLEAN, PROTECTED, MAJORITY = COLORS[0], COLORS[1], "0.4"
 
@@ -33,8 +33,11 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def short(name: str, width: int, lines: int = 2) -> str:
-    """Break a name into lines and cut what does not fit."""
-    return "\n".join(textwrap.wrap(name, width, max_lines=lines, placeholder="…")) or name[:width]
+    """Break a name into lines and cut what does not fit, first of all what stands in brackets."""
+    whole = textwrap.wrap(name, width, max_lines=lines, placeholder="…")
+    return "\n".join(
+        whole if "…" not in whole[-1] else textwrap.wrap(name.partition("(")[0], width, max_lines=lines, placeholder="…")
+    )
 
 
 def accuracy_axis(axes: Axes, majority: float, *, horizontal: bool = False) -> None:

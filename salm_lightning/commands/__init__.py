@@ -9,6 +9,7 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its _
 
 from salm_lightning.commands.classwise import classwise
 from salm_lightning.commands.protect import protect
+from salm_lightning.commands.quality import quality
 from salm_lightning.commands.reproduce import reproduce
 from salm_lightning.commands.sweep import sweep
 from salm_lightning.commands.verify import verify
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "sweep": sweep,
     "reproduce": reproduce,
     "verify": verify,
+    "quality": quality,
 }
 """Subcommands by name; each function's arguments are the subcommand's options."""
 _EXAMPLES = {
@@ -30,6 +32,7 @@ _EXAMPLES = {
     "sweep": "salm-cli sweep --config sweep/methods.yaml",
     "reproduce": "salm-cli reproduce table1 --dry_run true",
     "verify": "salm-cli verify lightning_logs/pathmnist-salm/protected",
+    "quality": "salm-cli quality lightning_logs/pathmnist-salm/protected --source pathmnist",
 }
 
 

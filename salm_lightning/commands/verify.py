@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from salm_lightning.release.verify import Check, verify_release
+from salm_lightning.summary import progress
 
 
 def verify(release: Path, source: Path | None = None) -> int:
@@ -26,7 +22,7 @@ def verify(release: Path, source: Path | None = None) -> int:
         Exit code: 0 if all checks hold, else 1.
     """
     console = Console(soft_wrap=True, highlight=False)
-    with _progress() as on_progress:
+    with progress("comparing images") as on_progress:
         checks = verify_release(release, source, on_progress)
     for check in checks:
         console.print(_line(check))
@@ -42,14 +38,3 @@ def verify(release: Path, source: Path | None = None) -> int:
 def _line(check: Check) -> Text:
     mark = Text("ok  ", style="green") if check.ok else Text("FAIL", style="bold red")
     return Text.assemble(mark, f" {check.name}: {check.detail}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on standard error, on terminals only."""
-    console = Console(stderr=True)
-    quiet = not sys.stderr.isatty() or bool(os.environ.get("CI"))
-    columns = (TextColumn("comparing images"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
-        task = progress.add_task("compare", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

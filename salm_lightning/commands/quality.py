@@ -1,0 +1,115 @@
+"""``salm-cli quality``: whether protected images are still useful."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from salm_lightning.audit.quality import assess
+from salm_lightning.audit.segmentation import open_segmenter
+from salm_lightning.commands.training import open_data
+from salm_lightning.data import MEDMNIST
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.release import Manifest
+from salm_lightning.summary import progress, say
+
+_TITLES = {
+    "ssim": "structural similarity (SSIM)",
+    "psnr": "signal-to-noise ratio (PSNR, dB)",
+    "ahash": "average hash, equal bits",
+    "phash": "perceptual hash, equal bits",
+    "dhash": "difference hash, equal bits",
+    "nmi": "mutual information of grey levels (NMI)",
+    "linf": "largest change (l-inf, of 255)",
+    "l0": "changed pixels (l0)",
+    "changed_share": "changed share of the pixels",
+}
+_MASK_TITLES = {"changed_share": "pixels whose class changes", "dice": "overlap of the masks (Dice)"}
+_SHARES = {"ahash", "phash", "dhash", "changed_share"}
+
+
+def quality(
+    release: Path,
+    source: str | None = None,
+    segmenter: str = "otsu",
+    out: Path | None = None,
+    max_images: int | None = None,
+    root: Path | None = None,
+    seed: int = 0,
+) -> int:
+    """Measure whether protected images are still useful: similarity, segmentation, pictures.
+
+    Args:
+        release: Folder of the protected dataset.
+        source: The data that it was made from: a MedMNIST name or an ``.npz`` file.
+        segmenter: ``otsu`` (cells), ``vessels``, a TorchScript file, or ``ARCH:PATH`` for a state dict of one of torchvision's
+            segmentation networks, such as ``deeplabv3_resnet50:weights.pth``.
+        out: Folder of the results; ``audit`` beside the release by default.
+        max_images: Look at a random sample of at most so many images, for large datasets; by default at all.
+        root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
+        seed: Settles the sample and what is held out of it.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        SalmError: An argument is wrong, or ``source`` is not what the release was made from.
+    """
+    if source is None:
+        raise ConfigurationError("source is missing: give the originals, as in --source pathmnist or --source my_images.npz.")
+    chosen = open_segmenter(segmenter)
+    size = Manifest.read(release).info.size if source in MEDMNIST else None
+    images = open_data(source, size, root)
+    folder = out or release.parent / "audit"
+    with progress("comparing images") as on_progress:
+        result = assess(
+            release, images, folder, segmenter=chosen, max_images=max_images, seed=seed, board=folder, on_progress=on_progress
+        )
+    Console().print(quality_table(result))
+    _say_separability(result["linear_separability"])
+    say(f"Results:  {folder}/quality.json\nPictures: {folder}/pictures (tensorboard --logdir {folder})")
+    return 0
+
+
+def quality_table(result: dict[str, Any]) -> Table:
+    """Return a table of what ``quality.json`` holds on similarity and segmentation."""
+    whole = result["protected_images"]
+    of = "" if result["images"] == whole else f" of {whole}"
+    table = Table(title=f"{result['images']}{of} protected images against their originals")
+    for heading in ("", "mean", "worst 5 %", "worst image", "its index"):
+        table.add_column(heading, justify="right" if heading else "left")
+    _add_rows(table, _TITLES, result["similarity"])
+    if result["segmentation"] is not None:
+        table.add_section()
+        table.add_row(f"[bold]segmentation ({result['segmentation']['segmenter']})")
+        _add_rows(table, _MASK_TITLES, result["segmentation"])
+    return table
+
+
+def _add_rows(table: Table, titles: dict[str, str], measures: dict[str, Any]) -> None:
+    for name, title in titles.items():
+        measure = measures[name]
+        if measure is None:
+            table.add_row(title, "identical")
+            continue
+        figures = [_figure(name, measure[key]) for key in ("mean", "p5", "worst")]
+        table.add_row(title, *figures, str(measure["worst_index"]))
+
+
+def _figure(name: str, value: float) -> str:
+    if name in _SHARES:
+        return f"{value:.1%}"
+    return f"{value:.1f}" if name in ("psnr", "linf", "l0") else f"{value:.4f}"
+
+
+def _say_separability(result: dict[str, Any] | None) -> None:
+    if result is None:
+        say("A linear model on the noise alone: too few images or classes to tell.")
+        return
+    say(
+        f"A linear model that sees the noise alone is right for {result['noise_acc']:.1%} of {result['held_out']} held-out images "
+        f"(most common class: {result['majority']:.1%})."
+    )
