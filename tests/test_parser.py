@@ -44,7 +44,7 @@ WRONG = [
         [
             "command='fitt' is not known",
             "did you mean 'fit'",
-            "predict, protect, classwise, sweep, verify, audit, quality, report",
+            "predict, protect, classwise, sweep, reproduce, verify, audit, quality, report",
         ],
     ),
     (

@@ -12,6 +12,7 @@ from salm_lightning.commands.classwise import classwise
 from salm_lightning.commands.protect import protect
 from salm_lightning.commands.quality import quality
 from salm_lightning.commands.report import report
+from salm_lightning.commands.reproduce import reproduce
 from salm_lightning.commands.sweep import sweep
 from salm_lightning.commands.verify import verify
 from salm_lightning.config_files import CONFIG_OPTIONS, parse_value, read_settings
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "protect": protect,
     "classwise": classwise,
     "sweep": sweep,
+    "reproduce": reproduce,
     "verify": verify,
     "audit": audit,
     "quality": quality,
@@ -32,6 +34,7 @@ _EXAMPLES = {
     "protect": "salm-cli protect pathmnist",
     "classwise": "salm-cli classwise dermamnist pathmnist",
     "sweep": "salm-cli sweep --config sweep/methods.yaml",
+    "reproduce": "salm-cli reproduce table1 --dry_run true",
     "verify": "salm-cli verify lightning_logs/pathmnist-salm/protected",
     "audit": "salm-cli audit lightning_logs/pathmnist-salm/protected --source pathmnist",
     "quality": "salm-cli quality lightning_logs/pathmnist-salm/protected --source pathmnist",
