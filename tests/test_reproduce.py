@@ -489,7 +489,7 @@ def test_work_is_what_the_paper_s_settings_take() -> None:
 
 
 def test_work_of_owners() -> None:
-    from salm_lightning.commands.training import Training
+    from salm_lightning.training import Training
 
     part, *others = classwise_works(Dataset("dermamnist"), "pathmnist", 9, 1, Training(), 128)
     images = 7007 // 7 + 9 * (89996 // 9)

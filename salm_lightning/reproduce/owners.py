@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from salm_lightning.commands.classwise import classwise
-from salm_lightning.commands.training import Training
 from salm_lightning.data import MEDMNIST
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.reproduce.cells import SKIPPED, Cell, Owners, Result, accuracy
@@ -19,6 +18,7 @@ from salm_lightning.reproduce.work import Work, classwise_works
 from salm_lightning.summary import RESULTS, say
 from salm_lightning.sweep.job import DONE, FAILED, OPEN
 from salm_lightning.sweep.plan import address
+from salm_lightning.training import Training
 
 _GENERAL = "no folder of general images is given: name one with --general FOLDER, with one subfolder of images per class"
 

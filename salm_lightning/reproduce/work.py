@@ -8,12 +8,12 @@ from typing import Any
 
 from medmnist.info import INFO
 
-from salm_lightning.commands.training import Training
 from salm_lightning.data import MEDMNIST
 from salm_lightning.data.combined import MAX_PER_CLASS
 from salm_lightning.noise import methods
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.trainers import check_interval
+from salm_lightning.training import Training
 
 _PGD_STEPS = 10
 """K_a, in the loop and in the last pass (Appendix B.2)."""
