@@ -44,7 +44,7 @@ def single_device_trainer(
             max_epochs=-1,
             max_steps=steps,
             check_val_every_n_epoch=None,
-            val_check_interval=min(250, max(1, steps // 5)),
+            val_check_interval=check_interval(steps),
             num_sanity_val_steps=0,
             enable_model_summary=False,
             logger=TensorBoardLogger(folder, name="", version=name),
@@ -54,6 +54,11 @@ def single_device_trainer(
         )
     except ValueError as error:  # such as an accelerator that is not known
         raise ConfigurationError(str(error)) from error
+
+
+def check_interval(steps: int) -> int:
+    """Return the steps between two looks at the clean images in a training of so many steps."""
+    return min(250, max(1, steps // 5))
 
 
 def sgd(learning_rate: float) -> OptimizerCallable:

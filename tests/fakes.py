@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,25 @@ import torch
 from torch import Tensor
 
 from salm_lightning.data import SPLITS, DatasetInfo, NpzDataModule, Task
+from salm_lightning.release import Manifest
+from salm_lightning.release.archive import ARRAYS, ArraySpec
+from salm_lightning.release.manifest import Coverage, FileSum
+from salm_lightning.release.measure import Bound, Measured
+from salm_lightning.sweep.job import DONE, Job, State
+
+FAKE_MANIFEST = Manifest(
+    dataset={"name": "d", "task": "multi-class", "class_names": ["a", "b"], "channels": 3, "size": 16},
+    settings={},
+    bound=Bound("linf", 8.0),
+    measured=Measured(
+        images=1, images_unchanged=0, linf=8, rms_max=4.0, l0_mean=1.0, l0_max=1, changed_share=0.5, ssim=0.9, psnr=30.0
+    ),
+    coverage=Coverage.of(1, None),
+    source=None,
+    archive=FileSum("d.npz", "0" * 64),
+    arrays={name: ArraySpec("uint8", (1,)) for name in ARRAYS},
+    versions={},
+)
 
 
 def fake_arrays(info: DatasetInfo, sizes: tuple[int, int, int] = (40, 12, 16), seed: int = 0) -> dict[str, np.ndarray]:
@@ -73,3 +93,16 @@ def as_tensor(images: np.ndarray) -> Tensor:
     """Return uint8 images as float ``[N, C, H, W]`` in [0, 1]."""
     planes = images[..., None] if images.ndim == 3 else images
     return torch.from_numpy(planes).permute(0, 3, 1, 2).float() / 255
+
+
+def pretend_fit(job: Job, **test: Any) -> None:
+    """Leave the artefacts of a sweep's fit, and a note that it is done, without the fit.
+
+    Args:
+        job: The fit.
+        **test: What a victim's test found, in place of a half for each metric.
+    """
+    job.product.parent.mkdir(parents=True, exist_ok=True)
+    made = {"test": {"acc": 0.5, "auc": 0.5, "balanced_acc": 0.5} | test, "history": {}, "majority": 0.25}
+    job.product.write_text(FAKE_MANIFEST.to_json() if job.makes_release else json.dumps(made))
+    job.note(State(DONE, 1.0))

@@ -25,6 +25,7 @@ from salm_lightning.data import MEDMNIST, NpzDataModule
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.selection import class_number
 from salm_lightning.release import write_release
+from salm_lightning.reproduce.targets import TARGETS
 
 PAGE = (Path(__file__).parent.parent / "docs/reproducing.md").read_text(encoding="utf-8")
 SHOW = "salm-cli() { printf '%s\\0' \"$@\"; echo; }"
@@ -75,8 +76,13 @@ def test_other_commands_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for command in shell_commands():
         if command[0] not in ("fit", "sweep"):
             assert main(command) == 0, command
-    assert len(taken) == len({given["out"] for given in taken}) == 3, "a result that stands at out would be refused"
-    for given in taken:
+    papers = [given for given in taken if "target" in given]
+    assert len(papers) == 5
+    for given in papers:
+        assert TARGETS[given["target"]].choose(given["datasets"], given["methods"])
+    owners = [given for given in taken if "target" not in given]
+    assert len(owners) == len({given["out"] for given in owners}) == 3, "a result that stands at out would be refused"
+    for given in owners:
         for name in given["classes"] or []:
             class_number(name, MEDMNIST[given["data"]])
 

@@ -39,7 +39,14 @@ WRONG = [
         ["--model.optimizer.momentun", "did you mean 'momentum'", "SGD options: dampening"],
     ),
     # Typos in names.
-    ("fitt", ["command='fitt' is not known", "did you mean 'fit'", "predict, protect, classwise, sweep, verify, audit, quality"]),
+    (
+        "fitt",
+        [
+            "command='fitt' is not known",
+            "did you mean 'fit'",
+            "predict, protect, classwise, sweep, reproduce, verify, audit, quality, report",
+        ],
+    ),
     (
         "fit --model VictimModul",
         ["--model=VictimModul is not known", "did you mean 'VictimModule'", "NoiseGeneratorModule", "Choices: "],
@@ -107,6 +114,9 @@ WRONG = [
     ("audit somewhere --quick perhaps", ["perhaps"]),
     ("quality", ["required: release", "salm-cli quality"]),
     ("quality somewhere --segmentr x", ["--segmentr is not an option", "did you mean 'segmenter'"]),
+    ("report", ["required: release", "salm-cli report"]),
+    ("report somewhere --audti x", ["--audti is not an option", "did you mean 'audit'"]),
+    ("report somewhere", ["somewhere is not a protected dataset", "manifest.json"]),
 ]
 
 FILES = [

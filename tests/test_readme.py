@@ -29,6 +29,7 @@ SHORT = {
     "sweep": ["--dry_run", "true"],
     "verify": [],
     "audit": ["--treatments", "none", "--steps", "2", "--width", "0.0625", "--quality", "false", "--accelerator", "cpu"],
+    "report": [],
     "quality": [],
 }
 
@@ -58,7 +59,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_command_runs(workplace: Path) -> None:
     """Each command of the README succeeds, and the release that it promises stands there."""
     ran = [command for command in commands() if "quickstart.yaml" not in " ".join(command)]
-    assert {command[0] for command in ran} == {"protect", "verify", "audit", "quality", "fit", "sweep"}
+    assert {command[0] for command in ran} == {"protect", "verify", "audit", "quality", "fit", "sweep", "report"}
     for command in ran:
         arguments = [str(Path(part).expanduser()) if part.startswith("~") else part for part in command]
         if "--ckpt_path" in command:

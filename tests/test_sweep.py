@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from fakes import FAKE_MANIFEST, pretend_fit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -27,12 +28,8 @@ from salm_lightning.cli import main
 from salm_lightning.data import SyntheticDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.folder_lock import alone
-from salm_lightning.release import Manifest
-from salm_lightning.release.archive import ARRAYS, ArraySpec
-from salm_lightning.release.manifest import Coverage, FileSum
-from salm_lightning.release.measure import Bound, Measured
 from salm_lightning.sweep import runners
-from salm_lightning.sweep.job import DONE, Job, State, work
+from salm_lightning.sweep.job import Job, State, work
 from salm_lightning.sweep.plan import Planner, Row, column_names, label
 from salm_lightning.sweep.settings import compose, merge
 
@@ -99,30 +96,11 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def pretend(job: Job, *_: Any, **__: Any) -> None:
         ran.append(job.name)
-        job.product.parent.mkdir(parents=True, exist_ok=True)
-        figures = {"acc": 0.5, "auc": 0.5, "balanced_acc": 0.5}
-        made = {"test": figures, "history": {}, "majority": 0.25}
-        job.product.write_text(FAKE_MANIFEST.to_json() if job.makes_release else json.dumps(made))
-        job.note(State(DONE, 1.0))
+        pretend_fit(job)
 
     monkeypatch.setattr(runners, "work", pretend)
     monkeypatch.setattr(runners.Local, "pause", 0.01)
     return ran
-
-
-FAKE_MANIFEST = Manifest(
-    dataset={"name": "d", "task": "multi-class", "class_names": ["a", "b"], "channels": 3, "size": 16},
-    settings={},
-    bound=Bound("linf", 8.0),
-    measured=Measured(
-        images=1, images_unchanged=0, linf=8, rms_max=4.0, l0_mean=1.0, l0_max=1, changed_share=0.5, ssim=0.9, psnr=30.0
-    ),
-    coverage=Coverage.of(1, None),
-    source=None,
-    archive=FileSum("d.npz", "0" * 64),
-    arrays={name: ArraySpec("uint8", (1,)) for name in ARRAYS},
-    versions={},
-)
 
 
 # Results ----------------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from salm_lightning.commands.audit import audit
 from salm_lightning.commands.classwise import classwise
 from salm_lightning.commands.protect import protect
 from salm_lightning.commands.quality import quality
+from salm_lightning.commands.report import report
+from salm_lightning.commands.reproduce import reproduce
 from salm_lightning.commands.sweep import sweep
 from salm_lightning.commands.verify import verify
 from salm_lightning.config_files import CONFIG_OPTIONS, parse_value, read_settings
@@ -21,18 +23,22 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "protect": protect,
     "classwise": classwise,
     "sweep": sweep,
+    "reproduce": reproduce,
     "verify": verify,
     "audit": audit,
     "quality": quality,
+    "report": report,
 }
 """Subcommands by name; each function's arguments are the subcommand's options."""
 _EXAMPLES = {
     "protect": "salm-cli protect pathmnist",
     "classwise": "salm-cli classwise dermamnist pathmnist",
     "sweep": "salm-cli sweep --config sweep/methods.yaml",
+    "reproduce": "salm-cli reproduce table1 --dry_run true",
     "verify": "salm-cli verify lightning_logs/pathmnist-salm/protected",
     "audit": "salm-cli audit lightning_logs/pathmnist-salm/protected --source pathmnist",
     "quality": "salm-cli quality lightning_logs/pathmnist-salm/protected --source pathmnist",
+    "report": "salm-cli report lightning_logs/pathmnist-salm/protected",
 }
 
 _BOOLEANS = ("true", "false", "yes", "no")
@@ -102,7 +108,7 @@ def _switches(function: Callable[..., int], args: Sequence[str]) -> list[str]:
     following = [*args, ""][1:]
     return [
         f"{arg}=true" if arg in names and after.lower() not in _BOOLEANS else arg
-        for arg, after in zip(args, following, strict=True)
+        for arg, after in zip(args, following, strict=False)  # without arguments nothing follows
     ]
 
 

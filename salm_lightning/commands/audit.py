@@ -20,7 +20,6 @@ from salm_lightning.audit.results import console_table
 from salm_lightning.audit.segmentation import open_segmenter
 from salm_lightning.audit.summary import Summary, audit_folder
 from salm_lightning.callbacks import RunProgressBar, progress_bar
-from salm_lightning.commands.training import open_original
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.arrays import cache_root
 from salm_lightning.errors import ConfigurationError
@@ -29,6 +28,7 @@ from salm_lightning.quiet import notices_off
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.summary import say
 from salm_lightning.trainers import Precision
+from salm_lightning.training import open_original
 
 _LOGS = "tensorboard"
 _SEGMENTER = "otsu"

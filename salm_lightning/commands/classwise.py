@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from salm_lightning.commands.training import Training, open_data, proof_table, result_folder
 from salm_lightning.data import MEDMNIST, ImageDataModule, Task
 from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.base import Split
@@ -29,6 +28,7 @@ from salm_lightning.noise.selection import class_number
 from salm_lightning.release import Manifest, write_release
 from salm_lightning.release.archive import NpzReader
 from salm_lightning.summary import measured_table, say, write_json
+from salm_lightning.training import Training, open_data, proof_table, result_folder
 
 SETTINGS = "classwise.json"
 _ROWS = 128

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from lightning.pytorch import seed_everything
 from rich.console import Console
 
-from salm_lightning.commands.training import Training, open_data, proof_table, result_folder
 from salm_lightning.data import ImageDataModule
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release import Manifest
 from salm_lightning.summary import measured_table, say
 from salm_lightning.trainers import Precision
+from salm_lightning.training import Training, open_data, proof_table, result_folder
 
 
 def protect(

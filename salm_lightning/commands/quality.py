@@ -11,10 +11,10 @@ from rich.table import Table
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.segmentation import open_segmenter
 from salm_lightning.audit.summary import audit_folder
-from salm_lightning.commands.training import open_original
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.release import Manifest
 from salm_lightning.summary import progress, say
+from salm_lightning.training import open_original
 
 _TITLES = {
     "ssim": "structural similarity (SSIM)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from statistics import mean
@@ -35,21 +35,9 @@ def run_sweep(rows: Sequence[Row], runner: Runner, out: Path) -> int:
     Raises:
         OutputExistsError: Another sweep is running in ``out``.
     """
-    jobs = all_jobs(rows)
-    with alone(out, "sweep"), interruptible():
-        progress = _Progress(rows, jobs, min(runner.limit, len(jobs)))
-
-        def ended(job: Job) -> None:
-            progress.show(job)
-            _write(rows, out)
-
-        _write(rows, out)
-        try:
-            run_jobs(jobs, runner, ended)
-        except KeyboardInterrupt as interruption:
-            _write(rows, out)
-            say("Stopped; runs that were at work have kept their last state. The same command goes on from there.")
-            return 128 + int((interruption.args or (signal.SIGINT,))[0])
+    stopped = _run(rows, all_jobs(rows), runner, out, lambda: _write(rows, out))
+    if stopped:
+        return stopped
     table = results_table(rows)
     Console(width=_WIDTH).print(table)
     failed = [row for row in rows if record(row)["status"] != DONE]
@@ -57,6 +45,19 @@ def run_sweep(rows: Sequence[Row], runner: Runner, out: Path) -> int:
     if failed:
         say(f"{len(failed)} of {len(rows)} victims are not done; {RESULTS} says why. The same command tries them again.")
     return 1 if failed else 0
+
+
+def make_releases(rows: Sequence[Row], runner: Runner, out: Path) -> int:
+    """Make the releases that the rows' victims would be trained on, and train none.
+
+    Returns:
+        Exit code: 0 if all releases stand, 1 if not, 130 after Ctrl-C, 143 after SIGTERM.
+
+    Raises:
+        OutputExistsError: Another sweep is running in ``out``.
+    """
+    jobs = [job for job in all_jobs(rows) if job.makes_release]
+    return _run(rows, jobs, runner, out, lambda: None) or int(any(job.state().status != DONE for job in jobs))
 
 
 def show_plan(rows: Sequence[Row]) -> None:
@@ -75,6 +76,25 @@ def show_plan(rows: Sequence[Row]) -> None:
 def all_jobs(rows: Sequence[Row]) -> list[Job]:
     """Return each job of the rows once, a release before the victims that train on it."""
     return list({job.name: job for row in rows for job in (row.job.needs, row.job) if job is not None}.values())
+
+
+def _run(rows: Sequence[Row], jobs: Sequence[Job], runner: Runner, out: Path, write: Callable[[], None]) -> int:
+    """Run jobs of the rows, and write what is known before and after each; return 0, or the exit code after a stop."""
+    with alone(out, "sweep"), interruptible():
+        progress = _Progress(rows, jobs, min(runner.limit, len(jobs)))
+
+        def ended(job: Job) -> None:
+            progress.show(job)
+            write()
+
+        write()
+        try:
+            run_jobs(jobs, runner, ended)
+        except KeyboardInterrupt as interruption:
+            write()
+            say("Stopped; runs that were at work have kept their last state. The same command goes on from there.")
+            return 128 + int((interruption.args or (signal.SIGINT,))[0])
+    return 0
 
 
 def _write(rows: Sequence[Row], out: Path) -> None:
@@ -98,7 +118,8 @@ class _Progress:
         self._begin = time.monotonic()
         self._seconds: dict[bool, list[float]] = {True: [], False: []}
         self._left = [job for job in jobs if job.state().status != DONE]
-        say(f"{len(rows)} victims, {len(jobs) - len(rows)} releases: {len(jobs)} runs, of which {self._ended} are done.")
+        releases = sum(job.makes_release for job in jobs)
+        say(f"{len(jobs) - releases} victims, {releases} releases: {len(jobs)} runs, of which {self._ended} are done.")
 
     def show(self, job: Job) -> None:
         state = job.state()

@@ -34,6 +34,7 @@ class Training:
         source: Architecture of the source model.
         width: Width factor of the source model and the victims.
         steps: Training steps of the noise generator, M.
+        loop: ``persistent`` keeps each image's noise between visits; ``fresh``, the paper's way, starts anew at each step.
         updates_per_visit: PGD steps per visit of an image, or ``auto``.
         victim: Architecture of the victims.
         victim_steps: Training steps of each victim.
@@ -51,6 +52,7 @@ class Training:
     source: str = "resnet18"
     width: float = 1.0
     steps: int = 5000
+    loop: Literal["persistent", "fresh"] = "persistent"
     updates_per_visit: int | Literal["auto"] = "auto"
     victim: str = "resnet18"
     victim_steps: int = 20000
@@ -81,6 +83,7 @@ class Training:
             **facts_of(images),
             source=self.source,
             width=self.width,
+            loop=self.loop,
             updates_per_visit=self.updates_per_visit,
             optimizer=sgd(self.source_learning_rate),
             seed=self.seed,

@@ -1,0 +1,73 @@
+"""``salm-cli report``: a release and its audit as one HTML file."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from salm_lightning.errors import ConfigurationError, OutputExistsError
+from salm_lightning.report import Evidence, gather, missing, render
+from salm_lightning.summary import say
+
+_ENDINGS = (".html", ".htm")
+
+
+def report(release: Path, audit: Path | None = None, out: Path | None = None, overwrite: bool = False) -> int:
+    """Write one HTML file that tells what was protected, how, and whether it holds.
+
+    What the audit has not measured is left out, and the report names the command that measures it.
+
+    Args:
+        release: Folder of the protected dataset.
+        audit: Folder that ``salm-cli audit`` wrote; ``audit`` beside the release by default.
+        out: The HTML file; ``report.html`` beside the release by default.
+        overwrite: Replace a file that stands at ``out``.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        SalmError: The release or a file of the audit is not valid, or a file stands at ``out``.
+    """
+    path = release.parent / "report.html" if out is None else out
+    _check_path(path, release, overwrite)
+    evidence = gather(release, audit)
+    today = datetime.now(UTC).date()
+    _write(path, render(evidence, _seen_from(path, release), today))
+    _summary(path, evidence, release)
+    return 0
+
+
+def _check_path(path: Path, release: Path, overwrite: bool) -> None:
+    """Refuse, before any work is done, a file that may not be written."""
+    if path.suffix.lower() not in _ENDINGS:
+        raise ConfigurationError(f"out={path} must end in .html; a browser prints that as PDF.")
+    if path.resolve().is_relative_to(release.resolve()):
+        raise ConfigurationError(f"out={path} lies in the release, which may hold nothing else; put it beside {release}.")
+    if path.is_dir():
+        raise ConfigurationError(f"out={path} is a folder; name a file.")
+    if os.path.lexists(path) and not overwrite:
+        raise OutputExistsError(f"{path} exists; name another file with --out, or pass --overwrite true to replace it.")
+
+
+def _seen_from(path: Path, release: Path) -> str:
+    """Return the release's folder as commands in the report name it: from the report's folder, without those above it."""
+    folder = release.resolve()
+    beside = path.resolve().parent
+    return folder.relative_to(beside).as_posix() if folder.is_relative_to(beside) else folder.name
+
+
+def _write(path: Path, html: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    # JSON can hold halves of characters, which UTF-8 cannot
+    temporary.write_bytes(html.encode("utf-8", errors="replace"))
+    temporary.replace(path)
+
+
+def _summary(path: Path, evidence: Evidence, release: Path) -> None:
+    verdict = "none yet" if evidence.audit is None else f"{evidence.audit.verdict.word}. {evidence.audit.verdict.text}"
+    say(f"Report:   {path} ({path.stat().st_size / 2**20:.1f} MiB)\nVerdict:  {verdict}")
+    for part, command in missing(evidence, str(release)).items():
+        say(f"Missing:  {part}; made by: {command}")

@@ -1,0 +1,68 @@
+"""``salm-cli reproduce``: the runs behind a table or figure of the paper, and ours beside its numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from salm_lightning.errors import ConfigurationError, look_up
+from salm_lightning.trainers import Precision
+
+
+def reproduce(
+    target: str,
+    datasets: list[str] | None = None,
+    methods: list[str] | None = None,
+    seeds: list[int] | None = None,
+    scale: float = 1.0,
+    width: float = 1.0,
+    general: Path | None = None,
+    out: Path = Path("lightning_logs/reproduce"),
+    root: Path | None = None,
+    workers: int = 1,
+    accelerator: str = "auto",
+    precision: Precision = "32-true",
+    dry_run: bool = False,
+) -> int:
+    """Run a table, figure or case study of the paper at its settings, and show ours beside its numbers.
+
+    Finished runs are kept in ``out`` and shared by all tables and figures; the same command goes on where it stopped.
+
+    Args:
+        target: ``table1`` to ``table6``, ``table8``, ``fig2``, ``fig3``, ``fig5``, ``fig6``, ``fig7``, ``case7.1`` or ``cased2``.
+        datasets: MedMNIST names, with ``_224`` for that size; the paper's by default. Others have no number of the paper beside them.
+        methods: Of ``tap``, ``em``, ``sp`` and ``salm``; by default all that the paper has there. Clean victims are always trained.
+        seeds: Seeds of releases and victims; 0 by default.
+        scale: Factor on the training steps of generators and victims.
+        width: Width factor of all models.
+        general: Folder with one subfolder of general images per class, for case7.1 (ImageNet) and cased2 (CIFAR-10).
+        out: Folder of all runs, and of ``reproduce.csv`` and ``reproduce.md``.
+        root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``. What is not there is downloaded.
+        workers: Runs at a time.
+        accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
+        precision: Numerical precision.
+        dry_run: Show the runs with an estimate of time and disk, from a few timed steps on this machine, and stop.
+
+    Returns:
+        Exit code: 0 if there is a number for every cell, 1 if not, 130 after Ctrl-C, 143 after SIGTERM.
+
+    Raises:
+        SalmError: An argument is wrong, or another sweep is running in ``out``.
+    """
+    # They build on the command line of fit, which imports this module.
+    from salm_lightning.reproduce.calibration import Calibration
+    from salm_lightning.reproduce.estimate import show_estimate
+    from salm_lightning.reproduce.lab import Lab
+    from salm_lightning.reproduce.run import run
+    from salm_lightning.reproduce.settings import Settings
+    from salm_lightning.reproduce.targets import TARGETS
+
+    chosen = TARGETS[look_up("target", target, TARGETS)]
+    if workers < 1:
+        raise ConfigurationError(f"workers={workers} is out of range; give 1 or more.")
+    settings = Settings(scale, width, tuple([0] if seeds is None else seeds), root, accelerator, precision)
+    cells = chosen.choose(datasets, methods)
+    experiment = chosen.experiment(cells, Lab(settings, out, workers, general, download=not dry_run))
+    if dry_run:
+        show_estimate(experiment.runs(), Calibration(accelerator, precision), workers)
+        return 0
+    return run(target, chosen, experiment, settings, out)

@@ -1,0 +1,142 @@
+"""A cell of a table: what is trained for it, what is measured, and what the paper says; and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from salm_lightning.reproduce.settings import METHODS, Dataset
+
+CLEAN = "clean"
+SKIPPED = "skipped"
+"""Status of a cell that cannot be measured here."""
+Measure = Callable[[Mapping[str, Any]], float]
+"""Takes what was found, such as the ``test`` part of a victim's results, and returns percent."""
+
+
+def accuracy(test: Mapping[str, Any]) -> float:
+    """Return the accuracy on the clean test split in percent."""
+    return 100 * float(test["acc"])
+
+
+@dataclass(frozen=True)
+class AccuracyOn:
+    """The measure of the accuracy on the clean test images of some classes, in percent."""
+
+    classes: tuple[int, ...]
+
+    def __call__(self, test: Mapping[str, Any]) -> float:
+        """Return the share of their images that are recognised."""
+        confusion = np.asarray(test["confusion"])
+        return 100 * float(confusion[self.classes, self.classes].sum() / confusion[list(self.classes)].sum())
+
+    def constant(self, test: Mapping[str, Any]) -> float:
+        """Return what always saying the most frequent of them reaches."""
+        counts = np.asarray(test["confusion"])[list(self.classes)].sum(axis=1)
+        return 100 * float(counts.max() / counts.sum())
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The runs behind a cell, beside the paper's settings.
+
+    Attributes:
+        method: The noise generator's method, an option of ``fit``.
+        clean: Whether the victim is trained on the clean images instead of the release.
+        options: Further options by dotted name, such as ``victim.model.arch``.
+    """
+
+    method: Any = "SALM"
+    clean: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Owners who each hold one class, and support classes from elsewhere (Section 7.1, Appendix D.2).
+
+    Attributes:
+        support: A MedMNIST name; ``None`` is the folder of general images.
+        classes: The classes to protect; ``None`` is each of them.
+        num_support: Most support classes.
+        clean: Whether the number is that of the victim on the clean images.
+    """
+
+    support: str | None
+    classes: tuple[str, ...] | None = None
+    num_support: int | None = None
+    clean: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the paper, or one that belongs beside it.
+
+    Attributes:
+        dataset: The images.
+        method: ``clean``, or a key of ``METHODS``; of the row, in a table that has the clean accuracy in each row.
+        what: What else tells it from the others.
+        paper: The paper's number; ``None`` where it has none.
+        recipe: What is run for it; ``None`` if it is derived from other cells.
+        measure: What is taken from what the run found.
+        unit: Name of the number, which is in percent.
+    """
+
+    dataset: Dataset
+    method: str
+    what: str = ""
+    paper: float | None = None
+    recipe: Recipe | Owners | None = None
+    measure: Measure = accuracy
+    unit: str = "accuracy"
+
+
+def trained(method: str, **options: Any) -> Recipe:
+    """Return the recipe of a victim that is trained on the clean images, or on those that a method protects.
+
+    Args:
+        method: ``clean`` or a key of ``METHODS``.
+        **options: Further options; ``__`` stands for a dot.
+    """
+    given = {name.replace("__", "."): value for name, value in options.items()}
+    return Recipe(METHODS.get(method, METHODS["salm"]), method == CLEAN, given)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out for a cell.
+
+    Attributes:
+        cell: The cell.
+        values: One number for each seed that has finished, as the paper's.
+        seeds: Seeds asked for.
+        status: ``done``, ``failed``, ``skipped``, or what became of the runs.
+        reason: Why it is not done.
+        majority: Accuracy of a model that always says the most frequent class, in percent.
+    """
+
+    cell: Cell
+    values: tuple[float, ...] = ()
+    seeds: int = 1
+    status: str = "done"
+    reason: str = ""
+    majority: float | None = None
+
+    @property
+    def ours(self) -> float | None:
+        """The mean over the seeds."""
+        return mean(self.values) if self.values else None
+
+    @property
+    def spread(self) -> float | None:
+        """The sample standard deviation over the seeds."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's number."""
+        return None if self.ours is None or self.cell.paper is None else self.ours - self.cell.paper

@@ -1,0 +1,32 @@
+"""Running a target, and putting together what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from salm_lightning.audit.album import Album
+from salm_lightning.reproduce.lab import Experiment
+from salm_lightning.reproduce.report import CSV, MARKDOWN, save, show
+from salm_lightning.reproduce.settings import Settings
+from salm_lightning.reproduce.targets import Target
+from salm_lightning.summary import say
+from salm_lightning.sweep.job import DONE
+
+
+def run(name: str, target: Target, experiment: Experiment, settings: Settings, out: Path) -> int:
+    """Run an experiment, draw its figure, and save and show ours beside the paper's.
+
+    Returns:
+        Exit code: 0 if there is a number for every cell, 1 if not, above 1 after a stop.
+    """
+    code = experiment.run()
+    results = target.derive(experiment.results())
+    if target.draw is not None:
+        with Album(out) as album:
+            target.draw(experiment, album)
+    show(save(name, results, settings, out))
+    say(f"Saved: {out / CSV}, {out / MARKDOWN}")
+    undone = [result for result in results if result.status != DONE]
+    if undone:
+        say(f"{len(undone)} of {len(results)} cells have no number, or not of all seeds. The same command tries them again.")
+    return code if code > 1 else int(bool(undone))

@@ -1,0 +1,140 @@
+"""The paper's settings (Section 4.1, Appendix B.2) as options of ``salm-cli fit``, and what may be changed about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from salm_lightning.data import MEDMNIST, MedMNISTDataModule
+from salm_lightning.errors import ConfigurationError, look_up
+from salm_lightning.trainers import Precision
+
+VICTIM_STEPS = 20_000
+"""Training steps of a victim (Appendix B.2)."""
+METHODS: Mapping[str, Any] = MappingProxyType(
+    {"tap": "TAP", "em": "EM", "sp": "SP", "salm": {"class_path": "SALM", "init_args": {"percent": 10}}}
+)
+"""The paper's methods, as an option of ``fit``."""
+
+
+@dataclass(frozen=True)
+class _Size:
+    steps: int
+    batch_size: int
+    check_interval: int
+
+
+_SIZES = {28: _Size(steps=5000, batch_size=128, check_interval=250), 224: _Size(steps=3000, batch_size=64, check_interval=500)}
+_VICTIM_CHECKS = 500
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One of MedMNIST's 2-D datasets at one size of the paper.
+
+    Attributes:
+        name: As MedMNIST has it.
+        size: Height and width in pixels, 28 or 224.
+    """
+
+    name: str
+    size: int = 28
+
+    @classmethod
+    def named(cls, name: str) -> Dataset:
+        """Return what a name such as ``pathmnist`` or ``pathmnist_224`` means.
+
+        Raises:
+            ConfigurationError: There is no such dataset, or the paper has nothing at that size.
+        """
+        base = look_up("datasets", name, [*MEDMNIST, *(f"{known}_224" for known in MEDMNIST)])
+        return cls(base.removesuffix("_224"), 224 if base.endswith("_224") else 28)
+
+    def __str__(self) -> str:
+        return self.name if self.size == 28 else f"{self.name}_{self.size}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a table or figure is reproduced; as it stands, the paper's way.
+
+    Args:
+        scale: Factor on the training steps of generators and victims.
+        width: Width factor of all models.
+        seeds: Seeds of releases and victims.
+        root: Folder of MedMNIST's files; ``None`` is ``SALM_DATA_ROOT``, else ``~/.medmnist``.
+        accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
+        precision: Numerical precision.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+
+    scale: float = 1.0
+    width: float = 1.0
+    seeds: Sequence[int] = (0,)
+    root: Path | None = None
+    accelerator: str = "auto"
+    precision: Precision = "32-true"
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "width"):
+            if getattr(self, name) <= 0:
+                raise ConfigurationError(f"{name}={getattr(self, name):g} is out of range; give more than 0, such as 0.1.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigurationError(f"seeds={list(self.seeds)} has to name one or more seeds, each once, such as [0, 1].")
+
+    def steps(self, size: int) -> int:
+        """Return the training steps of a noise generator, the paper's M times the scale."""
+        return self._scaled(_SIZES[size].steps)
+
+    @property
+    def victim_steps(self) -> int:
+        """Training steps of a victim."""
+        return self._scaled(VICTIM_STEPS)
+
+    @staticmethod
+    def batch_size(size: int) -> int:
+        """Return the images per step for generators and victims."""
+        return _SIZES[size].batch_size
+
+    def data(self, dataset: Dataset, download: bool = True) -> MedMNISTDataModule:
+        """Return a dataset with the paper's batch size."""
+        return MedMNISTDataModule(
+            dataset.name, dataset.size, self.root, download=download, batch_size=self.batch_size(dataset.size)
+        )
+
+    def generator(self, dataset: Dataset) -> dict[str, Any]:
+        """Return options of ``fit`` for a noise generator; the paper's loop starts afresh at each step (``docs/method.md``)."""
+        data = {"name": dataset.name, "batch_size": self.batch_size(dataset.size)}
+        root = {} if self.root is None else {"root": str(self.root)}
+        return {
+            "data": {"class_path": "MedMNISTDataModule", "init_args": data | root},
+            "model": {
+                "class_path": "NoiseGeneratorModule",
+                "init_args": {"method": "SALM", "loop": "fresh", "width": self.width},
+            },
+            "trainer": self._trainer(self.steps(dataset.size), _SIZES[dataset.size].check_interval),
+        }
+
+    def victim(self) -> dict[str, Any]:
+        """Return options of ``fit`` for a victim."""
+        return {
+            "model": {"class_path": "VictimModule", "init_args": {"width": self.width}},
+            "trainer": self._trainer(self.victim_steps, _VICTIM_CHECKS),
+        }
+
+    def _scaled(self, steps: int) -> int:
+        return max(1, round(steps * self.scale))
+
+    def _trainer(self, steps: int, check_interval: int) -> dict[str, Any]:
+        return {
+            "max_steps": steps,
+            "val_check_interval": max(1, min(check_interval, steps // 10)),  # a short run has a learning curve too
+            "accelerator": self.accelerator,
+            "devices": 1,
+            "precision": self.precision,
+        }
