@@ -27,7 +27,7 @@ from torch.optim import SGD
 
 from salm_lightning import commands
 from salm_lightning.audit.battery import Battery, Deadline, OutOfTimeError, parse_budget, plan
-from salm_lightning.audit.cells import Cell, Length, Record, Store, name_of, optimizer_of
+from salm_lightning.audit.cells import Cell, Length, Record, Store, name_of, optimizer_of, title_of
 from salm_lightning.audit.choices import PRESETS, read_treatments
 from salm_lightning.audit.results import make_rows
 from salm_lightning.audit.summary import audit_folder
@@ -39,7 +39,7 @@ from salm_lightning.errors import ConfigurationError
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import PoisonedDataModule, write_release
-from salm_lightning.treatments import JPEG, Mean, TrainingStep, Treatment
+from salm_lightning.treatments import JPEG, AdversarialTraining, CenterCrop, Mean, TrainingStep, Treatment
 
 INFO = DatasetInfo("tiny", Task.MULTI_CLASS, ("0", "1", "2"), 3, 16)
 LENGTH = Length(width=0.125, steps=3, batch_size=8)
@@ -300,11 +300,22 @@ def test_treatments_by_name_class_and_settings() -> None:
         assert len(read_treatments(preset.treatments)) == len(preset.treatments)
 
 
+def test_titles_tell_treatments_apart() -> None:
+    treatments = [Treatment(), JPEG(50), AdversarialTraining(radius=4), CenterCrop(), CenterCrop(on_test=True)]
+    assert [title_of(treatment) for treatment in treatments] == [
+        "none",
+        "jpeg quality 50",
+        "adversarialtraining radius 4 pgd steps 7",
+        "centercrop share 0.75",
+        "centercrop share 0.75 on test",
+    ]
+
+
 def test_grey_images_are_not_made_grey(trained: list[str]) -> None:
     write_fake_npz(Path("grey.npz"), replace(INFO, name="grey", channels=1), (30, 9, 13))
     make_release("grey-release", Path("grey.npz"))
     assert run("--quick", "grey-release") == 0
-    assert sorted(title.split(", ")[1].split()[0] for title in trained) == ["jpeg", "none", "strongaugment"]
+    assert sorted(title.split(", ")[1].split()[0] for title in trained) == ["jpeg", "none", "resample"]
 
 
 def test_drawn_originals_are_drawn_again(trained: list[str]) -> None:
@@ -437,6 +448,14 @@ def test_several_labels_are_judged_by_auc() -> None:
     assert floors_of(Task.MULTI_LABEL, 14, 0.95) == {"auc": 0.5}
     made = rows(0.7, 0.55, clean=0.8, floors={"auc": 0.5})
     assert judge(made, {"auc": 0.5}, [])["word"] == "does not protect"
+
+
+def test_treatments_that_ruin_clean_images_too_are_named() -> None:
+    protected, clean, treated, twin = cells()
+    for reached, told in ((0.59, True), (0.61, False)):
+        records = [fake(cell.identity, acc) for cell, acc in ((protected, 0.2), (clean, 1.0), (treated, 0.3), (twin, reached))]
+        verdict = judge(make_rows(records, FLOORS), FLOORS, [])
+        assert ["mean (resnet18)" in limit for limit in verdict["not_covered"]] == [True] * told
 
 
 def test_seeds_that_are_missing_leave_gaps() -> None:

@@ -239,10 +239,13 @@ def settings_of(treatment: Treatment) -> dict[str, Any]:
 
 def title_of(treatment: Treatment) -> str:
     """Return a treatment's name with its settings, as tables show it; a switch that is off is left out."""
-    shown = {key: value for key, value in settings_of(treatment).items() if key != "name" and value not in (None, False)}
-    return " ".join(
-        [settings_of(treatment)["name"], *(key if value is True else f"{key} {value}" for key, value in shown.items())]
-    )
+    settings = settings_of(treatment)
+    words = [settings["name"]]
+    for key, value in settings.items():
+        if key != "name" and value not in (None, False):
+            number = isinstance(value, int | float) and value is not True
+            words += [key.replace("_", " "), *([f"{value:g}"] if number else [] if value is True else [str(value)])]
+    return " ".join(words)
 
 
 def optimizer_options(arch: str, treatment: Treatment) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from salm_lightning.audit.cells import NONE, Length
+from salm_lightning.audit.cells import NONE, Length, TrainedOn
 from salm_lightning.data import Task
 
 KEPT_LIMIT = 0.5
@@ -57,9 +57,11 @@ def reference_of(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float])
     return {name: value for name, value in reached.items() if value - floors[name] >= LEARNED}
 
 
-def kept(row: Mapping[str, Any], floors: Mapping[str, float], reference: Mapping[str, float]) -> float | None:
+def kept(
+    row: Mapping[str, Any], floors: Mapping[str, float], reference: Mapping[str, float], trained_on: TrainedOn = "protected"
+) -> float | None:
     """Return the share of the way from knowing nothing to the clean reference: of the measures the largest; None without any."""
-    means = {name: mean(row["protected"][name]) for name in reference}
+    means = {name: mean(row[trained_on][name]) for name in reference}
     shares = [(value - floors[name]) / (reference[name] - floors[name]) for name, value in means.items() if value is not None]
     return max(shares, default=None)
 
@@ -113,7 +115,7 @@ def judge(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], not_co
         "word": word,
         "text": text,
         "broken_by": [_named(row) for row, _ in broken],
-        "not_covered": list(not_covered),
+        "not_covered": [*_blunt(rows, floors, reference), *not_covered],
         "thresholds": {"kept_limit": KEPT_LIMIT, "clean_margin": LEARNED},
     }
 
@@ -148,6 +150,17 @@ def limits(untried: Sequence[str], archs: Sequence[str], seeds: int, length: Len
     found.append("Treatments were tried one at a time; someone may combine them, or think of others.")
     found.append("Whoever has other images of the same kind can train on those.")
     return found
+
+
+def _blunt(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], reference: Mapping[str, float]) -> list[str]:
+    """Say which treatments could not have broken the protection, because at this length they leave a clean twin too little as well."""
+    shares = [(row, kept(row, floors, reference, "clean")) for row in rows if row["clean"] is not None]
+    named = [_named(row) for row, share in shares if share is not None and share <= KEPT_LIMIT]
+    return (
+        [f"Treatments that left too little of the originals, too, to tell anything at this length: {', '.join(named)}."]
+        if named
+        else []
+    )
 
 
 def _strongest_first(shares: Sequence[tuple[Mapping[str, Any], float]]) -> list[tuple[Mapping[str, Any], float]]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from salm_lightning.audit.album import PICTURES
 from salm_lightning.audit.cells import NONE
 from salm_lightning.audit.quality import QUALITY
-from salm_lightning.audit.summary import AUDIT
+from salm_lightning.audit.summary import AUDIT, audit_folder
 from salm_lightning.data.arrays import file_sha256
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.release import Check, Manifest, verify_release
@@ -220,7 +220,7 @@ def gather(release: Path, audit: Path | None = None) -> Evidence:
         raise ReleaseError(
             f"release={release} is not what was released ({'; '.join(failed)}). Get it again, or protect anew; nothing was written."
         )
-    folder = default_audit(release) if audit is None else audit
+    folder = audit_folder(release, None) if audit is None else audit
     if audit is not None and not any((audit / name).exists() for name in (AUDIT, QUALITY, PICTURES)):
         raise ConfigurationError(
             f"audit={audit} holds none of {AUDIT}, {QUALITY} and {PICTURES}; name the folder that salm-cli audit wrote, or leave it out."
@@ -233,11 +233,6 @@ def gather(release: Path, audit: Path | None = None) -> Evidence:
         quality=_read(folder / QUALITY, _quality),
         pictures=read_pictures(folder),
     )
-
-
-def default_audit(release: Path) -> Path:
-    """Return the folder in which the audit of a release is looked for."""
-    return release.parent / "audit"
 
 
 def _read(path: Path, make: Callable[[Value], _T]) -> _T | None:
