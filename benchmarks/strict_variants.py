@@ -1,4 +1,4 @@
-"""Ways to keep the number of changed pixels (paper: Eq. 3, ``l0 <= m``) that were tried for ``mask: strict``, besides ``project``.
+"""Ways to keep the number of changed pixels (paper: Eq. 3, ``l0 <= m``) that were tried beside hard thresholding, which became ``mask: strict``.
 
 They are methods for ``benchmarks/strict_screen.yaml``::
 
@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from salm_lightning.noise.masks import keep_top, masked_count
+from salm_lightning.noise.masks import masked_count
 from salm_lightning.noise.methods import SALM, Perturbation
 from salm_lightning.noise.pgd import Objective, descend
 
@@ -33,22 +33,6 @@ class Sparse(SALM):
     def max_changed_pixels(self, pixels: int) -> int | None:
         """Return the count that is never exceeded."""
         return masked_count(self.percent, pixels)
-
-
-class HardThreshold(Sparse):
-    """After every step on all pixels keep the K percent with the largest noise, equal ones by their gradient."""
-
-    def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
-        """Take ``steps`` steps, each followed by the threshold."""
-        mask = torch.zeros_like(delta[:, :1])
-        for step in range(steps):
-            gradient = objective(delta, step)
-            delta = descend(delta, gradient, images, self.step_size / 255, self.radius_unit)
-            slope = _strength(gradient)
-            tie = slope / slope.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
-            mask = keep_top(_strength(delta) + 1e-4 * tie, self.percent)
-            delta = delta * mask
-        return Perturbation(delta, mask)
 
 
 class Accumulate(Sparse):

@@ -93,6 +93,31 @@ def test_fixed_and_project_guarantee_the_number_of_changed_pixels(
     assert changed_pixels(again.delta).max() <= limit
 
 
+@pytest.mark.parametrize("percent", [1, 10, 37.5, 100])
+def test_strict_masks_equal_hard_thresholding_in_numpy_and_hold_between_visits(percent: float) -> None:
+    images, method = torch.full(SHAPE, 0.5), SALM(percent=percent, step_size=3, mask="strict")
+    limit = max(1, round(percent / 100 * 256))
+    assert method.max_changed_pixels(256) == limit
+    delta, oracle = torch.zeros(SHAPE), np.zeros(SHAPE)
+    assert torch.equal(method.start(images, INDICES, 0), delta)
+    for visit in range(3):
+
+        def gradient(noise: Tensor, step: int, visit: int = visit) -> Tensor:
+            return wandering_gradient(torch.zeros_like(noise), 10 * visit + step)
+
+        delta = method.improve(images, delta, gradient, 4).delta
+        for step in range(4):
+            slope = gradient(delta, step).double().numpy()
+            oracle = np.clip(oracle - 3 / 255 * np.sign(slope), -8 / 255, 8 / 255)
+            for image, grad in zip(oracle, np.abs(slope).sum(1), strict=True):
+                levels = np.rint(np.abs(image).sum(0) * 255).ravel()  # whole numbers, so that ties are ties
+                dropped = np.lexsort((grad.ravel(), levels))[: 256 - limit]
+                image.reshape(3, -1)[:, dropped] = 0
+        np.testing.assert_allclose(delta.numpy(), oracle, rtol=0, atol=1e-6)
+        assert changed_pixels(delta).max() <= limit
+    assert changed_pixels(delta).min() > 0.9 * limit
+
+
 def test_fixed_by_element_guarantees_the_number_of_changed_values() -> None:
     images, method = clean(), SALM(percent=10, score=Score.ELEMENT, mask="fixed")
     made = method.improve(images, method.start(images, INDICES, 0), wandering_gradient, 10)
@@ -248,6 +273,7 @@ def test_settings_are_json_and_name_every_argument(build: Callable[..., Method])
         (EM, {"step_size": -1.6}, r"step_size=-1.6 is out of range"),
         (SALM, {"eot_samples": 0}, r"eot_samples=0 is out of range"),
         (SALM, {"score": "pixels"}, r"score='pixels' is not known; did you mean 'pixel'\?"),
+        (SALM, {"mask": "strict", "start": "uniform"}, r"start='uniform' puts noise on every pixel.*zero"),
         (SALM, {"mask": "fix"}, r"mask='fix' is not known; did you mean 'fixed'\?"),
         (SALM, {"start": "random"}, r"start='random' is not known.* Choices: uniform, zero"),
         (EM, {"start": "uniforms"}, r"start='uniforms' is not known; did you mean 'uniform'\?"),

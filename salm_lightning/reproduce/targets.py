@@ -8,7 +8,6 @@ from typing import Any
 
 from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.errors import ConfigurationError, look_up
-from salm_lightning.models import ARCHITECTURES
 from salm_lightning.noise.selection import class_number
 from salm_lightning.reproduce import drawings
 from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, Measure, Owners, Recipe, Result, trained
@@ -21,6 +20,7 @@ from salm_lightning.reproduce.settings import METHODS, Dataset
 from salm_lightning.reproduce.victims import Victims
 
 _ALL = (CLEAN, *METHODS)
+_ARCHITECTURES = ("vgg11", "resnet18", "resnet50", "densenet121")
 _FOUR = ("pathmnist", "dermamnist", "octmnist", "chestmnist_224")
 _THREE_CLASSES = ("cancer-associated stroma", "colorectal adenocarcinoma epithelium", "lymphocytes")
 
@@ -92,7 +92,7 @@ def _architectures(dataset: Dataset) -> list[Cell]:
     return [
         Cell(dataset, method, f"{arch}, K = {percent}", paper(percent, arch, method), _salm(percent, method, arch=arch))
         for percent in (10, 30)
-        for arch in ARCHITECTURES
+        for arch in _ARCHITECTURES
         for method in (CLEAN, "salm")
     ]
 
@@ -196,7 +196,7 @@ def _three_classes(dataset: Dataset) -> list[Cell]:
             dataset, method, arch, None, trained(method, victim__model__arch=arch, generator__model__selection=selection),
             AccuracyOn(numbers), "accuracy on the three classes",
         )
-        for arch in ARCHITECTURES
+        for arch in _ARCHITECTURES
         for method in (CLEAN, "salm")
     ]  # fmt: skip
 

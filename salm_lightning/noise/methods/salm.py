@@ -16,6 +16,9 @@ from salm_lightning.noise.transforms import CropFlip
 _NEGLIGIBLE = 0.02
 """Share of a step that counts as no move: stored noise is rounded, so that what lies at black or white may move a trifle."""
 
+_TIE = 1e-4
+"""Noise, in [0, 1] units, that the steepest pixel counts for more than its own: less than stored noise resolves at the usual radii."""
+
 
 class SALM(Method):
     """Error-minimising noise whose every step changes only the K percent of the pixels with the largest gradient.
@@ -26,14 +29,15 @@ class SALM(Method):
         step_size: alpha_u in units of 1/255.
         score: What is ranked.
         mask: ``per_step`` ranks anew at every step (Algorithm 1); ``fixed`` ranks once per call and
-            clears the noise outside that mask.
+            clears the noise outside that mask; ``strict`` steps on all pixels and then keeps the noise of K percent of them, the largest,
+            and of equal ones that with the largest gradient, so that no more are ever changed (Eq. 3), also between visits.
         project: After the last step keep only the top K percent of the pixels by ``abs(delta)``.
-        start: ``uniform`` in the radius (Appendix B.2), or ``zero``.
+        start: ``uniform`` in the radius (Appendix B.2), or ``zero``; ``None`` is zero for a ``strict`` mask, else uniform.
         transform: T; ``None`` is ``CropFlip()``.
         eot_samples: J, transforms averaged per gradient.
 
     Raises:
-        ConfigurationError: A value is unknown or out of range.
+        ConfigurationError: A value is unknown or out of range, or a ``strict`` mask is to start with noise everywhere.
     """
 
     def __init__(
@@ -42,9 +46,9 @@ class SALM(Method):
         radius: float = 8.0,
         step_size: float = 1.6,
         score: Score = Score.PIXEL,
-        mask: Literal["per_step", "fixed"] = "per_step",
+        mask: Literal["per_step", "fixed", "strict"] = "per_step",
         project: bool = False,
-        start: Literal["uniform", "zero"] = "uniform",
+        start: Literal["uniform", "zero"] | None = None,
         transform: CropFlip | None = None,
         eot_samples: int = 1,
     ) -> None:
@@ -55,9 +59,16 @@ class SALM(Method):
         self.percent = percent
         self.step_size = step_size
         self.score = Score(look_up("score", score, Score))
-        self.mask = look_up("mask", mask, ("per_step", "fixed"))
+        self.mask = look_up("mask", mask, ("per_step", "fixed", "strict"))
         self.project = project
+        if start is None:
+            start = "zero" if mask == "strict" else "uniform"
         self.start_from = look_up("start", start, ("uniform", "zero"))
+        if mask == "strict" and start == "uniform":
+            raise ConfigurationError(
+                "start='uniform' puts noise on every pixel, and mask='strict' keeps what is larger than a step: the pixels would be drawn "
+                "at random. Give start: zero, or leave it out."
+            )
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and every setting as JSON values; ``start`` under its name, which as an attribute is a method's."""
@@ -65,8 +76,9 @@ class SALM(Method):
         return values | {"start": values.pop("start_from")}
 
     def max_changed_pixels(self, pixels: int) -> int | None:
-        """Return the count that ``project`` and a ``fixed`` mask of pixels guarantee, and 0 for K = 0."""
-        guaranteed = self.project or self.percent == 0 or (self.mask == "fixed" and self.score is not Score.ELEMENT)
+        """Return the count that ``project``, a ``strict`` mask and a ``fixed`` one of pixels guarantee, and 0 for K = 0."""
+        by_pixel = self.mask == "fixed" and self.score is not Score.ELEMENT
+        guaranteed = self.project or self.percent == 0 or self.mask == "strict" or by_pixel
         return masked_count(self.percent, pixels) if guaranteed else None
 
     def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
@@ -82,6 +94,11 @@ class SALM(Method):
             return Perturbation(torch.zeros_like(delta), mask)
         for step in range(steps):
             grad = objective(delta, step)
+            if self.mask == "strict":
+                delta = descend(delta, grad, images, self.step_size / 255, self.radius_unit)
+                mask = self._largest(delta, grad)
+                delta = delta * mask
+                continue
             if self.mask == "per_step" or step == 0:
                 mask = top_percent_mask(self._ranked(delta, grad, images), self.percent, self.score)
             if self.mask == "fixed" and step == 0:
@@ -91,6 +108,11 @@ class SALM(Method):
         if self.project:
             delta = delta * keep_top(delta.abs().amax(dim=1, keepdim=True), self.percent)
         return Perturbation(delta, mask)
+
+    def _largest(self, delta: Tensor, grad: Tensor) -> Tensor:
+        size, slope = (values.abs().sum(dim=1, keepdim=True) for values in (delta, grad))
+        tie = slope / slope.amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+        return keep_top(size + _TIE * tie, self.percent)
 
     def _ranked(self, delta: Tensor, grad: Tensor, images: Tensor) -> Tensor:
         if self.score is not Score.FREE:
