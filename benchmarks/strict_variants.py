@@ -1,4 +1,4 @@
-"""Ways to keep the number of changed pixels (paper: Eq. 3, ``l0 <= m``) that were tried beside hard thresholding, which became ``mask: strict``.
+"""Ways to keep the number of changed pixels (paper: Eq. 3, ``l0 <= m``) that hard thresholding, now ``mask: strict``, was compared with.
 
 They are methods for ``benchmarks/strict_screen.yaml``::
 
