@@ -263,6 +263,7 @@ def test_the_archive_is_the_one_named_after_the_dataset(release: Path) -> None:
         (("archive", "sha256"), "abc"),
         (("arrays", "train_images"), None),
         (("surplus",), 1),
+        pytest.param(("measured", "ssim"), 10**400, id="larger than any float"),
     ],
 )
 def test_manifests_are_validated(release: Path, keys: tuple[str, ...], value: Any) -> None:

@@ -147,7 +147,7 @@ class Manifest:
             )
         try:
             return cls._from_values(values)
-        except (ConfigurationError, TypeError, ValueError, KeyError) as error:
+        except (ConfigurationError, TypeError, ValueError, KeyError, OverflowError) as error:
             raise ReleaseError(f"{MANIFEST} is not a manifest: {error}") from error
 
     @classmethod
