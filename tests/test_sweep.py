@@ -630,7 +630,7 @@ def test_names_of_columns_and_values() -> None:
 # Documentation ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", ["reproducing", "results", "cluster"])
+@pytest.mark.parametrize("page", [pytest.param("reproducing", marks=pytest.mark.slow), "results", "cluster"])
 def test_documented_sweeps_can_be_planned(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / f"docs/{page}.md").read_text().replace("\\\n", " ")
     commands = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.startswith("salm-cli sweep ")]
