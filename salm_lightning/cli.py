@@ -20,7 +20,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from salm_lightning import commands
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
 from salm_lightning.config_files import read_settings, resolve_checkpoint, resolve_configs
@@ -326,17 +325,21 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in ("-h", "--help"):
+        from salm_lightning import commands
+
         sys.stdout.write(commands.overview(HELP))
         return 0 if arguments else 2
     quieten()
     torch.set_float32_matmul_precision("high")
     try:
-        if not arguments[0].startswith("-"):
-            look_up("command", arguments[0], [*HELP, *commands.COMMANDS])
-        resolved = resolve_configs(arguments)
-        if resolved[0] in commands.COMMANDS:
-            return commands.run(resolved[0], resolved[1:])
-        SalmCLI(resolved)
+        if arguments[0] in HELP or arguments[0].startswith("-"):
+            SalmCLI(resolve_configs(arguments))
+            return 0
+        # Not with this module: what they need, such as scikit-image, would delay every start of a fit.
+        from salm_lightning import commands
+
+        look_up("command", arguments[0], [*HELP, *commands.COMMANDS])
+        return commands.run(arguments[0], resolve_configs(arguments)[1:])
     except SalmError as error:
         sys.stderr.write(f"salm-cli: error: {error}\n")
         return 2
@@ -351,4 +354,3 @@ def main(args: Sequence[str] | None = None) -> int:
         return int(interruption.code or INTERRUPTED)
     except KeyboardInterrupt:
         return 130
-    return 0

@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from salm_lightning.data import ImageDataModule
+from salm_lightning.files import replacing
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import Manifest
@@ -156,10 +157,8 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def write_json(path: Path, values: dict[str, Any] | list[Any]) -> None:
     """Write JSON to a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _figure(name: str, value: float, digits: int) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from salm_lightning.errors import DataError
+from salm_lightning.files import replacing
 from salm_lightning.summary import write_json
 
 PICTURES = "pictures.json"
@@ -54,10 +55,8 @@ class Album:
             The file.
         """
         path = self.out / FOLDER / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        figure.savefig(temporary, format="png", dpi=_DPI)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=_DPI)
         file = f"{FOLDER}/{path.name}"
         self._entries[file] = {"file": file, "title": title, "caption": caption}
         write_json(self.out / PICTURES, list(self._entries.values()))

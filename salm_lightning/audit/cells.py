@@ -21,6 +21,7 @@ from salm_lightning.config_files import read_config, shipped_configs
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.arrays import file_sha256
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.files import replacing
 from salm_lightning.models import build_classifier
 from salm_lightning.modules import VictimModule
 from salm_lightning.summary import victim_results, write_json
@@ -197,12 +198,9 @@ class Store:
 
     def write(self, record: Record, module: VictimModule) -> None:
         """Keep what became of a victim; its weights first, so that a finished one has them."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self._keeps_weights and is_plain(module.treatment):
-            path = self._weights(record.identity)
-            temporary = path.with_name(f".{path.name}.tmp")
-            torch.save(module.network.state_dict(), temporary)
-            temporary.replace(path)
+            with replacing(self._weights(record.identity)) as temporary:
+                torch.save(module.network.state_dict(), temporary)
         write_json(self.path(record.identity), asdict(record))
 
     def network(self, identity: Mapping[str, Any], images: ImageDataModule) -> nn.Module | None:

@@ -15,6 +15,7 @@ from rich.text import Text
 from salm_lightning.audit.cells import NONE, Record
 from salm_lightning.audit.verdict import kept, mean, reference_of, worst_of
 from salm_lightning.data import Task
+from salm_lightning.files import replacing
 
 EARLY_STOPPING = "early stopping"
 """Row of the victims without treatment as they were at the best accuracy on the clean validation split."""
@@ -129,12 +130,10 @@ def write_csv(records: Sequence[Record], skipped: Sequence[Mapping[str, Any]], p
     lines += [
         {name: victim[name] for name in ("treatment", "arch", "seed", "trained_on", "status", "reason")} for victim in skipped
     ]
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, CSV_COLUMNS)
         writer.writeheader()
         writer.writerows(lines)
-    temporary.replace(path)
 
 
 def _line(record: Record) -> dict[str, Any]:

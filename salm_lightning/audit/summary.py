@@ -14,6 +14,7 @@ from salm_lightning.audit.choices import Choice, untried
 from salm_lightning.audit.results import confusion_of, curves_of, make_rows, markdown, write_csv
 from salm_lightning.audit.verdict import floors_of, judge, limits
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.files import replacing
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.release import PoisonedDataModule
@@ -65,10 +66,8 @@ class Summary:
         audit = self._audit(records, skipped)
         write_json(self.out / AUDIT, audit)
         write_csv(records, skipped, self.out / "audit.csv")
-        path = self.out / "audit.md"
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(markdown(audit), encoding="utf-8")
-        temporary.replace(path)
+        with replacing(self.out / "audit.md") as temporary:
+            temporary.write_text(markdown(audit), encoding="utf-8")
         return audit
 
     def _audit(self, records: Sequence[Record], skipped: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

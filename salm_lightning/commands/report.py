@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from salm_lightning.errors import ConfigurationError, OutputExistsError
+from salm_lightning.files import replacing
 from salm_lightning.report import Evidence, gather, missing, render
 from salm_lightning.summary import say
 
@@ -59,11 +60,9 @@ def _seen_from(path: Path, release: Path) -> str:
 
 
 def _write(path: Path, html: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    # JSON can hold halves of characters, which UTF-8 cannot
-    temporary.write_bytes(html.encode("utf-8", errors="replace"))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        # JSON can hold halves of characters, which UTF-8 cannot
+        temporary.write_bytes(html.encode("utf-8", errors="replace"))
 
 
 def _summary(path: Path, evidence: Evidence, release: Path) -> None:

@@ -48,7 +48,7 @@ def reproduce(
     Raises:
         SalmError: An argument is wrong, or another sweep is running in ``out``.
     """
-    # They build on the command line of fit, which imports this module.
+    # Not with this module, or every other command would load them too.
     from salm_lightning.reproduce.calibration import Calibration
     from salm_lightning.reproduce.estimate import show_estimate
     from salm_lightning.reproduce.lab import Lab

@@ -38,7 +38,7 @@ def sweep(
     Raises:
         SalmError: A setting of any run cannot work, or another sweep is running in ``out``.
     """
-    # They build on the command line of fit, which imports this module.
+    # Not with this module, or every other command would load them too.
     from salm_lightning.sweep.plan import Planner
     from salm_lightning.sweep.run import run_sweep, show_plan
     from salm_lightning.sweep.runners import Cluster, Local, Runner

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from salm_lightning.audit.album import FOLDER
+from salm_lightning.files import replacing
 from salm_lightning.reproduce.cells import Result
 from salm_lightning.reproduce.settings import Settings
 from salm_lightning.reproduce.targets import TARGETS
@@ -159,7 +160,5 @@ def _rounded(number: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from salm_lightning.errors import ReleaseError
+from salm_lightning.files import replacing
 from salm_lightning.release import Manifest
 from salm_lightning.sweep.job import DONE, FAILED, Job, State
 from salm_lightning.sweep.plan import FIXED, Row
@@ -47,12 +48,10 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     own, others = [record(row) for row in rows], _others(rows, path)
     settings = [name for line in (rows[0].values, *others) for name in line if name not in (*MEASURED, *STATUS)]
     columns = [*dict.fromkeys(settings), *MEASURED, *STATUS]
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows([*own, *others])
-    temporary.replace(path)
 
 
 def _others(rows: Sequence[Row], path: Path) -> list[dict[str, str]]:
