@@ -51,6 +51,7 @@ def generate(
     Raises:
         OutputExistsError: Another release stands there, and ``overwrite`` is false.
     """
+    _gather_ranks(trainer)
     folder = folder or run_folder(trainer) / "protected"
     published = ckpt_path is not None and is_published(module, data, folder, ckpt_path)
     if not published:
@@ -88,6 +89,19 @@ def generate(
     if error is not None:
         raise error
     return folder
+
+
+def _gather_ranks(trainer: Trainer) -> None:
+    """Start all ranks and wait for them before anything is written, which a late one would take for another run's.
+
+    The Trainer does so when it trains; a method without a source model has not trained.
+    """
+    start = trainer.strategy.setup_environment
+    launcher = trainer.strategy.launcher
+    if launcher is None:
+        start()
+    else:
+        launcher.launch(start, trainer=trainer)
 
 
 def _publish(

@@ -213,10 +213,11 @@ def _wait(children: list[int]) -> list[int]:
                 if done:
                     codes[child] = os.waitstatus_to_exitcode(status)
         if time.monotonic() > end:
+            ended = [codes.get(child) for child in children]
             for child in set(children) - codes.keys():
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-            raise TimeoutError(f"{len(children) - len(codes)} of {len(children)} processes hang")
+            raise TimeoutError(f"hangs; exit codes by rank: {ended}")
         time.sleep(0.02)
     return [codes[child] for child in children]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,29 @@ def test_two_processes_and_other_chunks_give_the_same_bytes(tmp_path: Path, monk
         assert codes == [0] * ranks, (tmp_path / f"{name}.0").read_text()
     first, second = (Path("lightning_logs") / name / "protected/a.npz" for name in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("named", [["--run", "late"], []])
+def test_ranks_that_start_late_find_nothing_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_fake_npz(Path("a.npz"), MEDMNIST["breastmnist"], (50, 8, 10))
+    fit = [
+        "fit",
+        "--config",
+        "method/sp.yaml",
+        "--data",
+        "NpzDataModule",
+        "--data.path",
+        "a.npz",
+        "--data.chunk_size",
+        "16",
+        *named,
+    ]
+    codes = run([*fit, "--trainer.accelerator", "cpu"], tmp_path / "late", 2, lambda rank: time.sleep(3 * rank))
+    assert codes == [0, 0], (tmp_path / "late.0").read_text() + (tmp_path / "late.1").read_text()
+    assert [path.name for path in Path("lightning_logs").iterdir()] == [named[-1] if named else "version_0"]
+    (release,) = Path("lightning_logs").glob("*/protected")
+    assert all(check.ok for check in verify_release(release, "a.npz"))
 
 
 def test_verify_finds_bytes_beyond_an_l2_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
