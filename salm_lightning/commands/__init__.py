@@ -7,8 +7,8 @@ from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its __all__ is made at run time
 
+from salm_lightning.classwise import classwise
 from salm_lightning.commands.audit import audit
-from salm_lightning.commands.classwise import classwise
 from salm_lightning.commands.protect import protect
 from salm_lightning.commands.quality import quality
 from salm_lightning.commands.report import report

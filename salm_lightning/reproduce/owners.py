@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from salm_lightning.commands.classwise import classwise
+from salm_lightning.classwise import classwise
 from salm_lightning.data import MEDMNIST
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.reproduce.cells import SKIPPED, Cell, Owners, Result, accuracy

@@ -1,4 +1,4 @@
-"""``salm-cli classwise``: protect classes one after another, each known to its owner alone (paper: Section 7.1, Appendix D.2)."""
+"""``salm-cli classwise``: classes protected one after another, each known to its owner alone (paper: Section 7.1, Appendix D.2)."""
 
 from __future__ import annotations
 
