@@ -164,8 +164,7 @@ def audit(treatments: dict[str, str], clean: bool = True) -> dict[str, Any]:
         for name, title in treatments.items()
     ]  # fmt: skip
     curves = [
-        {"trained_on": trained_on, "arch": "resnet18", "treatment": title, "seed": 0, "steps": [5, 10], "test_acc": [0.4, 0.5],
-         "train_acc": [0.5, 0.9] if trained_on == "clean" else None}
+        {"trained_on": trained_on, "arch": "resnet18", "treatment": title, "seed": 0, "steps": [5, 10], "test_acc": [0.4, 0.5]}
         for title in treatments.values()
         for trained_on in ("protected", "clean")[: 1 + clean]
     ]  # fmt: skip

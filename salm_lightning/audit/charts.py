@@ -24,14 +24,12 @@ class Curve:
         steps: Training steps.
         accuracy: In [0, 1], one per step.
         color: Of the line.
-        dashed: Whether the line is dashed.
     """
 
     label: str
     steps: Sequence[float]
     accuracy: Sequence[float]
     color: str
-    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,7 @@ def curves_figure(panels: Mapping[str, Sequence[Curve]], majority: float) -> Fig
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
         for curve in curves:
-            style = "--" if curve.dashed else "-"
-            axes.plot(curve.steps, 100 * np.asarray(curve.accuracy), style, color=curve.color, label=curve.label)
+            axes.plot(curve.steps, 100 * np.asarray(curve.accuracy), color=curve.color, label=curve.label)
         accuracy_axis(axes, majority)
         axes.set(title=short(title, 44 // columns), xlabel="training step")
         axes.label_outer()

@@ -136,14 +136,15 @@ def _draw_battery(album: Album, audit: dict[str, Any]) -> None:
 def _draw_curves(album: Album, audit: dict[str, Any]) -> None:
     title, panels = _titles(audit), dict[str, list[Curve]]()
     for curve in audit["curves"]:
-        panels.setdefault(title(curve), []).extend(_curves(curve))
+        panels.setdefault(title(curve), []).append(
+            Curve(curve["trained_on"], curve["steps"], curve["test_acc"], _COLORS[curve["trained_on"]])
+        )
     first = next(iter(panels))
     album.add(
         "curves",
         curves_figure({first: panels[first]}, audit["majority"]),
         "Learning curves",
-        f"{first}: accuracy while training on clean and on protected images, on clean test images (solid) and, where it was "
-        "measured, on the training images (dashed).",
+        f"{first}: accuracy on clean test images while training on clean and on protected images.",
     )
     if len(panels) > 1:
         album.add(
@@ -166,14 +167,6 @@ def _titles(audit: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
         return f"{name}, {entry['arch']}" if several else name
 
     return title
-
-
-def _curves(curve: dict[str, Any]) -> list[Curve]:
-    name = curve["trained_on"]
-    drawn = [Curve(f"{name}, test", curve["steps"], curve["test_acc"], _COLORS[name])]
-    if curve["train_acc"] is not None:
-        drawn.append(Curve(f"{name}, training", curve["steps"], curve["train_acc"], _COLORS[name], dashed=True))
-    return drawn
 
 
 def _draw_confusion(album: Album, confusion: dict[str, Any], trained_on: str) -> None:

@@ -102,7 +102,6 @@ def curves_of(records: Sequence[Record]) -> list[dict[str, Any]]:
             **{name: record.identity[name] for name in ("trained_on", "arch", "seed")},
             "treatment": record.title,
             **record.curve,
-            "train_acc": None,
         }
         for record in records
     ]
