@@ -4,7 +4,8 @@ They are methods for ``benchmarks/strict_screen.yaml``::
 
     PYTHONPATH=benchmarks salm-cli sweep --config benchmarks/strict_screen.yaml
 
-All start from zero, so that a pixel is in an image's support exactly if its noise is not zero, and no other state is needed.
+All start from zero, so that a pixel is in an image's support exactly if its noise is not zero, and no other state is needed. A pixel
+whose noise has come back to zero in all channels is thereby given up, and may be chosen again.
 """
 
 from __future__ import annotations

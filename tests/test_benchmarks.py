@@ -1,0 +1,94 @@
+"""The scripts in benchmarks/: they run, and print the numbers that they are given."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from salm_lightning.noise.methods import SALM
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(*arguments: str) -> str:
+    """Run a script and return what it prints."""
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=BENCHMARKS, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_generator() -> None:
+    small = "--width 0.0625 --batch-size 8 --rounds 1 --repeats 1 --last-pass-steps 1 --accelerator cpu"
+    printed = run("generator.py", *small.split())
+    for name in ("PGD pass", "source step", "whole step", "last pass"):
+        ours, plain, ratio = map(float, re.findall(rf"{name}\D+(\d+)\D+(\d+)\D+([\d.]+)", printed)[0])
+        assert ratio == pytest.approx(ours / plain, rel=0.1)
+
+
+def test_frontier(tmp_path: Path) -> None:
+    columns = ("method", "accuracy", "majority", "linf", "changed_share", "ssim", "psnr", "status", "release")
+    rows = [
+        ("SALM percent=30", "0.6", "0.2", "8", "0.3", "0.98", "36.5", "done", "b/protected"),
+        ("SALM percent=10", "0.7", "0.2", "8", "0.1", "0.99", "41.25", "done", "a/protected"),
+        ("SALM percent=5", "", "", "", "", "", "", "failed", "c/protected"),
+        ("", "0.9", "0.2", "", "", "", "", "done", ""),
+    ]
+    with (tmp_path / "results.csv").open("w") as stream:
+        csv.writer(stream).writerows([columns, *rows])
+    picture = tmp_path / "new" / "frontier.png"
+    printed = run("frontier.py", str(tmp_path / "results.csv"), "--out", str(picture)).splitlines()
+    assert printed[2:] == ["| SALM percent=10 | 10.0 | 41.2 | 0.990 | 70.0 |", "| SALM percent=30 | 30.0 | 36.5 | 0.980 | 60.0 |"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+class Slope:
+    """An objective with a given gradient for each step."""
+
+    def __init__(self, gradients: list[Tensor]) -> None:
+        self.gradients: Iterator[Tensor] = iter(gradients)
+
+    def __call__(self, delta: Tensor, step: int) -> Tensor:
+        return next(self.gradients)
+
+
+def test_strict_variants_keep_to_their_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from strict_variants import Accumulate
+
+    rng = np.random.default_rng(0)
+    images = torch.full((4, 3, 10, 10), 0.5)
+    signs = rng.choice([-1, 1], size=(4, 3, 10, 10))  # those of a pixel stay, so that its noise does not come back to zero
+    gradients = [torch.from_numpy(signs * rng.uniform(size=signs.shape)).float() for _ in range(12)]
+    for pace, drop in ((1.0, 0.0), (0.1, 0.0), (0.5, 0.2)):
+        method: SALM = Accumulate(percent=10, pace=pace, drop=drop)
+        objective, delta = Slope(gradients), torch.zeros_like(images)
+        counts = []
+        for _ in range(4):  # visits of three steps
+            before = (delta != 0).any(dim=1)
+            delta = method.improve(images, delta, objective, 3).delta  # type: ignore[arg-type]
+            changed = (delta != 0).any(dim=1)
+            counts.append(changed.sum(dim=(1, 2)).tolist())
+            if not drop:
+                assert bool((changed | ~before).all()), "a pixel that was chosen stays chosen"
+        assert counts[-1] == [10] * 4
+        assert max(map(max, counts)) == method.max_changed_pixels(100) == 10
+        expected = np.abs(gradients[0].numpy()).sum(axis=1).reshape(4, -1).argsort(axis=1)[:, -10:]
+        if pace == 1.0:
+            assert all(set(np.flatnonzero(image)) == set(best) for image, best in zip(changed.flatten(1), expected, strict=True))
+
+
+@pytest.mark.slow
+def test_memory() -> None:
+    printed = run("memory.py", "--images", "64", "--width", "0.0625")
+    assert 0 < float(re.findall(r"\| 64 \| 0\.01 \| ([\d.]+)", printed)[0]) < 4
