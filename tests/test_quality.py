@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 import shlex
@@ -86,6 +87,7 @@ def test_everything_that_is_written(tmp_path: Path) -> None:
     )
     assert json.loads((out / "quality.json").read_text()) == result
     assert (result["format_version"], result["images"], result["protected_images"]) == (1, 40, 40)
+    assert result["release"] == {"archive_sha256": hashlib.sha256((release / f"{BLOOD.name}.npz").read_bytes()).hexdigest()}
     assert list(result["similarity"]) == ["ssim", "psnr", "ahash", "phash", "dhash", "nmi", "linf", "l0", "changed_share"]
     assert all(set(measure) == FOUR for measure in result["similarity"].values())
     assert result["segmentation"].pop("segmenter") == "otsu"

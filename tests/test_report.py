@@ -109,6 +109,7 @@ def spread(mean: float, p5: float, worst: float, index: int) -> dict[str, float 
 
 QUALITY: dict[str, Any] = {
     "format_version": 1,
+    "release": {"archive_sha256": ""},
     "images": 40,
     "protected_images": 40,
     "similarity": {
@@ -160,11 +161,12 @@ def edited(values: Any, path: str, value: Any) -> Any:
 def write_audit(folder: Path, digest: str, audit: Any = AUDIT, quality: Any = QUALITY, pictures: Any = PICTURES) -> None:
     """Write what ``salm-cli audit`` would; None leaves a file out."""
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    if audit is not None and audit.get("release", {}).get("archive_sha256") == "":
-        audit = edited(audit, "release.archive_sha256", digest)
     for name, values in (("audit", audit), ("quality", quality), ("pictures", pictures)):
-        if values is not None:
-            (folder / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
+        if values is None:
+            continue
+        if name != "pictures" and values.get("release", {}).get("archive_sha256") == "":
+            values = edited(values, "release.archive_sha256", digest)
+        (folder / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
     for number, picture in enumerate(pictures or []):
         (folder / picture["file"]).write_bytes(png(30 + number, 20))
 
@@ -555,6 +557,7 @@ def test_wrong_values_are_named(page: Make, path: str, value: Any, message: str)
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
+        ("release.archive_sha256", "0" * 64, "quality.json is about another release"),
         ("similarity.ssim.worst_index", -1, "quality.json: similarity.ssim.worst_index must be a whole number from 0"),
         ("segmentation.dice", None, "quality.json: segmentation.dice must be an object"),
         ("readable.clean_acc", None, "quality.json: readable.clean_acc must be a number"),

@@ -63,6 +63,7 @@ def assess(
     similarity, masks = _compare(pairs, segmenter, on_progress)
     result = {
         "format_version": FORMAT_VERSION,
+        "release": {"archive_sha256": pairs.manifest.archive.sha256},
         "images": len(pairs),
         "protected_images": pairs.protected_images,
         "similarity": _summary(similarity, pairs.rows),

@@ -230,7 +230,7 @@ def gather(release: Path, audit: Path | None = None) -> Evidence:
         manifest_sha256=file_sha256(release / MANIFEST),
         checks=checks,
         audit=_read(folder / AUDIT, lambda value: _audit(value, manifest)),
-        quality=_read(folder / QUALITY, _quality),
+        quality=_read(folder / QUALITY, lambda value: _quality(value, manifest)),
         pictures=read_pictures(folder),
     )
 
@@ -243,13 +243,16 @@ def _read(path: Path, make: Callable[[Value], _T]) -> _T | None:
     return make(value)
 
 
-def _audit(value: Value, manifest: Manifest) -> Audit:
+def _require_same_release(value: Value, manifest: Manifest, way_out: str) -> None:
     digest = value["release"]["archive_sha256"].text()
     if digest != manifest.archive.sha256:
         raise ReleaseError(
-            f"{value.where} is about another release (archive_sha256={digest[:64]!r}, this one's is {manifest.archive.sha256}); "
-            "audit this one, or name its audit with --audit."
+            f"{value.where} is about another release (archive_sha256={digest[:64]!r}, this one's is {manifest.archive.sha256}); {way_out}"
         )
+
+
+def _audit(value: Value, manifest: Manifest) -> Audit:
+    _require_same_release(value, manifest, "audit this one, or name its audit with --audit.")
     return Audit(
         settings={key: member.raw for key, member in value["settings"].members().items()},
         majority=value["majority"].share(),
@@ -338,7 +341,8 @@ def _recognised(row: list[int], number: int) -> float | None:
     return row[number] / sum(row) if any(row) else None
 
 
-def _quality(value: Value) -> Quality:
+def _quality(value: Value, manifest: Manifest) -> Quality:
+    _require_same_release(value, manifest, "measure this one with salm-cli quality, or name another folder with --audit.")
     return Quality(
         images=value["images"].count(),
         protected_images=value["protected_images"].count(),
