@@ -27,9 +27,9 @@ from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.generation import generate
 from salm_lightning.modules import FractionalStepLR, NoiseGeneratorModule
-from salm_lightning.modules.noise_generator import release_images
 from salm_lightning.noise.methods import SALM, Method, Perturbation, Random
 from salm_lightning.noise.pgd import Objective
+from salm_lightning.noise.rounding import release_images
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.release import verify_release
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.modules.noise_generator import release_images
 from salm_lightning.noise.methods import SP
 from salm_lightning.noise.pgd import InputGradient
+from salm_lightning.noise.rounding import release_images
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.release import Manifest, verify_release
 
