@@ -68,7 +68,7 @@ def test_the_set_is_complete() -> None:
     assert shipped == {
         "quickstart.yaml", "salm_pathmnist.yaml", "victim_pathmnist.yaml", "victim.yaml",
         *(f"dataset/{name}.yaml" for name in [*MEDMNIST, "chestmnist_any"]), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
-        *(f"method/{name}.yaml" for name in ("salm", "salm_free", "em", "em_classwise", "tap", "sp", "random")),
+        *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random")),
         *(f"treatment/{name}.yaml" for name in TREATMENTS),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
         *(f"scenario/{name}.yaml" for name in ("partial_classes", "some_samples", "classwise")),
@@ -85,7 +85,7 @@ def test_dataset(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [("salm", SALM), ("salm_free", SALM), ("em", EM), ("em_classwise", EM), ("tap", TAP), ("sp", SP), ("random", Random)],
+    [("salm", SALM), ("em", EM), ("em_classwise", EM), ("tap", TAP), ("sp", SP), ("random", Random)],
 )
 def test_method(name: str, method: type) -> None:
     _fake("breastmnist")

@@ -21,7 +21,6 @@ def numpy_mask(gradient: Tensor, percent: float, score: Score) -> np.ndarray:
     values = gradient.numpy().astype(np.float64)
     scores = {
         Score.PIXEL: lambda: np.abs(values).sum(1, keepdims=True),
-        Score.FREE: lambda: np.abs(values).sum(1, keepdims=True),
         Score.ELEMENT: lambda: np.abs(values),
         Score.SIGNED: lambda: values.sum(1, keepdims=True),
     }[score]()

@@ -16,7 +16,6 @@ from torch import Tensor
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.masks import Score
 from salm_lightning.noise.methods import EM, SALM, SP, TAP, Method, Random
-from salm_lightning.noise.pgd import project
 from salm_lightning.noise.rounding import release_images
 from salm_lightning.noise.transforms import CropFlip
 
@@ -159,36 +158,6 @@ def test_signed_scores_only_ever_darken_where_every_channel_agrees() -> None:
     )
     assert made.delta.max() == 0
     assert made.delta.min() < 0
-
-
-def test_free_pixels_are_ranked_as_in_numpy() -> None:
-    images, method = clean(), SALM(percent=10, step_size=8, score=Score.FREE)
-    delta = method.start(images, INDICES, 0)
-    delta[:, :, 5:9] = delta[:, :, 5:9].sign() * 8 / 255
-    delta = project(delta, images, 8 / 255)
-    made = method.improve(images, delta, wandering_gradient, 1)
-    x, old, grad = images.double().numpy(), delta.double().numpy(), wandering_gradient(delta, 0).double().numpy()
-    low, high = np.maximum(-8 / 255, -x), np.minimum(8 / 255, 1 - x)
-    moved = np.clip(old - 8 / 255 * np.sign(grad), low, high)
-    score = np.where(np.abs(moved - old) > 0.16 / 255, np.abs(grad), 0).sum(1).reshape(len(x), -1)
-    chosen = np.zeros_like(score)
-    np.put_along_axis(chosen, np.argsort(-score, axis=1)[:, :26], 1, axis=1)
-    chosen = chosen.reshape(len(x), 1, 16, 16)
-    np.testing.assert_array_equal(made.mask.numpy(), chosen)
-    np.testing.assert_allclose(made.delta.numpy(), np.where(chosen, moved, old), rtol=0, atol=1e-7)
-    by_gradient = SALM(percent=10, step_size=8).improve(images, delta, wandering_gradient, 1)
-    assert not torch.equal(by_gradient.mask, made.mask)
-
-
-def test_free_reaches_more_pixels_once_the_steepest_are_at_their_bound() -> None:
-    images, slope = torch.full(SHAPE, 0.5), torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
-
-    def reached(score: Score) -> int:
-        method = SALM(percent=10, step_size=8, start="zero", score=score)
-        return int(changed_pixels(method.improve(images, torch.zeros(SHAPE), lambda delta, step: slope, 5).delta)[0])
-
-    assert reached(Score.PIXEL) == 26
-    assert reached(Score.FREE) == 5 * 26
 
 
 @pytest.mark.parametrize("method", [SALM(), EM(), Random(), SALM(radius=3.5, step_size=1)])

@@ -64,7 +64,7 @@ WRONG = [
     (f"{VICTIM} --trainer.callbacks Throughputt", ["--trainer.callbacks=Throughputt", "did you mean 'Throughput'"]),
     # Values.
     (f"{GENERATOR} --model.loop persistant", ["--model.loop=persistant", "did you mean 'persistent'", "fresh, persistent"]),
-    (f"{GENERATOR} --model.method.score singed", ["did you mean 'signed'", "element, free, pixel, signed"]),
+    (f"{GENERATOR} --model.method.score singed", ["did you mean 'signed'", "element, pixel, signed"]),
     (f"{GENERATOR} --model.method.percent 101", ["percent=101.0 is out of range", "give 0 to 100"]),
     (f"{GENERATOR} --model.updates_per_visit autoo", ["--model.updates_per_visit=autoo", "a whole number or 'auto'"]),
     (f"{VICTIM} --model.width wide", ["--model.width=wide: expected a number"]),

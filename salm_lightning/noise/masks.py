@@ -15,14 +15,11 @@ class Score(StrEnum):
         PIXEL: Sum over the channels of ``abs(g)``, one mask for all channels.
         ELEMENT: ``abs(g)``, every channel value by itself.
         SIGNED: Sum over the channels of ``g``, Eq. 5 to the letter.
-        FREE: As ``PIXEL``, but of values that the step would move; others lie at their bound already. Not a reading of the paper:
-            ``docs/results.md`` has its effect.
     """
 
     PIXEL = "pixel"
     ELEMENT = "element"
     SIGNED = "signed"
-    FREE = "free"
 
 
 def masked_count(percent: float, places: int) -> int:
@@ -37,7 +34,7 @@ def top_percent_mask(gradient: Tensor, percent: float, score: Score = Score.PIXE
     with a threshold (paper: ``>=`` in Eq. 5, which selects everything where the gradient vanishes).
 
     Args:
-        gradient: ``[B, C, H, W]``; for ``Score.FREE`` zero where the step would move nothing.
+        gradient: ``[B, C, H, W]``.
         percent: K, from 0 to 100.
         score: What is ranked.
 

@@ -13,9 +13,6 @@ from salm_lightning.noise.methods.base import Method, Perturbation, check_step_s
 from salm_lightning.noise.pgd import Objective, descend
 from salm_lightning.noise.transforms import CropFlip
 
-_NEGLIGIBLE = 0.02
-"""Share of a step that counts as no move: stored noise is rounded, so that what lies at black or white may move a trifle."""
-
 _TIE = 1e-4
 """Noise, in [0, 1] units, that the steepest pixel counts for more than its own: less than stored noise resolves at the usual radii."""
 
@@ -100,7 +97,7 @@ class SALM(Method):
                 delta = delta * mask
                 continue
             if self.mask == "per_step" or step == 0:
-                mask = top_percent_mask(self._ranked(delta, grad, images), self.percent, self.score)
+                mask = top_percent_mask(grad, self.percent, self.score)
             if self.mask == "fixed" and step == 0:
                 # A uniform start, or noise of an earlier visit, would reach beyond the mask.
                 delta = delta * mask
@@ -113,9 +110,3 @@ class SALM(Method):
         size, slope = (values.abs().sum(dim=1, keepdim=True) for values in (delta, grad))
         tie = slope / slope.amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
         return keep_top(size + _TIE * tie, self.percent)
-
-    def _ranked(self, delta: Tensor, grad: Tensor, images: Tensor) -> Tensor:
-        if self.score is not Score.FREE:
-            return grad
-        way = (descend(delta, grad, images, self.step_size / 255, self.radius_unit) - delta).abs()
-        return grad * (way > _NEGLIGIBLE * self.step_size / 255)
