@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import OptimizerCallable
@@ -35,25 +36,35 @@ def single_device_trainer(
     Raises:
         ConfigurationError: The accelerator is unknown, or this machine has none.
     """
+    check_accelerator(accelerator)
+    return Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
+        use_distributed_sampler=False,
+        max_epochs=-1,
+        max_steps=steps,
+        check_val_every_n_epoch=None,
+        val_check_interval=check_interval(steps),
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        logger=TensorBoardLogger(folder, name="", version=name),
+        callbacks=callbacks,
+        enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+    )
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Refuse an accelerator that is unknown or not there, before any other work.
+
+    Raises:
+        ConfigurationError: It cannot be used.
+    """
     try:
-        return Trainer(
-            accelerator=accelerator,
-            devices=1,
-            precision=precision,
-            use_distributed_sampler=False,
-            max_epochs=-1,
-            max_steps=steps,
-            check_val_every_n_epoch=None,
-            val_check_interval=check_interval(steps),
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-            logger=TensorBoardLogger(folder, name="", version=name),
-            callbacks=callbacks,
-            enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
-            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-        )
-    except ValueError as error:  # such as an accelerator that is not known
-        raise ConfigurationError(str(error)) from error
+        Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except (ValueError, MisconfigurationException) as error:
+        raise ConfigurationError(f"accelerator={accelerator}: {error} Give auto, cpu or gpu.") from error
 
 
 def check_interval(steps: int) -> int:

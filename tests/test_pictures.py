@@ -169,13 +169,13 @@ def audit(treatments: dict[str, str], clean: bool = True) -> dict[str, Any]:
         for trained_on in ("protected", "clean")[: 1 + clean]
     ]  # fmt: skip
     confusion = {"protected": [[5, 1], [2, 4]], "clean": [[6, 0], [0, 6]] if clean else None, "class_names": ["a", "b"]}
-    return {"rows": rows, "curves": curves, "majority": 0.5, "confusion": confusion}
+    return {"rows": rows, "curves": curves, "majority": 0.5, "confusion": confusion, "release": {"archive_sha256": "a1"}}
 
 
 def test_pictures_of_an_audit(tmp_path: Path) -> None:
     draw_audit(audit({"none": "no treatment", "jpeg": "JPEG"}), tmp_path)
     names = ["battery", "curves", "curves-all", "confusion-protected", "confusion-clean"]
-    listed = read_album(tmp_path)
+    listed = read_album(tmp_path, "a1")
     assert [entry["file"] for entry in listed] == [f"pictures/{name}.png" for name in names]
     assert all(entry["title"] and entry["caption"] for entry in listed)
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {f"{name}.png" for name in names}
@@ -197,9 +197,16 @@ def test_rows_of_one_treatment_keep_their_titles(tmp_path: Path, monkeypatch: py
 
 def test_pictures_of_an_audit_without_clean_twins(tmp_path: Path) -> None:
     draw_audit(audit({"none": "no treatment"}, clean=False), tmp_path)
-    assert [Path(entry["file"]).stem for entry in read_album(tmp_path)] == ["battery", "curves", "confusion-protected"]
-    draw_audit({"rows": [], "curves": [], "majority": 0.5, "confusion": None}, tmp_path / "none")
+    assert [Path(entry["file"]).stem for entry in read_album(tmp_path, "a1")] == ["battery", "curves", "confusion-protected"]
+    draw_audit({**audit({}), "confusion": None}, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_pictures_of_another_release_are_taken_from_the_list(tmp_path: Path) -> None:
+    draw_audit(audit({"none": "no treatment"}), tmp_path)
+    draw_audit({**audit({"none": "no treatment"}, clean=False), "release": {"archive_sha256": "b2"}}, tmp_path)
+    assert read_album(tmp_path, "a1") == []
+    assert "pictures/confusion-clean.png" not in {entry["file"] for entry in read_album(tmp_path, "b2")}
 
 
 def test_a_picture_that_is_drawn_again_keeps_its_place(tmp_path: Path) -> None:
@@ -208,7 +215,7 @@ def test_a_picture_that_is_drawn_again_keeps_its_place(tmp_path: Path) -> None:
             album.add(name, new_figure(1, 1), name, "old")
     with Album(tmp_path) as album:
         album.add("first", new_figure(1, 1), "first", "new")
-    assert [(entry["file"], entry["caption"]) for entry in json.loads((tmp_path / "pictures.json").read_text())] == [
+    assert [(entry["file"], entry["caption"]) for entry in json.loads((tmp_path / "pictures.json").read_text())["pictures"]] == [
         ("pictures/first.png", "new"),
         ("pictures/second.png", "old"),
     ]

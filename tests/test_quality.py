@@ -97,7 +97,7 @@ def test_everything_that_is_written(tmp_path: Path) -> None:
     assert seen == [(40, 40)]
 
     names = ["examples", "extremes", "segmentation", "features"]
-    assert [entry["file"] for entry in json.loads((out / "pictures.json").read_text())] == [
+    assert [entry["file"] for entry in json.loads((out / "pictures.json").read_text())["pictures"]] == [
         f"pictures/{name}.png" for name in names
     ]
     assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == {
@@ -169,6 +169,30 @@ def test_another_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="source=other: its training labels are not those of the release"):
         assess(release, NpzDataModule(tmp_path / "other.npz"), tmp_path / "audit")
     assert not (tmp_path / "audit").exists()
+
+
+def test_the_command_takes_the_very_original_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release, source = make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    arrays = dict(np.load(source.source_path))
+    arrays["train_images"] = 255 - arrays["train_images"]
+    np.savez("lookalike.npz", **arrays)  # the same shapes and labels
+    assert main(["quality", str(release), "--source", "lookalike.npz"]) == 2
+    assert "source=lookalike.npz is not what" in capsys.readouterr().err
+    assert main(["quality", str(release), "--source", str(release / f"{BLOOD.name}.npz")]) == 2
+    assert main(["quality", str(release), "--source", str(source.source_path)]) == 0
+
+
+def test_readability_stays_when_it_is_not_measured_again(tmp_path: Path) -> None:
+    release, source = make(tmp_path)
+    out = tmp_path / "audit"
+    before = assess(release, source, out, build_classifier("resnet18", 8, width=0.125))["readable"]
+    assert before is not None
+    assert assess(release, source, out)["readable"] == before
+    other, _ = make(tmp_path / "b", separable=True)
+    assert assess(other, source, out)["readable"] is None
 
 
 def test_labels_that_were_made_from_several(tmp_path: Path) -> None:

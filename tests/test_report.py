@@ -131,10 +131,13 @@ QUALITY: dict[str, Any] = {
     "readable": {"clean_acc": 0.9877, "protected_acc": 0.9655, "clean_auc": 0.9991, "protected_auc": 0.9944},
     "linear_separability": {"noise_acc": 0.9988, "majority": 0.1942},
 }
-PICTURES = [
-    {"file": "pictures/worst.png", "title": "Least similar image", "caption": "Original, noise, protected."},
-    {"file": "pictures/tsne.png", "title": "t-SNE", "caption": "Clean and protected images in a model's features."},
-]
+PICTURES: dict[str, Any] = {
+    "release": {"archive_sha256": ""},
+    "pictures": [
+        {"file": "pictures/worst.png", "title": "Least similar image", "caption": "Original, noise, protected."},
+        {"file": "pictures/tsne.png", "title": "t-SNE", "caption": "Clean and protected images in a model's features."},
+    ],
+}
 
 
 def png(width: int, height: int) -> bytes:
@@ -164,10 +167,10 @@ def write_audit(folder: Path, digest: str, audit: Any = AUDIT, quality: Any = QU
     for name, values in (("audit", audit), ("quality", quality), ("pictures", pictures)):
         if values is None:
             continue
-        if name != "pictures" and values.get("release", {}).get("archive_sha256") == "":
+        if values.get("release", {}).get("archive_sha256") == "":
             values = edited(values, "release.archive_sha256", digest)
         (folder / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
-    for number, picture in enumerate(pictures or []):
+    for number, picture in enumerate(pictures["pictures"] if pictures else []):
         (folder / picture["file"]).write_bytes(png(30 + number, 20))
 
 
@@ -353,7 +356,7 @@ def test_whatever_a_file_says_is_shown_as_text(page: Make, release: Path) -> Non
         audit = edited(audit, path, next(evil))
     audit = edited(audit, f"settings.{next(evil)}", next(evil))
     quality = edited(QUALITY, "segmentation.segmenter", next(evil))
-    pictures = [{"file": "pictures/a.png", "title": next(evil), "caption": next(evil)}]
+    pictures = edited(PICTURES, "pictures", [{"file": "pictures/a.png", "title": next(evil), "caption": next(evil)}])
     for path in ("dataset.class_names.3", "settings.method.name", "versions.torch", "source.name"):
         edit_manifest(release, path, next(evil))
     edit_manifest(release, f"settings.{next(evil)}", [next(evil)])
@@ -364,7 +367,7 @@ def test_whatever_a_file_says_is_shown_as_text(page: Make, release: Path) -> Non
     assert "script" not in {tag for tag, _ in shown.tags}
     assert {name for _, attributes in shown.tags for name in attributes if name.startswith("on")} == set()
     (image,) = [attributes for tag, attributes in shown.tags if tag == "img"]
-    assert image["alt"] == f"{pictures[0]['title']}. {pictures[0]['caption']}"
+    assert image["alt"] == f"{pictures['pictures'][0]['title']}. {pictures['pictures'][0]['caption']}"
 
 
 def test_halves_of_characters_do_not_stop_it(make: Make) -> None:
@@ -374,7 +377,7 @@ def test_halves_of_characters_do_not_stop_it(make: Make) -> None:
 def test_nothing_is_loaded_and_nothing_runs(page: Make, release: Path) -> None:
     shown = page(audit=AUDIT)
     html = render(gather(release), "protected", DAY)
-    files = [(release.parent / "audit" / picture["file"]).read_bytes() for picture in PICTURES]
+    files = [(release.parent / "audit" / picture["file"]).read_bytes() for picture in PICTURES["pictures"]]
     assert shown.loads == ["data:image/png;base64," + base64.b64encode(data).decode() for data in files]
     tags = {tag for tag, _ in shown.tags}
     assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio", "svg"}
@@ -541,7 +544,7 @@ WRONG_AUDITS = [
     ("rows.0.protected.acc", [0.5], "audit.json: rows[0].protected.acc must have a number for each of the 2 seeds, it has 1"),
     ("rows.0.protected.auc.1", "0.5", "audit.json: rows[0].protected.auc[1] must be a number, it is '0.5'"),
     ("rows.0.seeds.0", True, "audit.json: rows[0].seeds[0] must be a whole number from 0, it is True"),
-    ("verdict.word", "protects well", "verdict.word='protects well' must be one of: protects, protects only"),
+    ("verdict.word", "protects well", "verdict.word='protects well' must be one of: protects, "),
     ("confusion.clean", [[1, 2]], "audit.json: confusion.clean must have 2 rows and columns"),
     ("settings", [], "audit.json: settings must be an object, it is []"),
     ("seconds", 10**400, "audit.json: seconds must be a number"),
@@ -566,6 +569,11 @@ def test_wrong_values_are_named(page: Make, path: str, value: Any, message: str)
 def test_wrong_quality_is_named(page: Make, path: str, value: Any, message: str) -> None:
     with pytest.raises(ReleaseError, match=re.escape(message)):
         page(quality=edited(QUALITY, path, value))
+
+
+def test_pictures_of_another_release_are_refused(page: Make) -> None:
+    with pytest.raises(ReleaseError, match=r"pictures\.json is about another release"):
+        page(pictures=edited(PICTURES, "release.archive_sha256", "0" * 64))
 
 
 @pytest.mark.parametrize("text", ["", "[" * 10**5, '{"majority": NaN}', "\udcff", "3"])
@@ -610,11 +618,12 @@ def test_files_that_are_too_large_or_links(page: Make, release: Path, monkeypatc
 )
 def test_names_of_pictures_lead_nowhere_else(page: Make, release: Path, name: str) -> None:
     audit = release.parent / "audit"
+    album = edited(PICTURES, "release.archive_sha256", Manifest.read(release).archive.sha256)
     write_audit(audit, "", audit=None, quality=None)
     file = name if name.startswith(("/", "b", "a/")) else f"pictures/{name}"
-    (audit / "pictures.json").write_text(json.dumps([{"file": file, "title": "", "caption": ""}]))
+    (audit / "pictures.json").write_text(json.dumps(edited(album, "pictures", [{"file": file, "title": "", "caption": ""}])))
     (audit / "outside.png").write_bytes(png(4, 4))
-    with pytest.raises(ReleaseError, match=r"pictures\.json\[0\]: file=.* must be pictures/NAME\.png"):
+    with pytest.raises(ReleaseError, match=r"pictures\.json: pictures\[0\]\.file=.* must be pictures/NAME\.png"):
         page()
 
 

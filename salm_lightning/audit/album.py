@@ -23,16 +23,19 @@ _DPI = 150
 class Album:
     """Writes figures to ``out/pictures/NAME.png``, lists them in ``out/pictures.json``, and shows them in TensorBoard; a context manager.
 
-    Pictures that are there already keep their place in the list, so that a picture which is drawn again replaces its older self.
+    Pictures that are there already keep their place in the list, so that a picture which is drawn again replaces its older self; those of
+    another release are taken from the list.
 
     Args:
         out: Folder of the results.
         board: A run folder that TensorBoard reads; ``None`` shows the pictures there for nobody.
+        release: SHA-256 of the archive that the pictures are about; ``None`` where they are about more than one.
     """
 
-    def __init__(self, out: Path, board: Path | None = None) -> None:
+    def __init__(self, out: Path, board: Path | None = None, release: str | None = None) -> None:
         self.out = out
-        self._entries = {entry["file"]: entry for entry in read_album(out)}
+        self._release = release
+        self._entries = {entry["file"]: entry for entry in read_album(out, release)}
         self._writer = None if board is None else SummaryWriter(str(board))
 
     def __enter__(self) -> Album:
@@ -59,7 +62,8 @@ class Album:
             figure.savefig(temporary, format="png", dpi=_DPI)
         file = f"{FOLDER}/{path.name}"
         self._entries[file] = {"file": file, "title": title, "caption": caption}
-        write_json(self.out / PICTURES, list(self._entries.values()))
+        listed = {"release": {"archive_sha256": self._release}, "pictures": list(self._entries.values())}
+        write_json(self.out / PICTURES, listed)
         if self._writer is not None:
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
@@ -67,8 +71,8 @@ class Album:
         return path
 
 
-def read_album(out: Path) -> list[dict[str, str]]:
-    """Return ``file``, ``title`` and ``caption`` of the pictures in a folder of results, in the order in which they are shown.
+def read_album(out: Path, release: str | None = None) -> list[dict[str, str]]:
+    """Return ``file``, ``title`` and ``caption`` of the pictures of a release in a folder of results, in the order in which they are shown.
 
     Raises:
         DataError: ``pictures.json`` is no such list.
@@ -77,7 +81,9 @@ def read_album(out: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return [{key: str(entry[key]) for key in ("file", "title", "caption")} for entry in entries]
+        album = json.loads(path.read_text(encoding="utf-8"))
+        if album["release"]["archive_sha256"] != release:
+            return []
+        return [{key: str(entry[key]) for key in ("file", "title", "caption")} for entry in album["pictures"]]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} is not a list of pictures ({error}); delete it and run the command again.") from error

@@ -128,7 +128,7 @@ class Battery:
         with interruptible(Interrupted):
             for cell in self.pending:
                 left = None if deadline is None else deadline - time.monotonic()
-                expected = self.expected(cell)
+                expected = self._measured.get((cell.arch, title_of(cell.treatment)))
                 if left is not None and (left <= 0 or (expected is not None and expected > left)):
                     self._skip(cell, expected)
                     continue
@@ -137,12 +137,17 @@ class Battery:
 
     def expected(self, cell: Cell) -> float | None:
         """Return the seconds that a victim will take, judged by the most similar ones; ``None`` without any."""
-        known = {(record.identity["arch"], record.title): record.seconds for record in self.records.values()} | self._expected
+        known = self._measured
         same_arch = [seconds for (arch, _), seconds in known.items() if arch == cell.arch]
         alike = known.get((cell.arch, title_of(cell.treatment)))
         if alike is not None:
             return alike
         return fmean(same_arch or known.values()) if known else None
+
+    @property
+    def _measured(self) -> dict[tuple[str, str], float]:
+        """Seconds by architecture and treatment: of finished victims, and what those given up would have taken."""
+        return {(record.identity["arch"], record.title): record.seconds for record in self.records.values()} | self._expected
 
     def remaining(self) -> float:
         """Return the seconds that all pending victims will take."""

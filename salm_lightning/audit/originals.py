@@ -58,7 +58,7 @@ def require_original(images: ImageDataModule, release: PoisonedDataModule, sha25
         if known.sha256 != sha256:
             raise DataError(
                 f"source={images.source_path} is not what {release.root} was made from: its SHA-256 is {sha256}, that of the original, "
-                f"{known.name}, is {known.sha256}. Give that file, or leave --source out."
+                f"{known.name}, is {known.sha256}. Give that file."
             )
         return
     same = all(np.array_equal(images.split(name).labels, release.split(name).labels) for name in SPLITS)
@@ -66,5 +66,5 @@ def require_original(images: ImageDataModule, release: PoisonedDataModule, sha25
     if not same or not np.array_equal(tests[0], tests[1]):
         raise DataError(
             f"source={images.info.name} is not what {release.root} was made from: labels or test images differ. Give the data, size and "
-            "seed that were protected, or leave --source out."
+            "seed that were protected."
         )

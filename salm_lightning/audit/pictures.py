@@ -103,7 +103,7 @@ def draw_audit(audit: dict[str, Any], out: Path, board: Path | None = None) -> N
     Raises:
         DataError: ``out`` holds a ``pictures.json`` that cannot be read.
     """
-    with Album(out, board) as album:
+    with Album(out, board, audit["release"]["archive_sha256"]) as album:
         if audit["rows"]:
             _draw_battery(album, audit)
         if audit["curves"]:

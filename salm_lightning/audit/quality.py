@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ def assess(
         release: Folder of the release.
         source: The data that it was made from.
         out: Folder of the results.
-        classifier: A model trained on clean images that takes ``[B, C, H, W]`` in [0, 1]; ``None`` leaves readability and the
-            picture of its features out.
+        classifier: A model trained on clean images that takes ``[B, C, H, W]`` in [0, 1]; ``None`` leaves readability as an earlier call
+            has measured it, and the picture of its features as well.
         segmenter: ``None`` leaves segmentation out.
         max_images: Look at a random sample of at most so many of the protected images, for large datasets; ``None`` looks at all.
         seed: Settles samples.
@@ -68,11 +69,11 @@ def assess(
         "protected_images": pairs.protected_images,
         "similarity": _summary(similarity, pairs.rows),
         "segmentation": None if segmenter is None else {"segmenter": segmenter.name, **_summary(masks, pairs.rows)},
-        "readable": None if classifier is None else readability(classifier, pairs),
+        "readable": _measured_before(Path(out), pairs) if classifier is None else readability(classifier, pairs),
         "linear_separability": linear_separability(pairs, seed),
     }
     write_json(Path(out) / QUALITY, result)
-    with Album(Path(out), board) as album:
+    with Album(Path(out), board, pairs.manifest.archive.sha256) as album:
         draw_examples(album, pairs)
         draw_extremes(album, pairs, similarity)
         if segmenter is not None:
@@ -80,6 +81,15 @@ def assess(
         if classifier is not None:
             draw_features(album, pairs, classifier, seed)
     return result
+
+
+def _measured_before(out: Path, pairs: Pairs) -> Any:
+    """Return the readability that stands in ``quality.json``, if that is about the same release."""
+    try:
+        before = json.loads((out / QUALITY).read_text(encoding="utf-8"))
+        return before["readable"] if before["release"]["archive_sha256"] == pairs.manifest.archive.sha256 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 _PerImage = dict[str, NDArray[np.float64]]

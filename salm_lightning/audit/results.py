@@ -13,12 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from salm_lightning.audit.cells import NONE, Record
-from salm_lightning.audit.verdict import kept, mean, reference_of, worst_of
+from salm_lightning.audit.verdict import EARLY_STOPPING, kept, mean, reference_of, worst_of
 from salm_lightning.data import Task
 from salm_lightning.files import replacing
 
-EARLY_STOPPING = "early stopping"
-"""Row of the victims without treatment as they were at the best accuracy on the clean validation split."""
 _SCALARS = ("acc", "auc", "balanced_acc")
 _COLUMNS = {
     **{"acc": "accuracy", "auc": "auc", "balanced_acc": "balanced_accuracy", "kappa": "kappa"},
@@ -61,7 +59,6 @@ def make_rows(records: Sequence[Record], floors: Mapping[str, float]) -> list[Ro
 def _row(victims: Mapping[tuple[str, int], Record], seeds: Sequence[int], stopped: bool = False) -> Row:
     first = victims["protected", seeds[0]]
     protected, clean = (_figures([victims.get((name, seed)) for seed in seeds], stopped) for name in ("protected", "clean"))
-    reached = [None if values is None else mean(values["acc"]) for values in (clean, protected)]
     settings = {"name": EARLY_STOPPING} if stopped else first.identity["treatment"]
     return {
         "treatment": settings["name"],
@@ -71,8 +68,16 @@ def _row(victims: Mapping[tuple[str, int], Record], seeds: Sequence[int], stoppe
         "seeds": list(seeds),
         "protected": protected,
         "clean": clean,
-        "drop": None if reached[0] is None or reached[1] is None else reached[0] - reached[1],
+        "drop": _drop(protected, clean),
     }
+
+
+def _drop(protected: Mapping[str, Any] | None, clean: Mapping[str, Any] | None) -> float | None:
+    """Return how much accuracy the protection takes away, over the seeds that both have."""
+    if protected is None or clean is None:
+        return None
+    pairs = zip(clean["acc"], protected["acc"], strict=True)
+    return mean([before - after for before, after in pairs if before is not None and after is not None])
 
 
 def _figures(records: Sequence[Record | None], stopped: bool) -> dict[str, list[float | None]] | None:

@@ -95,7 +95,11 @@ class Checkpoint:
         return torch.cat([self._segment(batch.to(device).float() / 255).cpu() for batch in batches]).numpy()
 
     def _segment(self, images: Tensor) -> Tensor:
-        output = self.network(images)
+        try:
+            output = self.network(images)
+        except RuntimeError as error:  # such as other channels than it was trained with
+            reason = str(error).strip().splitlines()[-1]
+            raise ConfigurationError(f"segmenter={self.name} does not take images {list(images.shape)}: {reason}") from error
         logits: Tensor = output["out"] if isinstance(output, dict) else output
         if logits.ndim != 4 or logits.shape[0] != images.shape[0] or logits.shape[2:] != images.shape[2:]:
             raise ConfigurationError(

@@ -18,10 +18,13 @@ LEARNED = 0.1
 """How far above knowing nothing the clean twin has to be for a measure to be judged; below, chance decides what is kept."""
 
 PROTECTS = "protects"
+UNTRIED = "holds against careless training, more was not tried"
 CARELESS = "protects only against careless training"
 FAILS = "does not protect"
 NOT_JUDGED = "not judged"
 
+EARLY_STOPPING = "early stopping"
+"""Row of the victims without treatment as they were at the best accuracy on the clean validation split."""
 _MEASURES = {"acc": "accuracy", "balanced_acc": "balanced accuracy", "auc": "AUC"}
 _FEW_IMAGES = 2500
 """Test images below which the accuracy's 95 % interval is wider than two points to each side."""
@@ -80,7 +83,8 @@ def judge(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], not_co
 
     - *does not protect*: an ordinary victim, without any treatment, keeps more than :data:`KEPT_LIMIT` in one of the architectures.
     - *protects only against careless training*: none does, but some treatment lets a victim keep more than that.
-    - *protects*: nothing that was tried does.
+    - *protects*: nothing that was tried does, and something was tried that leaves a clean twin more than that.
+    - *holds against careless training, more was not tried*: nothing does, but no such treatment has finished.
     - *not judged*: no ordinary victim has finished, or there is no clean twin that has learned something.
 
     Args:
@@ -107,6 +111,9 @@ def judge(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], not_co
         elif broken:
             named = "; ".join(f"{_named(row)} keeps {_percent(share)}" for row, share in broken)
             word, text = CARELESS, f"{ordinary}, but someone who knows of the noise gets around it ({limit}): {named}."
+        elif not _telling(rows, floors, reference):
+            word = UNTRIED
+            text = f"{ordinary}; {limit}. No treatment that could have got around the noise has finished."
         else:
             strongest, most = _strongest_first(shares)[0]
             word = PROTECTS
@@ -161,6 +168,12 @@ def _blunt(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], refer
         if named
         else []
     )
+
+
+def _telling(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], reference: Mapping[str, float]) -> bool:
+    """Say whether a treatment has been tried that could have broken the protection, as its clean twin shows."""
+    twins = [row for row in rows if row["treatment"] not in (NONE, EARLY_STOPPING) and row["clean"] is not None]
+    return any((kept(row, floors, reference, "clean") or 0.0) > KEPT_LIMIT for row in twins)
 
 
 def _strongest_first(shares: Sequence[tuple[Mapping[str, Any], float]]) -> list[tuple[Mapping[str, Any], float]]:

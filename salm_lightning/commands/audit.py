@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 
@@ -26,8 +27,8 @@ from salm_lightning.errors import ConfigurationError
 from salm_lightning.folder_lock import alone
 from salm_lightning.quiet import notices_off
 from salm_lightning.release import PoisonedDataModule
-from salm_lightning.summary import say
-from salm_lightning.trainers import Precision
+from salm_lightning.summary import progress, say
+from salm_lightning.trainers import Precision, check_accelerator
 from salm_lightning.training import open_original
 
 _LOGS = "tensorboard"
@@ -107,6 +108,10 @@ def audit(
         identities["clean"] = identify(images["clean"], digest)
 
     choices = effective(choices, protected.info)
+    if segments is not None:
+        segments(np.asarray(protected.split("train").images[:1]))  # refuses what it cannot take
+    with notices_off():
+        check_accelerator(accelerator)
     with alone(folder, "audit"), notices_off():
         stores: dict[TrainedOn, Store] = {
             "protected": Store(folder / "cells"),
@@ -128,7 +133,10 @@ def audit(
                 say("Comparing the protected images with their originals")
                 first = next(cell for cell in cells if cell.trained_on == "clean")  # without treatment
                 twin = stores["clean"].network(first.identity, images["clean"])
-                assess(release, images["clean"], folder, twin, segments, chosen.compared, board=board)
+                with progress("comparing images") as on_progress:
+                    assess(
+                        release, images["clean"], folder, twin, segments, chosen.compared, board=board, on_progress=on_progress
+                    )
             draw_audit(audit, folder, board)
     _show(audit, folder)
     return code

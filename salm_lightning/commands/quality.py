@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from salm_lightning.audit.originals import checksum, require_original
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.segmentation import open_segmenter
 from salm_lightning.audit.summary import audit_folder
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.release import Manifest
+from salm_lightning.release import PoisonedDataModule
 from salm_lightning.summary import progress, say
 from salm_lightning.training import open_original
 
@@ -61,7 +63,10 @@ def quality(
     if source is None:
         raise ConfigurationError("source is missing: give the originals, as in --source pathmnist or --source my_images.npz.")
     chosen = open_segmenter(segmenter)
-    images = open_original(source, root, Manifest.read(release))
+    protected = PoisonedDataModule(release)
+    images = open_original(source, root, protected.manifest)
+    require_original(images, protected, checksum(images))
+    chosen(np.asarray(protected.split("train").images[:1]))  # refuses what it cannot take
     folder = audit_folder(release, out)
     with progress("comparing images") as on_progress:
         result = assess(

@@ -231,7 +231,7 @@ def gather(release: Path, audit: Path | None = None) -> Evidence:
         checks=checks,
         audit=_read(folder / AUDIT, lambda value: _audit(value, manifest)),
         quality=_read(folder / QUALITY, lambda value: _quality(value, manifest)),
-        pictures=read_pictures(folder),
+        pictures=read_pictures(folder, manifest.archive.sha256),
     )
 
 
@@ -243,16 +243,8 @@ def _read(path: Path, make: Callable[[Value], _T]) -> _T | None:
     return make(value)
 
 
-def _require_same_release(value: Value, manifest: Manifest, way_out: str) -> None:
-    digest = value["release"]["archive_sha256"].text()
-    if digest != manifest.archive.sha256:
-        raise ReleaseError(
-            f"{value.where} is about another release (archive_sha256={digest[:64]!r}, this one's is {manifest.archive.sha256}); {way_out}"
-        )
-
-
 def _audit(value: Value, manifest: Manifest) -> Audit:
-    _require_same_release(value, manifest, "audit this one, or name its audit with --audit.")
+    value.require_release(manifest.archive.sha256)
     return Audit(
         settings={key: member.raw for key, member in value["settings"].members().items()},
         majority=value["majority"].share(),
@@ -342,7 +334,7 @@ def _recognised(row: list[int], number: int) -> float | None:
 
 
 def _quality(value: Value, manifest: Manifest) -> Quality:
-    _require_same_release(value, manifest, "measure this one with salm-cli quality, or name another folder with --audit.")
+    value.require_release(manifest.archive.sha256)
     return Quality(
         images=value["images"].count(),
         protected_images=value["protected_images"].count(),

@@ -39,16 +39,22 @@ class Picture:
     uri: str
 
 
-def read_pictures(folder: Path) -> tuple[Picture, ...]:
+def read_pictures(folder: Path, archive_sha256: str) -> tuple[Picture, ...]:
     """Read the pictures that ``pictures.json`` names, all in the folder ``pictures`` beside it.
 
+    Args:
+        folder: Of the results.
+        archive_sha256: Checksum of the archive that they have to be about.
+
     Raises:
-        ReleaseError: The list is not valid, or a file is missing, is too large, or is no PNG.
+        ReleaseError: The list is not valid or about another release, or a file is missing, is too large, or is no PNG.
     """
     path = folder / PICTURES
     if not path.exists():
         return ()
-    pictures = tuple(_picture(folder, value) for value in Value.read(path).elements())
+    album = Value.read(path)
+    album.require_release(archive_sha256)
+    pictures = tuple(_picture(folder, value) for value in album["pictures"].elements())
     if sum(len(picture.uri) for picture in pictures) > _LARGEST_SUM * 4 / 3:
         raise ReleaseError(f"the pictures of {folder} have more than {_LARGEST_SUM} bytes; leave some out of {PICTURES}.")
     return pictures

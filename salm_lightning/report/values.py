@@ -52,6 +52,15 @@ class Value:
             raise ReleaseError(f"{self.where} lacks {key!r}; make the audit again.")
         return members[key]
 
+    def require_release(self, archive_sha256: str) -> None:
+        """Refuse what was found out about another release than the one whose archive has this checksum."""
+        digest = self["release"]["archive_sha256"].text()
+        if digest != archive_sha256:
+            raise ReleaseError(
+                f"{self.where} is about another release (archive_sha256={digest[:64]!r}, this one's is {archive_sha256}); audit this "
+                "one, or name its audit with --audit."
+            )
+
     def members(self) -> dict[str, Value]:
         """Return the values of an object by key."""
         joint = "." if ": " in self.where else ": "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from salm_lightning.audit.verdict import CARELESS, FAILS, NOT_JUDGED, PROTECTS
+from salm_lightning.audit.verdict import CARELESS, FAILS, NOT_JUDGED, PROTECTS, UNTRIED
 
 MISSING = "n/a"
 """Stands where there is no number."""
@@ -69,6 +69,8 @@ METHODS = {
 
 VERDICT_MEANINGS = {
     PROTECTS: "Nothing that was tried made the protected images useful for training.",
+    UNTRIED: "The protected images are of little use to somebody who trains on them as they are. Whether somebody who knows of the noise "
+    "gets around it has not been tried.",
     CARELESS: "The protected images are of little use to somebody who trains on them as they are. Somebody who knows of the noise and "
     "takes the steps named below can learn from them.",
     FAILS: "A model that trains on the protected images as they are becomes useful. Do not rely on this release.",

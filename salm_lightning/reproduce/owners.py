@@ -11,6 +11,7 @@ from typing import Any
 from salm_lightning.classwise import classwise
 from salm_lightning.data import MEDMNIST
 from salm_lightning.errors import ConfigurationError, SalmError
+from salm_lightning.folder_lock import alone
 from salm_lightning.reproduce.cells import SKIPPED, Cell, Owners, Result, accuracy
 from salm_lightning.reproduce.lab import Lab, Run
 from salm_lightning.reproduce.settings import Dataset
@@ -52,19 +53,23 @@ class ClassByClass:
 
     def run(self) -> int:
         """Protect and train what is not done yet, one after another in this process."""
-        for cell in self.cells:
-            for seed in self.lab.settings.seeds:
-                folder = self._folder(cell, seed)
-                if self._missing(cell) or folder in self._errors or self._status(folder) == DONE:
-                    continue
-                say(f"Protecting {cell.dataset} class by class among {_recipe(cell).support or self.lab.general}, seed {seed}")
-                try:
-                    # A release without its victims is made anew of the finished classes, which takes seconds.
-                    classwise(**self._arguments(cell), training=self._training(cell, seed), out=folder, overwrite=True)
-                except SalmError as error:
-                    self._errors[folder] = str(error)
-                    say(f"FAILED: {error}")
+        with alone(self.lab.out, "sweep"):
+            for cell in self.cells:
+                for seed in self.lab.settings.seeds:
+                    self._protect(cell, seed)
         return int(any(result.status != DONE for result in self.results()))
+
+    def _protect(self, cell: Cell, seed: int) -> None:
+        folder = self._folder(cell, seed)
+        if self._missing(cell) or folder in self._errors or self._status(folder) == DONE:
+            return
+        say(f"Protecting {cell.dataset} class by class among {_recipe(cell).support or self.lab.general}, seed {seed}")
+        try:
+            # A release without its victims is made anew of the finished classes, which takes seconds.
+            classwise(**self._arguments(cell), training=self._training(cell, seed), out=folder, overwrite=True)
+        except (SalmError, RuntimeError) as error:  # diverged, or out of memory
+            self._errors[folder] = str(error)
+            say(f"FAILED: {error}")
 
     def results(self) -> list[Result]:
         """Return a result for each cell."""

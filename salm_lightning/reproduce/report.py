@@ -17,11 +17,11 @@ from salm_lightning.reproduce.targets import TARGETS
 from salm_lightning.sweep.job import DONE, FAILED
 
 CSV, MARKDOWN = "reproduce.csv", "reproduce.md"
-_SETTINGS = ("scale", "width", "precision")
+_SETTINGS = ("scale", "width", "precision", "seeds")
 _NAMES = ("target", "dataset", "method", "what", "measure", *_SETTINGS)
 """Columns that tell a line from others."""
-COLUMNS = (*_NAMES, "paper", "ours", "spread", "seeds", "difference", "majority", "status", "reason")
-_SHOWN = ("dataset", "method", "what", "measure", "paper", "ours", "spread", "seeds", "difference")
+COLUMNS = (*_NAMES, "paper", "ours", "spread", "done", "difference", "majority", "status", "reason")
+_SHOWN = ("dataset", "method", "what", "measure", "paper", "ours", "spread", "done", "difference")
 _NUMBERS = ("paper", "ours", "spread", "difference", "majority")
 
 Line = Mapping[str, str]
@@ -40,6 +40,11 @@ def save(target: str, results: Sequence[Result], settings: Settings, out: Path) 
     return _section(target, [line for line in lines if _setup(line) == _setup(own[0]) and line["target"] == target], out)
 
 
+def picture_folder(labels: Iterable[str]) -> str:
+    """Return the name of the folder with the pictures of some settings, such as ``scale=0.1,width=1,precision=32-true,seeds=0+1``."""
+    return ",".join(f"{name}={label}" for name, label in zip(_SETTINGS, labels, strict=True)).replace(" ", "+")
+
+
 def show(section: str) -> None:
     """Print a part of the page."""
     Console(width=200, soft_wrap=True).print(section, markup=False, highlight=False)
@@ -54,11 +59,9 @@ def _line(target: str, result: Result, settings: Settings) -> Line:
         "method": cell.method,
         "what": cell.what,
         "measure": cell.unit,
-        "scale": f"{settings.scale:g}",
-        "width": f"{settings.width:g}",
-        "precision": settings.precision,
+        **settings.labels,
         **{name: "" if number is None else f"{number:.6g}" for name, number in zip(_NUMBERS, numbers, strict=True)},
-        "seeds": f"{len(result.values)} of {result.seeds}",
+        "done": f"{len(result.values)} of {result.seeds}",
         "status": result.status,
         "reason": result.reason,
     }
@@ -100,9 +103,12 @@ def _page(lines: Sequence[Line], out: Path) -> str:
 
 def _section(target: str, lines: Sequence[Line], out: Path) -> str:
     """Return a table as Markdown, with the majority class, the notes, and what is missing."""
-    scale, width, precision = _setup(lines[0])
+    scale, width, precision, seeds = _setup(lines[0])
     text = [f"## {TARGETS[target].title}", ""]
-    text += [f"Training steps: {scale} of the paper's; width of the models: {width} of theirs; {precision}. In percent.", ""]
+    text += [
+        f"Training steps: {scale} of the paper's; width of the models: {width} of theirs; {precision}; seeds: {seeds}. In percent.",
+        "",
+    ]
     table: list[Sequence[str]] = [_SHOWN]
     for dataset in dict.fromkeys(line["dataset"] for line in lines):
         rows = [line for line in lines if line["dataset"] == dataset]
@@ -115,8 +121,8 @@ def _section(target: str, lines: Sequence[Line], out: Path) -> str:
     text += ["", *(f"- {note}" for note in TARGETS[target].notes)]
     for reason, rows in _undone(lines).items():
         text.append(f"- **{rows[0]['status']}**: {', '.join(dict.fromkeys(map(_title, rows)))}{f': {reason}' if reason else ''}")
-    pictures = sorted((out / FOLDER).glob(f"{target}-*.png"))
-    text += ["", *(f"![{path.stem}]({FOLDER}/{path.name})" for path in pictures)]
+    pictures = sorted((out / picture_folder(_setup(lines[0])) / FOLDER).glob(f"{target}-*.png"))
+    text += ["", *(f"![{path.stem}]({path.relative_to(out).as_posix()})" for path in pictures)]
     return "\n".join(text).rstrip() + "\n"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from salm_lightning.audit.album import Album
 from salm_lightning.reproduce.lab import Experiment
-from salm_lightning.reproduce.report import CSV, MARKDOWN, save, show
+from salm_lightning.reproduce.report import CSV, MARKDOWN, picture_folder, save, show
 from salm_lightning.reproduce.settings import Settings
 from salm_lightning.reproduce.targets import Target
 from salm_lightning.summary import say
@@ -22,7 +22,7 @@ def run(name: str, target: Target, experiment: Experiment, settings: Settings, o
     code = experiment.run()
     results = target.derive(experiment.results())
     if target.draw is not None:
-        with Album(out) as album:
+        with Album(out / picture_folder(settings.labels.values())) as album:
             target.draw(experiment, album)
     show(save(name, results, settings, out))
     say(f"Saved: {out / CSV}, {out / MARKDOWN}")

@@ -87,6 +87,16 @@ class Settings:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigurationError(f"seeds={list(self.seeds)} has to name one or more seeds, each once, such as [0, 1].")
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """What tells results with these settings from others, as text by column; the machine is not part of it."""
+        return {
+            "scale": f"{self.scale:g}",
+            "width": f"{self.width:g}",
+            "precision": self.precision,
+            "seeds": " ".join(map(str, self.seeds)),
+        }
+
     def steps(self, size: int) -> int:
         """Return the training steps of a noise generator, the paper's M times the scale."""
         return self._scaled(_SIZES[size].steps)
