@@ -28,7 +28,7 @@ RESULTS = "results.json"
 """File name of a victim's results in its run folder."""
 _HEADINGS = {"acc": "accuracy", "auc": "AUC", "balanced_acc": "balanced accuracy", "kappa": "weighted kappa"}
 _PREDICTED = ("indices", "labels", "probabilities")
-_TITLES = {"last": "after the last step", "best_on_val": "at the best validation accuracy", "peak": "peak over training"}
+_TITLES = {"last": "after the last step", "best_on_val": "at the best validation", "peak": "peak over training"}
 
 
 def victim_results(module: VictimModule, data: ImageDataModule) -> dict[str, Any]:

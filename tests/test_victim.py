@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,14 @@ def test_history_keeps_last_best_on_val_and_peak(tmp_path: Path, sanity: int) ->
 
     # The first of equals stands: a later one would choose by looking at the test split.
     assert module.history == {"last": entry(6), "best_on_val": entry(2), "peak": entry(3)}
+
+
+def test_several_labels_are_stopped_by_auc(tmp_path: Path) -> None:
+    module = VictimModule(3, task=Task.MULTI_LABEL, width=0.125)
+    for acc, auc in ((0.9, math.nan), (0.9, 0.6), (0.8, 0.7), (0.95, 0.65)):
+        module._remember({"acc": acc, "auc": auc}, {"acc": acc, "auc": auc})
+    assert module.history["best_on_val"]["auc"] == 0.7
+    assert module.history["peak"]["acc"] == 0.95
 
 
 class Crash(Callback):

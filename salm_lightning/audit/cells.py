@@ -31,7 +31,7 @@ from salm_lightning.treatments import Treatment
 TrainedOn = Literal["protected", "clean"]
 NONE = "none"
 """Name of no treatment at all."""
-_RESULTS_VERSION = 1
+_RESULTS_VERSION = 2
 """Part of every identity; count it up when the code changes results, so that no earlier one is taken for a new one."""
 
 

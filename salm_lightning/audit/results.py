@@ -89,7 +89,7 @@ def _figures(records: Sequence[Record | None], stopped: bool) -> dict[str, list[
 
 
 def scalars_of(record: Record, stopped: bool = False) -> dict[str, float | None]:
-    """Return a victim's single numbers on the clean test split, after the last step or at the best validation accuracy."""
+    """Return a victim's single numbers on the clean test split, after the last step or at the best validation."""
     history = record.results["history"]
     values = history["best_on_val"] if stopped else record.results["test"]
     best = history["best_on_val"]["acc"]

@@ -84,7 +84,7 @@ class Summary:
             "format_version": _FORMAT_VERSION,
             "release": {
                 "name": data.info.name,
-                "method": _method_of(manifest.settings),
+                "method": manifest.method_name,
                 "archive_sha256": manifest.archive.sha256,
                 "source_sha256": None if manifest.source is None else manifest.source.sha256,
             },
@@ -156,8 +156,3 @@ class Summary:
         return shlex.join(
             ["salm-cli", "audit", *self.command, *(part for name, value in options.items() for part in (f"--{name}", value))]
         )
-
-
-def _method_of(settings: Mapping[str, Any]) -> str:
-    method = settings.get("method")
-    return str(method.get("name")) if isinstance(method, Mapping) else str(method)

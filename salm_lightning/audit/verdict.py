@@ -24,7 +24,7 @@ FAILS = "does not protect"
 NOT_JUDGED = "not judged"
 
 EARLY_STOPPING = "early stopping"
-"""Row of the victims without treatment as they were at the best accuracy on the clean validation split."""
+"""Row of the victims without treatment as they were at their best on the clean validation split."""
 _MEASURES = {"acc": "accuracy", "balanced_acc": "balanced accuracy", "auc": "AUC"}
 _FEW_IMAGES = 2500
 """Test images below which the accuracy's 95 % interval is wider than two points to each side."""

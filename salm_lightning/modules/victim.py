@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule
@@ -28,7 +29,7 @@ class VictimModule(LightningModule):
     """Train a classifier the ordinary way (paper: Section 4.1 and Appendix B.2) and follow its accuracy on clean images.
 
     While it trains, the clean validation and test splits are both measured, so that beside the result after the last step stand the
-    test result at the best validation accuracy and the peak over training.
+    test result at the best validation accuracy (AUC for several labels per image) and the peak over training.
 
     Args:
         num_classes: Classes or labels; the command line takes it from the data, like the next three.
@@ -78,7 +79,7 @@ class VictimModule(LightningModule):
         self.meters = nn.ModuleDict({name: ClassificationMetrics(self.task, num_classes) for name in ("val", "curve", "test")})
         self._drops = False
         self.history: dict[str, dict[str, float]] = {}
-        """Test results so far: ``last``, ``best_on_val`` (with the ``val_acc`` that chose it) and ``peak``."""
+        """Test results so far: ``last``, ``best_on_val`` (with the ``val_acc`` or ``val_auc`` that chose it) and ``peak``."""
         self.result: dict[str, Any] | None = None
         """What the last ``test`` run measured, with ``recall`` per class and the ``confusion`` matrix."""
 
@@ -156,12 +157,15 @@ class VictimModule(LightningModule):
         curve = self._finish("curve")
         self.log_dict({f"test_curve/{name}": curve[name] for name in self.scalars})
         if not self.trainer.sanity_checking:
-            self._remember(float(val["acc"]), {name: float(curve[name]) for name in self.scalars})
+            self._remember({name: float(val[name]) for name in self.scalars}, {name: float(curve[name]) for name in self.scalars})
 
-    def _remember(self, val_acc: float, test: dict[str, float]) -> None:
-        entry = {"step": float(self.global_step), "val_acc": val_acc, **test}
+    def _remember(self, val: dict[str, float], test: dict[str, float]) -> None:
+        # Most labels of an image are absent: accuracy over several of them hardly tells models apart.
+        measure = "auc" if self.task is Task.MULTI_LABEL else "acc"
+        reached = val[measure] if math.isfinite(val[measure]) else -1.0  # no AUC: a label without images
+        entry = {"step": float(self.global_step), f"val_{measure}": reached, **test}
         self.history["last"] = entry
-        if val_acc > self.history.get("best_on_val", {}).get("val_acc", -1.0):
+        if reached > self.history.get("best_on_val", {}).get(f"val_{measure}", -2.0):
             self.history["best_on_val"] = entry
         if test["acc"] > self.history.get("peak", {}).get("acc", -1.0):
             self.history["peak"] = entry

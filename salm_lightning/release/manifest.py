@@ -112,6 +112,13 @@ class Manifest:
         """The dataset as DataModules describe it."""
         return info_of(self.dataset)
 
+    @property
+    def method_name(self) -> str:
+        """Name of the method that made the noise, such as ``salm``."""
+        method = self.settings.get("method")
+        name = method.get("name") if isinstance(method, Mapping) else method
+        return name if isinstance(name, str) else "not recorded"
+
     def to_json(self) -> str:
         """Return the file's text: keys sorted, two spaces, a line feed at the end."""
         values = {

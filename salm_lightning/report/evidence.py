@@ -49,7 +49,6 @@ class Figures:
     auc: Series
     balanced_acc: Series
     peak_acc: Series
-    best_on_val_acc: Series
 
 
 @dataclass(frozen=True)

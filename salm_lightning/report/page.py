@@ -29,7 +29,7 @@ def render(evidence: Evidence, release: str, today: date) -> str:
         release: The release's folder, as its commands are to name it.
         today: Date of the report.
     """
-    method = _method_name(evidence)
+    method = evidence.manifest.method_name
     return _environment().get_template("report.html").render(
         evidence=evidence,
         manifest=evidence.manifest,
@@ -72,12 +72,6 @@ def _environment() -> Environment:
     )
     environment.filters |= {"percent": words.percent, "decimals": _decimals, "spread": _spread, "plain": _plain}
     return environment
-
-
-def _method_name(evidence: Evidence) -> str:
-    method = evidence.manifest.settings.get("method")
-    name = method.get("name") if isinstance(method, Mapping) else method
-    return name if isinstance(name, str) else "not recorded"
 
 
 def _audit_source(manifest: Manifest) -> str:
