@@ -167,6 +167,23 @@ def test_an_audit_from_release_to_verdict(capsys: pytest.CaptureFixture[str]) ->
     }
 
 
+def test_fine_tuning_from_a_checkpoint_is_tied_to_its_content() -> None:
+    def keep(seed: int) -> None:
+        weights = VictimModule(3, 3, 16, width=0.125, seed=seed).state_dict()
+        torch.save({"state_dict": weights}, "victim.ckpt")
+
+    tuning = "--treatments '[{class_path: FineTune, init_args: {checkpoint: victim.ckpt}}]' --quality false"
+    keep(5)
+    assert run(tuning) == 0
+    first = {path.name for path in (OUT / "cells").glob("protected-finetune-*.json")}
+    assert len(first) == 1
+    assert run(tuning) == 0
+    assert {path.name for path in (OUT / "cells").glob("protected-finetune-*.json")} == first
+    keep(6)
+    assert run(tuning) == 0
+    assert len(list((OUT / "cells").glob("protected-finetune-*.json"))) == 2, "another victim under the same name"
+
+
 def accuracy_of_twin() -> float:
     """Return the accuracy on the original training images of the first clean twin, from its file."""
     (record,) = Path("cache/twins").glob("clean-none-resnet18-0-*.json")
@@ -302,6 +319,14 @@ def test_treatments_by_name_class_and_settings() -> None:
     ]
     for preset in PRESETS.values():
         assert len(read_treatments(preset.treatments)) == len(preset.treatments)
+    full = [title_of(choice.treatment) for choice in read_treatments(PRESETS["full"].treatments)]
+    assert {title.split()[0] for title in full} == {
+        *("none", "mean", "median", "gaussian", "centercrop", "jpeg", "grey", "bitdepth", "resample", "cutout", "mixup", "cutmix"),
+        *("strongaugment", "uerasermax", "adversarialtraining", "orthogonalprojection", "totalvariation"),
+    }  # fmt: skip
+    assert [title for title in full if title.startswith("jpeg")] == ["jpeg quality 10", "jpeg quality 50", "jpeg quality 90"]
+    assert sum(title.startswith("adversarialtraining radius") for title in full) == 2
+    assert any(title.startswith("adversarialtraining radius 4 ") for title in full)
 
 
 def test_titles_tell_treatments_apart() -> None:

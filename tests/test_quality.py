@@ -96,7 +96,7 @@ def test_everything_that_is_written(tmp_path: Path) -> None:
     assert set(result["linear_separability"]) == {"noise_acc", "majority", "images", "held_out"}
     assert seen == [(40, 40)]
 
-    names = ["examples", "extremes", "segmentation", "features"]
+    names = ["examples", "extremes", "worst", "segmentation", "features"]
     assert [entry["file"] for entry in json.loads((out / "pictures.json").read_text())["pictures"]] == [
         f"pictures/{name}.png" for name in names
     ]
@@ -140,7 +140,7 @@ def test_chunks_do_not_matter_nor_does_a_memory_map(tmp_path: Path, monkeypatch:
     assert isinstance(mapped.split("train").images, np.memmap)
     assert seen == [(7, 20), (14, 20), (20, 20)]
     assert flat(parts) == pytest.approx(flat(whole), abs=1e-12)
-    for name in ("examples", "extremes", "segmentation"):
+    for name in ("examples", "extremes", "worst", "segmentation"):
         ours, theirs = (tmp_path / folder / f"pictures/{name}.png" for folder in ("whole", "parts"))
         assert ours.read_bytes() == theirs.read_bytes()
 
@@ -303,6 +303,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert EventAccumulator("run/audit").Reload().Tags()["images"] == [
         "audit/examples",
         "audit/extremes",
+        "audit/worst",
         "audit/segmentation",
     ]
 

@@ -171,7 +171,7 @@ def write_audit(folder: Path, digest: str, audit: Any = AUDIT, quality: Any = QU
             values = edited(values, "release.archive_sha256", digest)
         (folder / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
     for number, picture in enumerate(pictures["pictures"] if pictures else []):
-        (folder / picture["file"]).write_bytes(png(30 + number, 20))
+        (folder / picture["file"]).write_bytes(png(900 + number, 20))  # as wide as those of an audit
 
 
 class Page(HTMLParser):
@@ -392,7 +392,7 @@ def test_nothing_is_loaded_and_nothing_runs(page: Make, release: Path) -> None:
 
 def test_sizes_of_pictures_are_those_of_the_files(page: Make) -> None:
     images = [attributes for tag, attributes in page(audit=AUDIT).tags if tag == "img"]
-    assert [(image["width"], image["height"]) for image in images] == [("30", "20"), ("31", "20")]
+    assert [(image["width"], image["height"]) for image in images] == [("900", "20"), ("901", "20")]
 
 
 @pytest.mark.parametrize("complete", [True, False])
@@ -601,7 +601,7 @@ def test_files_that_are_too_large_or_links(page: Make, release: Path, monkeypatc
             page()
     with monkeypatch.context() as patch:
         patch.setattr("salm_lightning.report.pictures._MOST_PIXELS", 599)
-        with pytest.raises(ReleaseError, match="30 x 20 pixels, more than 599"):
+        with pytest.raises(ReleaseError, match="900 x 20 pixels, more than 599"):
             page()
     outside = release.parent.parent / "outside.png"
     outside.write_bytes(png(4, 4))
@@ -736,7 +736,7 @@ def test_in_a_browser(make: Make, release: Path, tmp_path: Path) -> None:
         dom, log = _browse(probe, tmp_path, "--window-size=1400,3000", "--dump-dom")
         assert "CONSOLE" not in log
         found = json.loads(unescape(dom[dom.index("<title>") + 7 : dom.index("</title>")]))
-        assert found["images"] == [[30, 20], [31, 20]]
+        assert found["images"] == [[900, 20], [901, 20]]
         assert (found["width"], found["page"], found["wide"]) == (width, width, [])
         assert found["smallest"] >= 13
         assert found["tables"] == len(page.tables)

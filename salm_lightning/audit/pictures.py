@@ -23,6 +23,7 @@ from salm_lightning.audit.image_figures import (
 from salm_lightning.audit.networks import features_of
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.segmentation import Segmenter
+from salm_lightning.audit.similarity import DISTANCES
 from salm_lightning.audit.style import CLEAN, PROTECTED
 
 _PerImage = dict[str, NDArray[np.float64]]
@@ -57,6 +58,26 @@ def draw_extremes(album: Album, pairs: Pairs, similarity: _PerImage) -> None:
         "The typical and the worst image",
         "The protected images of median and of least structural similarity (SSIM) to their originals, with their position in the "
         f"training split. Black and white in the noise are {noise_limit(original, protected)} of 255 grey levels.",
+    )
+
+
+def draw_worst(album: Album, pairs: Pairs, similarity: _PerImage) -> None:
+    """Draw the worst image of each measure; measures with the same one share a row, and those that are equal everywhere have none."""
+    found: dict[int, list[str]] = {}
+    for name, values in similarity.items():
+        badness = np.where(np.isfinite(values), values if name in DISTANCES else -values, -np.inf)
+        if badness.max() > badness.min():
+            place = int(badness.argmax())
+            found.setdefault(place, []).append(f"{name} {values[place]:.4g}")
+    if not found:
+        return
+    original, protected = pairs.at(np.array(list(found)))
+    album.add(
+        "worst",
+        pairs_figure(original, protected, [f"image {pairs.rows[place]}\n" + "\n".join(named) for place, named in found.items()]),
+        "The worst image of each measure",
+        "The protected images that are least like their originals, each by the measures on its left, with their position in the training "
+        f"split. Black and white in the noise are {noise_limit(original, protected)} of 255 grey levels.",
     )
 
 

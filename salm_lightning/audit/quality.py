@@ -13,7 +13,7 @@ from torch import nn
 
 from salm_lightning.audit.album import Album
 from salm_lightning.audit.pairs import Pairs
-from salm_lightning.audit.pictures import draw_examples, draw_extremes, draw_features, draw_segmentation
+from salm_lightning.audit.pictures import draw_examples, draw_extremes, draw_features, draw_segmentation, draw_worst
 from salm_lightning.audit.readability import readability
 from salm_lightning.audit.segmentation import Segmenter, compare_masks
 from salm_lightning.audit.separability import linear_separability
@@ -76,6 +76,7 @@ def assess(
     with Album(Path(out), board, pairs.manifest.archive.sha256) as album:
         draw_examples(album, pairs)
         draw_extremes(album, pairs, similarity)
+        draw_worst(album, pairs, similarity)
         if segmenter is not None:
             draw_segmentation(album, pairs, segmenter, masks)
         if classifier is not None:
