@@ -687,6 +687,12 @@ def test_what_is_not_written(
     assert Path("taken.html").read_text() == "mine"
 
 
+def test_from_within_the_release_it_is_written_beside_it(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(release)
+    assert main(["report", "."]) == 0
+    assert (release.parent / "report.html").is_file()
+
+
 def _chromium() -> str:
     found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
     if found is None:

@@ -24,6 +24,11 @@ AUDIT = "audit.json"
 _FORMAT_VERSION = 1
 
 
+def beside(release: Path) -> Path:
+    """Return the folder that a release lies in."""
+    return release.parent if release.name else release.absolute().parent  # the parent of "." is "."
+
+
 def audit_folder(release: Path, out: Path | None) -> Path:
     """Return the folder of what is found out about a release: ``out``, or ``audit`` beside the release.
 
@@ -31,8 +36,7 @@ def audit_folder(release: Path, out: Path | None) -> Path:
         ConfigurationError: ``out`` lies in the release, where a foreign file is taken for tampering.
     """
     if out is None:
-        beside = release.parent if release.name else release.absolute().parent  # the parent of "." is "."
-        return beside / "audit"
+        return beside(release) / "audit"
     if out.absolute().is_relative_to(release.absolute()):
         raise ConfigurationError(f"out={out} lies in the release, which must hold nothing else; give a folder outside of it.")
     return out

@@ -133,10 +133,9 @@ def audit(
                 say("Comparing the protected images with their originals")
                 first = next(cell for cell in cells if cell.trained_on == "clean")  # without treatment
                 twin = stores["clean"].network(first.identity, images["clean"])
+                compared = PRESETS["quick"].compared if limit is not None else chosen.compared
                 with progress("comparing images") as on_progress:
-                    assess(
-                        release, images["clean"], folder, twin, segments, chosen.compared, board=board, on_progress=on_progress
-                    )
+                    assess(release, images["clean"], folder, twin, segments, compared, board=board, on_progress=on_progress)
             draw_audit(audit, folder, board)
     _show(audit, folder)
     return code

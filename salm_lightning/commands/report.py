@@ -6,6 +6,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from salm_lightning.audit.summary import beside
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.files import replacing
 from salm_lightning.report import Evidence, gather, missing, render
@@ -31,7 +32,7 @@ def report(release: Path, audit: Path | None = None, out: Path | None = None, ov
     Raises:
         SalmError: The release or a file of the audit is not valid, or a file stands at ``out``.
     """
-    path = release.parent / "report.html" if out is None else out
+    path = beside(release) / "report.html" if out is None else out
     _check_path(path, release, overwrite)
     evidence = gather(release, audit)
     today = datetime.now(UTC).date()
