@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fakes import pretend_fit, write_fake_npz
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from salm_lightning.audit.album import Album
@@ -397,6 +398,8 @@ def test_figures_are_drawn_of_what_has_finished(blood: object, pretended: list[s
     assert picture.name == "fig6-bloodmnist.png"
     assert f"![fig6-bloodmnist]({SETUP}/pictures/fig6-bloodmnist.png)" in Path("out/reproduce.md").read_text()
     assert np.asarray(Image.open(picture)).std() > 1
+    board = EventAccumulator(str(Path("out") / SETUP), size_guidance={"images": 0}).Reload()
+    assert board.Tags()["images"] == ["audit/fig6-bloodmnist"]
     job = Job(Path("out"), next(path.parent.name for path in Path("out").glob("*/events*")), {})
     assert drawings._learning_curve(job) == ([2.0, 4.0], pytest.approx([0.2, 0.4]))
 

@@ -22,7 +22,8 @@ def run(name: str, target: Target, experiment: Experiment, settings: Settings, o
     code = experiment.run()
     results = target.derive(experiment.results())
     if target.draw is not None:
-        with Album(out / picture_folder(settings.labels.values())) as album:
+        folder = out / picture_folder(settings.labels.values())
+        with Album(folder, board=folder) as album:
             target.draw(experiment, album)
     show(save(name, results, settings, out))
     say(f"Saved: {out / CSV}, {out / MARKDOWN}")
