@@ -31,7 +31,7 @@ class Sparse(SALM):
     def __init__(self, percent: float = 10.0, radius: float = 8.0, step_size: float = 4.0) -> None:
         super().__init__(percent=percent, radius=radius, step_size=step_size, start="zero")
 
-    def max_changed_pixels(self, pixels: int) -> int | None:
+    def max_changed_pixels(self, pixels: int, steps: int) -> int | None:
         """Return the count that is never exceeded."""
         return masked_count(self.percent, pixels)
 

@@ -65,7 +65,7 @@ def classwise(
         training: How noise generators and victims are trained.
         proof: Train a clean and a protected victim and compare them.
         batch_size: Images per step.
-        overwrite: Replace a result that stands at ``out``.
+        overwrite: Replace a release that stands at ``out``; finished classes that were made with the same settings are used again.
 
     Returns:
         Exit code 0.
@@ -78,6 +78,8 @@ def classwise(
     images = open_data(data, size, root, batch_size=batch_size, seed=training.seed)
     if images.task is Task.MULTI_LABEL:
         raise ConfigurationError(f"data={data} has several labels per image; class-wise noise needs one class each.")
+    if classes == []:
+        raise ConfigurationError("classes is empty; name one or more, or leave it out for all.")
     numbers = list(range(images.num_classes)) if classes is None else [class_number(name, images.info) for name in classes]
     splits, names, origin = _support(support, images, root, num_support, training.seed)
     folder = result_folder(out, f"{images.info.name}-{method.name}-classwise", overwrite)

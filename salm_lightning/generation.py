@@ -147,8 +147,8 @@ def _parts_folder(folder: Path) -> Path:
 def _bound(module: NoiseGeneratorModule) -> dict[str, Any]:
     """Return what the method promises about every stored image."""
     bound: dict[str, Any] = {"norm": module.method.norm, "radius": module.method.radius}
-    pixels = module.method.max_changed_pixels(math.prod(module.image_shape[1:]))
-    if pixels is not None and module.last_pass_steps > 0:
+    pixels = module.method.max_changed_pixels(math.prod(module.image_shape[1:]), module.last_pass_steps)
+    if pixels is not None:
         bound["max_changed_pixels"] = pixels
     return bound
 

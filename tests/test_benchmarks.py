@@ -82,7 +82,7 @@ def test_strict_variants_keep_to_their_pixels(monkeypatch: pytest.MonkeyPatch) -
             if not drop:
                 assert bool((changed | ~before).all()), "a pixel that was chosen stays chosen"
         assert counts[-1] == [10] * 4
-        assert max(map(max, counts)) == method.max_changed_pixels(100) == 10
+        assert max(map(max, counts)) == method.max_changed_pixels(100, 10) == 10
         expected = np.abs(gradients[0].numpy()).sum(axis=1).reshape(4, -1).argsort(axis=1)[:, -10:]
         if pace == 1.0:
             assert all(set(np.flatnonzero(image)) == set(best) for image, best in zip(changed.flatten(1), expected, strict=True))

@@ -123,6 +123,7 @@ def test_two_classes_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         ("bloodmnist photos --classes [basofil]", "did you mean 'basophil'"),
+        ("bloodmnist photos --classes []", "classes is empty"),
         ("chestmnist bloodmnist", "several labels per image"),
         ("bloodmnist chestmnist", "several labels per image"),
         ("bloodmnist nowhere", "nowhere"),

@@ -85,7 +85,7 @@ def test_fixed_and_project_guarantee_the_number_of_changed_pixels(
     first = method.start(images, INDICES, 0)
     made = method.improve(images, first, wandering_gradient, 10)
     limit = max(1, round(percent / 100 * 256))
-    assert method.max_changed_pixels(256) == limit
+    assert method.max_changed_pixels(256, 10) == limit
     assert changed_pixels(made.delta).max() <= limit
     assert changed_pixels(made.delta).min() >= 1
     again = method.improve(images, made.delta, lambda delta, step: wandering_gradient(delta, step + 50), 10)  # the next visit
@@ -96,7 +96,7 @@ def test_fixed_and_project_guarantee_the_number_of_changed_pixels(
 def test_strict_masks_equal_hard_thresholding_in_numpy_and_hold_between_visits(percent: float) -> None:
     images, method = torch.full(SHAPE, 0.5), SALM(percent=percent, step_size=3, mask="strict")
     limit = max(1, round(percent / 100 * 256))
-    assert method.max_changed_pixels(256) == limit
+    assert method.max_changed_pixels(256, 10) == limit
     delta, oracle = torch.zeros(SHAPE), np.zeros(SHAPE)
     assert torch.equal(method.start(images, INDICES, 0), delta)
     for visit in range(3):
@@ -123,11 +123,27 @@ def test_fixed_by_element_guarantees_the_number_of_changed_values() -> None:
     assert 1 <= (made.delta != 0).flatten(1).sum(1).max() <= round(0.1 * 768)
 
 
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"score": Score.SIGNED}, "score='signed'"),
+        ({"score": Score.ELEMENT}, "score='element'"),
+        ({"project": True}, "project=True"),
+    ],
+)
+def test_strict_masks_refuse_what_they_would_ignore(setting: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{named} has no effect with mask='strict'"):
+        SALM(mask="strict", **setting)
+
+
 def test_only_what_is_guaranteed_is_promised() -> None:
     for method in (SALM(), EM(), Random(), SALM(score=Score.ELEMENT, mask="fixed"), SALM(start="zero")):
-        assert method.max_changed_pixels(256) is None
-    assert SALM(percent=0).max_changed_pixels(256) == 0
-    assert SALM(score=Score.ELEMENT, project=True).max_changed_pixels(256) == 26
+        assert method.max_changed_pixels(256, 10) is None
+    for setting in ({"mask": "strict"}, {"project": True}):
+        assert SALM(**setting).max_changed_pixels(256, 0) == 26, "what is stored keeps it as well"  # type: ignore[arg-type]
+    assert SALM(mask="fixed").max_changed_pixels(256, 0) is None, "what was never visited is dense"
+    assert SALM(percent=0).max_changed_pixels(256, 10) == 0
+    assert SALM(score=Score.ELEMENT, project=True).max_changed_pixels(256, 10) == 26
 
 
 def test_project_keeps_the_largest_noise() -> None:

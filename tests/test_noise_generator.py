@@ -163,6 +163,28 @@ def test_what_is_logged(tmp_path: Path) -> None:
     assert all(0 <= value <= 1 for key in ("train/source_acc", "val/clean_acc") for value in log.values(key))
 
 
+@pytest.mark.parametrize("last_pass_steps", [0, 3])
+def test_strictly_sparse_noise_is_counted_on_the_stored_bytes(tmp_path: Path, last_pass_steps: int) -> None:
+    data = make_data(tmp_path)
+    module = make_module(data, SALM(percent=10, mask="strict", step_size=4), last_pass_steps=last_pass_steps)
+    trainer = make_trainer(tmp_path, 8)
+    trainer.fit(module, datamodule=data)
+    release = generate(trainer, module, data)
+    bound = json.loads((release / "manifest.json").read_text())["bound"]
+    assert bound["max_changed_pixels"] == round(0.1 * SIZE**2)
+    changed = (read(release)["train_images"] != read(tmp_path)["train_images"]).any(-1).sum((1, 2))
+    assert 0 < changed.max() <= 26
+    assert all(check.ok for check in verify_release(release, tmp_path / "small.npz"))
+    text = (
+        (release / "manifest.json").read_text().replace('"max_changed_pixels": 26', f'"max_changed_pixels": {changed.max() - 1}')
+    )
+    (release / "manifest.json").write_text(text)
+    assert any(
+        f"an image has {changed.max()} changed pixels" in check.detail
+        for check in verify_release(release, tmp_path / "small.npz")
+    )
+
+
 def test_validation_is_on_clean_images(tmp_path: Path) -> None:
     data = make_data(tmp_path)
     module = make_module(data, updates_per_visit=1)

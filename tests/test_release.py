@@ -251,11 +251,13 @@ def test_blackened_images_are_found_at_their_index() -> None:
     assert meter.blackened == [9]
 
 
-@pytest.mark.parametrize(("radius", "levels"), [(8, 8), (0, 0), (0.4, 0), (2.5, 3), (7.9, 8)])
-def test_bound_allows_what_rounding_to_bytes_can_reach(radius: float, levels: int) -> None:
-    grey = np.arange(256)
-    stored = np.clip(np.round(grey + np.array([[radius], [-radius]])), 0, 255)
-    assert Bound("linf", radius).grey_levels == levels >= np.abs(stored - grey).max()
+@pytest.mark.parametrize(("radius", "levels"), [(8, 8), (0, 0), (0.4, 0), (2.5, 2), (7.9, 7)])
+def test_no_stored_byte_may_move_by_more_than_the_radius(radius: float, levels: int) -> None:
+    for change, violated in ((levels, False), (levels + 1, True)):
+        meter = Meter()
+        grey = np.full((1, 12, 12), 100, np.uint8)
+        meter.update(grey, grey + np.uint8(change))
+        assert (Bound("linf", radius).violation(meter.compute()) is not None) is violated
 
 
 def test_an_l2_bound_is_on_each_images_root_mean_square_and_not_on_single_values() -> None:

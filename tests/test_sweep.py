@@ -293,6 +293,25 @@ def test_protected_victims_load_as_the_clean_ones_do() -> None:
     assert protected.job.settings["data"]["init_args"]["root"] == str(protected.job.needs.release)
 
 
+@pytest.mark.parametrize("given", [{"config": "victim_pathmnist.yaml"}, {"data": {"root": "elsewhere"}}, {"data": None}])
+def test_victims_never_bring_data_of_their_own(given: dict[str, Any]) -> None:
+    clean, protected = plan(victim=SWEEP["victim"] | given, grid={})
+    assert clean.job.settings["data"]["class_path"].endswith("SyntheticDataModule")
+    assert protected.job.needs is not None
+    assert protected.job.settings["data"]["init_args"]["root"] == str(protected.job.needs.release)
+
+
+def test_a_checkpoint_counts_by_its_content() -> None:
+    tuning = {"class_path": "FineTune", "init_args": {"checkpoint": "victim.ckpt"}}
+    victim = merge(SWEEP["victim"], {"model": {"treatment": tuning}})
+    names = []
+    for content in ("one", "other", "one"):
+        Path("victim.ckpt").write_text(content)
+        names.append([row.job.name for row in plan(victim=victim, grid={})])
+    assert names[0] == names[2]
+    assert not set(names[0]) & set(names[1])
+
+
 # Failures and stops -----------------------------------------------------------------------------------------------------------
 
 
@@ -317,20 +336,21 @@ def test_a_failure_is_kept_and_the_others_go_on(
     assert tried == [again], "what failed is tried again, and nothing else"
 
 
-def test_victims_of_a_failed_release_are_left_out(pretended: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_victims_of_a_failed_release_are_left_out(pretended: list[str], monkeypatch: pytest.MonkeyPatch, status: Any) -> None:
     pretend = runners.work
 
     def fail(job: Job, *rest: Any) -> None:
         if job.makes_release and job.settings["model"]["init_args"]["method"]["init_args"]["percent"] == 0:
-            job.note(State("failed", 2.0, "out of memory"))
+            job.note(State(status, 2.0, "out of memory"))
         else:
             pretend(job, *rest)
 
     monkeypatch.setattr(runners, "work", fail)
     assert sweep() == 1
     clean, zero, ten = results()
-    assert [row["status"] for row in (clean, zero, ten)] == ["done", "failed", "done"]
-    assert zero["error"] == "its release failed: out of memory"
+    assert [row["status"] for row in (clean, zero, ten)] == ["done", status, "done"]
+    assert zero["error"] == f"its release {status}: out of memory"
 
 
 def test_a_release_that_cannot_be_read_fails_its_victims_alone(pretended: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -510,6 +530,10 @@ def test_a_preempted_job_saves_its_state_and_is_queued_again() -> None:
     thread.start()
     while not any(row.job.folder.glob("checkpoints/step=*.ckpt")):
         time.sleep(0.02)
+    assert fit._process is not None
+    fit._process.send_signal(signal.SIGUSR2)  # as SLURM does, to all processes of a job
+    time.sleep(0.2)
+    assert fit._process.poll() is None
     again = fit.checkpoint(row.job)
     assert isinstance(again.function, runners._ClusterFit)
     assert again.args == (row.job,)
@@ -522,6 +546,8 @@ def test_cluster_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: p
     pytest.importorskip("submitit")
     assert sweep("--cluster", "{slurm_partition: gpu}") == 2
     assert "cluster={'slurm_partition': 'gpu'}: " in capsys.readouterr().err
+    assert sweep("--cluster", "{executor: local, timeout_min: 10h}") == 2
+    assert "cluster={'executor': 'local', 'timeout_min': '10h'}: " in capsys.readouterr().err
     assert sweep("--cluster", "{executor: local, timeout_mni: 5}") == 2
     assert "timeout_mni" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "submitit", None)
@@ -546,6 +572,8 @@ WRONG = [
     ({"generator.config": ["method/emm.yaml"]}, ["--config method/emm.yaml is neither a file nor", "did you mean 'method/em.yaml'"]),
     ({"generator.model.seed": [1]}, ["generator.model.seed cannot be set: use --seed_everything"]),
     ({"victim.run": ["mine"]}, ["victim.run cannot be set: a sweep settles it"]),
+    ({"victim.data": ["MedMNISTDataModule"]}, ["victim.data=MedMNISTDataModule", "Name those under generator.data"]),
+    ({"victim.config": [["victim.yaml", "dataset/pathmnist.yaml"]]}, ["victim.data=MedMNISTDataModule"]),
     ({"victim.model": ["NoiseGeneratorModule"]}, ["victim.model=NoiseGeneratorModule"]),
 ]  # fmt: skip
 

@@ -97,8 +97,8 @@ class Bound:
 
     @property
     def grey_levels(self) -> int:
-        """Largest difference between stored bytes that the radius allows; rounding to uint8 may add half a level."""
-        return math.floor(self.radius + 0.5)
+        """Largest difference between stored bytes that the radius allows."""
+        return math.floor(self.radius)
 
     def reached(self, measured: Measured) -> str:
         """Say how much of the bound on the norm was used."""

@@ -98,6 +98,11 @@ class Job:
         self.config.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
 
 
+_DEAF_TO_PREEMPTION = ("sh", "-c", "trap '' USR2; exec \"$@\"", "sh")
+"""Before SLURM takes a node away it sends the signal that submitit asks for to all processes of a job. submitit answers it by having the
+fit terminated, which saves its state; the fit itself would be killed by it."""
+
+
 def work(
     job: Job,
     environment: Mapping[str, str] | None = None,
@@ -120,7 +125,7 @@ def work(
     begin = time.monotonic()
     with job.log.open("ab" if resumes else "wb") as log:
         process = subprocess.Popen(
-            [*command, *(["--ckpt_path", str(job.folder)] if resumes else [])],
+            [*_DEAF_TO_PREEMPTION, *command, *(["--ckpt_path", str(job.folder)] if resumes else [])],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

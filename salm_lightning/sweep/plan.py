@@ -107,7 +107,7 @@ class Planner:
     def _cell(self, cell: Mapping[str, Any], names: Mapping[str, str], clean: bool) -> list[Row]:
         generator = self._generator(self._options("generator", cell))
         options = self._options("victim", cell)
-        own_data = options.pop("data", {})
+        own_data = _own_data(options.pop("data", None))
         on_clean, arch, seed = self._victim(options, _clean_data(generator, own_data), CLEAN, generator, None)
         protected, _, _ = self._victim(options, _protected_data(generator, own_data), generator.method, generator, generator.job)
         labels = {names[key]: label(value) for key, value in cell.items() if key in names}
@@ -144,6 +144,8 @@ class Planner:
         arch, seed = settings["model"]["init_args"].get("arch", ""), str(settings["seed_everything"])
         # The release's address stands for its folder, which may be moved.
         identity = merge(settings, {"data.root": release.name}) if release else [settings, generator.source]
+        if files := _checksums(settings["model"]["init_args"].get("treatment")):
+            identity = [identity, files]
         if release is not None:
             settings = merge(settings, {"data.root": str(release.release)})
         name = f"{generator.dataset}-{trained_on}-{arch}-{address(identity)[:12]}"
@@ -228,10 +230,34 @@ def _fixed(*values: str) -> dict[str, str]:
     return dict(zip(FIXED, values, strict=True))
 
 
-def _clean_data(generator: _Generator, own: Any) -> dict[str, Any]:
+def _own_data(given: Any) -> dict[str, Any]:
+    """Return the victim's own data options: how releases and clean images are loaded, never which ones.
+
+    Raises:
+        ConfigurationError: They name data of their own.
+    """
+    release = PoisonedDataModule.__name__
+    data = merge({"class_path": release}, {} if given is None else given)
+    if data["class_path"].rpartition(".")[2] != release:
+        raise ConfigurationError(
+            f"victim.data={data['class_path']}: a sweep's victims train on its releases and on the generator's data. Name those under "
+            "generator.data, and leave only options such as batch_size under victim.data."
+        )
+    options: dict[str, Any] = data.get("init_args") or {}
+    return {name: value for name, value in options.items() if name != "root"}  # the config of a single run names its release
+
+
+def _checksums(treatment: Any) -> dict[str, str]:
+    """Return the checksums of files that a treatment's options name, such as a checkpoint's: the path alone says little."""
+    options = (treatment.get("init_args") or {}) if isinstance(treatment, dict) else {}
+    named = {name: Path(value) for name, value in options.items() if isinstance(value, str)}
+    return {name: file_sha256(path) for name, path in named.items() if path.is_file()}
+
+
+def _clean_data(generator: _Generator, own: Mapping[str, Any]) -> dict[str, Any]:
     """Return the generator's data with those of the victim's data options that they have."""
     known = inspect.signature(generator.data_class).parameters
-    options = {name: value for name, value in _init_args(own).items() if name in known}
+    options = {name: value for name, value in own.items() if name in known}
     return {**generator.data, "init_args": {**generator.data["init_args"], **options}}
 
 
@@ -243,14 +269,9 @@ def _concerns_clean(key: str, generator: _Generator) -> bool:
     return parts[:1] != ["data"] or parts[1:2] == [] or parts[1] in inspect.signature(generator.data_class).parameters
 
 
-def _protected_data(generator: _Generator, own: Any) -> dict[str, Any]:
+def _protected_data(generator: _Generator, own: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data of a victim on the release, loaded as the clean data are, so that the two can be compared."""
     known = inspect.signature(PoisonedDataModule).parameters
     shared = {name: value for name, value in generator.data["init_args"].items() if name in known}
-    data = merge({"class_path": PoisonedDataModule.__name__, "init_args": shared}, own)
-    data["init_args"]["root"] = ""  # takes the place of the release's
-    return dict(data)
-
-
-def _init_args(own: Any) -> dict[str, Any]:
-    return dict(merge({"class_path": ""}, own).get("init_args", {}))
+    # The empty root takes the place of the release's.
+    return {"class_path": PoisonedDataModule.__name__, "init_args": {**shared, **own, "root": ""}}

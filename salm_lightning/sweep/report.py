@@ -131,10 +131,8 @@ def _results(job: Job) -> dict[str, Any]:
 
 def _of_release(release: Job, state: State) -> dict[str, Any]:
     """Return what a release adds to the line of a victim on it; without one that can be read, the victim has failed."""
-    if state.status == FAILED:
-        return {"status": FAILED, "error": f"its release failed: {state.error}"}
     if state.status != DONE:
-        return {}
+        return {"status": state.status, "error": f"its release {state.status}: {state.error}"} if state.error else {}
     try:
         measured = Manifest.read(release.release).measured
     except ReleaseError as error:

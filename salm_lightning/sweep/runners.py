@@ -123,7 +123,7 @@ class Cluster:
         try:
             self._executor = submitit.AutoExecutor(folder, cluster=options.pop("executor", "slurm"))
             self._executor.update_parameters(**({"name": "salm"} | options))
-        except (RuntimeError, ValueError, TypeError, NameError) as error:
+        except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
             raise ConfigurationError(f"cluster={dict(parameters)}: {error}") from error
 
     def submit(self, job: Job) -> Any:

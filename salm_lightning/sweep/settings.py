@@ -63,7 +63,9 @@ def merge(base: Any, value: Any) -> Any:
         merged["class_path"] = value["class_path"]
     for key, below in value.items():
         name, dot, rest = key.partition(".")
-        owner = merged.setdefault("init_args", {}) if "class_path" in merged and name not in _WRAPPERS else merged
+        owner = merged
+        if "class_path" in merged and name not in _WRAPPERS:
+            owner = merged["init_args"] = merged.get("init_args") or {}
         owner[name] = merge(owner.get(name), {rest: below} if dot else below)
     return merged
 

@@ -80,8 +80,16 @@ class Method(ABC):
         """Return the method's name and every setting as JSON values."""
         return {"name": self.name, **{key: _plain(value) for key, value in vars(self).items()}}
 
-    def max_changed_pixels(self, pixels: int) -> int | None:
-        """Return how many of an image's ``pixels`` a call of :meth:`improve` can leave changed at most, or ``None`` without a promise."""
+    def max_changed_pixels(self, pixels: int, steps: int) -> int | None:
+        """Say how many pixels of a released image are changed at most.
+
+        Args:
+            pixels: Of an image.
+            steps: Those of the last pass.
+
+        Returns:
+            The number, or ``None`` without a promise.
+        """
         return None
 
     def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:

@@ -66,15 +66,18 @@ class SALM(Method):
                 "start='uniform' puts noise on every pixel, and mask='strict' keeps what is larger than a step: the pixels would be drawn "
                 "at random. Give start: zero, or leave it out."
             )
+        if mask == "strict" and (self.score is not Score.PIXEL or project):
+            given = "project=True" if project else f"score={self.score.value!r}"
+            raise ConfigurationError(f"{given} has no effect with mask='strict', which keeps the largest noise; leave it out.")
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and every setting as JSON values; ``start`` under its name, which as an attribute is a method's."""
         values = super().settings()
         return values | {"start": values.pop("start_from")}
 
-    def max_changed_pixels(self, pixels: int) -> int | None:
-        """Return the count that ``project``, a ``strict`` mask and a ``fixed`` one of pixels guarantee, and 0 for K = 0."""
-        by_pixel = self.mask == "fixed" and self.score is not Score.ELEMENT
+    def max_changed_pixels(self, pixels: int, steps: int) -> int | None:
+        """Return the count that ``project``, a ``strict`` mask and, taking steps, a ``fixed`` one of pixels guarantee, and 0 for K = 0."""
+        by_pixel = self.mask == "fixed" and self.score is not Score.ELEMENT and steps > 0
         guaranteed = self.project or self.percent == 0 or self.mask == "strict" or by_pixel
         return masked_count(self.percent, pixels) if guaranteed else None
 
