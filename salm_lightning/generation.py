@@ -118,7 +118,8 @@ def _publish(
     else:
         selected = module.selected_samples(data)
         blocks = tracked(parts, parts.num_chunks, "Measuring and writing", trainer)
-        write_release(folder, data, blocks, module.settings(), _bound(module), overwrite, selected, parts.announce)
+        settings = module.settings() | ({"training": module.trained} if module.trained else {})
+        write_release(folder, data, blocks, settings, _bound(module), overwrite, selected, parts.announce)
     parts.remove()
 
 

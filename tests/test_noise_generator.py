@@ -170,8 +170,10 @@ def test_strictly_sparse_noise_is_counted_on_the_stored_bytes(tmp_path: Path, la
     trainer = make_trainer(tmp_path, 8)
     trainer.fit(module, datamodule=data)
     release = generate(trainer, module, data)
-    bound = json.loads((release / "manifest.json").read_text())["bound"]
-    assert bound["max_changed_pixels"] == round(0.1 * SIZE**2)
+    manifest = json.loads((release / "manifest.json").read_text())
+    assert manifest["bound"]["max_changed_pixels"] == round(0.1 * SIZE**2)
+    assert manifest["settings"]["updates_per_visit"] == "auto"
+    assert manifest["settings"]["training"] == {"steps": 8, "batch_size": BATCH, "precision": "32-true", "updates_per_visit": 10}
     changed = (read(release)["train_images"] != read(tmp_path)["train_images"]).any(-1).sum((1, 2))
     assert 0 < changed.max() <= 26
     assert all(check.ok for check in verify_release(release, tmp_path / "small.npz"))

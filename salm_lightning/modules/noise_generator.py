@@ -82,6 +82,9 @@ class NoiseGeneratorModule(LightningModule):
         lr_scheduler: Builds its schedule, stepped with every batch.
         seed: Settles the weights and every draw.
 
+    Attributes:
+        trained: Steps, batch size, precision and updates per visit (where noise is kept) of the training; ``None`` without one.
+
     Raises:
         ConfigurationError: An argument is out of range.
     """
@@ -135,6 +138,7 @@ class NoiseGeneratorModule(LightningModule):
         self._from_checkpoint = False
         self._drops = False
         self._updates = pgd_steps
+        self.trained: dict[str, Any] | None = None
 
     def _check_method(self) -> None:
         method, step_size = self.method, getattr(self.method, "step_size", None)
@@ -249,8 +253,13 @@ class NoiseGeneratorModule(LightningModule):
         return min(10, max(1, math.ceil(30 * noises / (steps * batch_size))))
 
     def on_train_start(self) -> None:
-        """Find out whether each step has to settle what dropout draws."""
+        """Find out whether each step has to settle what dropout draws, and note for the manifest how the training goes."""
         self._drops = has_dropout(self.source)
+        self.trained = {
+            "batch_size": _image_data(self).batch_size,
+            "precision": str(self.trainer.precision),
+            "updates_per_visit": None if self._store is None else self._updates,
+        }
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Improve the batch's noise, then step the source model on the noisy batch."""
@@ -281,6 +290,7 @@ class NoiseGeneratorModule(LightningModule):
     def on_train_end(self) -> None:
         """Make no release with a source model that has diverged."""
         require_finite_weights(self.source, self.global_step)
+        self.trained = {"steps": self.global_step, **(self.trained or {})}
 
     def _perturb(self, batch: Batch) -> Perturbation:
         images, _, indices = batch
@@ -424,6 +434,7 @@ class NoiseGeneratorModule(LightningModule):
         checkpoint["settings"] = self.settings()
         checkpoint["noise"] = self.save_noise()
         checkpoint["data"] = _data_fingerprint(_image_data(self))
+        checkpoint["trained"] = {"steps": self.global_step, **(self.trained or {})}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the settings and take over the stored noise; a rank takes that of the samples that it owns now.
@@ -439,6 +450,7 @@ class NoiseGeneratorModule(LightningModule):
         _warn_of_changes(checkpoint.get("settings", {}), self.settings())
         saved, path = checkpoint.get("noise"), self.trainer.ckpt_path
         self._from_checkpoint, self._last_start = True, None
+        self.trained = checkpoint.get("trained")
         same_data = checkpoint.get("data") == _data_fingerprint(_image_data(self))
         if self.trainer.state.fn == "fit" and not same_data:
             raise ConfigurationError(
