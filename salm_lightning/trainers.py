@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -36,23 +38,23 @@ def single_device_trainer(
     Raises:
         ConfigurationError: The accelerator is unknown, or this machine has none.
     """
-    check_accelerator(accelerator)
-    return Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=precision,
-        use_distributed_sampler=False,
-        max_epochs=-1,
-        max_steps=steps,
-        check_val_every_n_epoch=None,
-        val_check_interval=check_interval(steps),
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        logger=TensorBoardLogger(folder, name="", version=name),
-        callbacks=callbacks,
-        enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-    )
+    with _refused(accelerator):
+        return Trainer(
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,
+            use_distributed_sampler=False,
+            max_epochs=-1,
+            max_steps=steps,
+            check_val_every_n_epoch=None,
+            val_check_interval=check_interval(steps),
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            logger=TensorBoardLogger(folder, name="", version=name),
+            callbacks=callbacks,
+            enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        )
 
 
 def check_accelerator(accelerator: str) -> None:
@@ -61,8 +63,14 @@ def check_accelerator(accelerator: str) -> None:
     Raises:
         ConfigurationError: It cannot be used.
     """
-    try:
+    with _refused(accelerator):
         Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+
+@contextmanager
+def _refused(accelerator: str) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, MisconfigurationException) as error:
         raise ConfigurationError(f"accelerator={accelerator}: {error} Give auto, cpu or gpu.") from error
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from salm_lightning.config_files import read_config, shipped_configs
 from salm_lightning.data import ImageDataModule
-from salm_lightning.data.arrays import file_sha256
+from salm_lightning.data.arrays import checksums_of
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.files import replacing
 from salm_lightning.models import build_classifier
@@ -111,7 +111,7 @@ class Cell:
             "treatment": settings_of(self.treatment),
             "arch": self.arch,
             "optimizer": optimizer_options(self.arch, self.treatment),
-            "files": _files_of(self.treatment),
+            "files": checksums_of({key: value for key, value in settings_of(self.treatment).items() if key != "name"}),
             "seed": self.seed,
             **asdict(self.length),
         }
@@ -267,12 +267,6 @@ def optimizer_of(arch: str, treatment: Treatment) -> OptimizerCallable:
     if options is None:
         return sgd(0.1)
     return partial(getattr(torch.optim, options["class_path"].rpartition(".")[2]), **options["init_args"])
-
-
-def _files_of(treatment: Treatment) -> dict[str, str]:
-    """Return the checksums of files that a treatment's settings name, such as a checkpoint's: the path alone says little."""
-    named = {key: Path(value) for key, value in settings_of(treatment).items() if key != "name" and isinstance(value, str)}
-    return {key: file_sha256(path) for key, path in named.items() if path.is_file()}
 
 
 def _read(path: Path) -> Record | None:

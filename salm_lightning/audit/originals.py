@@ -40,27 +40,26 @@ def checksum(images: ImageDataModule) -> str:
     return digest.hexdigest()
 
 
-def require_original(images: ImageDataModule, release: PoisonedDataModule, sha256: str) -> None:
-    """Refuse images that a release was not made from.
+def require_original(images: ImageDataModule, release: PoisonedDataModule) -> str:
+    """Refuse images that a release was not made from, and return their checksum.
 
     Where both come from files, the checksum settles it; else labels and the clean test images are compared.
 
     Args:
         images: The images.
-        release: The release, loaded.
-        sha256: Their checksum.
+        release: The release.
 
     Raises:
         DataError: The release was made from others.
     """
-    known = release.manifest.source
+    known, sha256 = release.manifest.source, checksum(images)
     if known is not None and images.source_path is not None:
         if known.sha256 != sha256:
             raise DataError(
                 f"source={images.source_path} is not what {release.root} was made from: its SHA-256 is {sha256}, that of the original, "
                 f"{known.name}, is {known.sha256}. Give that file."
             )
-        return
+        return sha256
     same = all(np.array_equal(images.split(name).labels, release.split(name).labels) for name in SPLITS)
     tests = [np.asarray(data.split("test").images) for data in (images, release)]
     if not same or not np.array_equal(tests[0], tests[1]):
@@ -68,3 +67,4 @@ def require_original(images: ImageDataModule, release: PoisonedDataModule, sha25
             f"source={images.info.name} is not what {release.root} was made from: labels or test images differ. Give the data, size and "
             "seed that were protected."
         )
+    return sha256

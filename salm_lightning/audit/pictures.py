@@ -24,6 +24,7 @@ from salm_lightning.audit.networks import features_of
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.segmentation import Segmenter
 from salm_lightning.audit.similarity import DISTANCES
+from salm_lightning.audit.statistics import summarise
 from salm_lightning.audit.style import CLEAN, PROTECTED
 
 _PerImage = dict[str, NDArray[np.float64]]
@@ -65,10 +66,9 @@ def draw_worst(album: Album, pairs: Pairs, similarity: _PerImage) -> None:
     """Draw the worst image of each measure; measures with the same one share a row, and those that are equal everywhere have none."""
     found: dict[int, list[str]] = {}
     for name, values in similarity.items():
-        badness = np.where(np.isfinite(values), values if name in DISTANCES else -values, -np.inf)
-        if badness.max() > badness.min():
-            place = int(badness.argmax())
-            found.setdefault(place, []).append(f"{name} {values[place]:.4g}")
+        summary = summarise(values, np.arange(len(values)), high_is_bad=name in DISTANCES)
+        if summary is not None and (values != values[0]).any():
+            found.setdefault(summary["worst_index"], []).append(f"{name} {summary['worst']:.4g}")
     if not found:
         return
     original, protected = pairs.at(np.array(list(found)))

@@ -161,8 +161,7 @@ def limits(untried: Sequence[str], archs: Sequence[str], seeds: int, length: Len
 
 def _blunt(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], reference: Mapping[str, float]) -> list[str]:
     """Say which treatments could not have broken the protection, because at this length they leave a clean twin too little as well."""
-    shares = [(row, kept(row, floors, reference, "clean")) for row in rows if row["clean"] is not None]
-    named = [_named(row) for row, share in shares if share is not None and share <= KEPT_LIMIT]
+    named = [_named(row) for row, share in _of_twins(rows, floors, reference) if share <= KEPT_LIMIT]
     return (
         [f"Treatments that left too little of the originals, too, to tell anything at this length: {', '.join(named)}."]
         if named
@@ -172,8 +171,16 @@ def _blunt(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], refer
 
 def _telling(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], reference: Mapping[str, float]) -> bool:
     """Say whether a treatment has been tried that could have broken the protection, as its clean twin shows."""
-    twins = [row for row in rows if row["treatment"] not in (NONE, EARLY_STOPPING) and row["clean"] is not None]
-    return any((kept(row, floors, reference, "clean") or 0.0) > KEPT_LIMIT for row in twins)
+    twins = _of_twins(rows, floors, reference)
+    return any(share > KEPT_LIMIT for row, share in twins if row["treatment"] not in (NONE, EARLY_STOPPING))
+
+
+def _of_twins(
+    rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], reference: Mapping[str, float]
+) -> list[tuple[Mapping[str, Any], float]]:
+    """Return what the clean twins of rows keep, where that is known."""
+    shares = [(row, kept(row, floors, reference, "clean")) for row in rows if row["clean"] is not None]
+    return [(row, share) for row, share in shares if share is not None]
 
 
 def _strongest_first(shares: Sequence[tuple[Mapping[str, Any], float]]) -> list[tuple[Mapping[str, Any], float]]:

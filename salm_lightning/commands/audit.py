@@ -14,7 +14,7 @@ from rich.console import Console
 from salm_lightning.audit.battery import FAILED, Battery, Interrupted, parse_budget, plan
 from salm_lightning.audit.cells import Cell, Length, Store, TrainedOn, name_of
 from salm_lightning.audit.choices import PRESETS, check_archs, check_seeds, effective, read_treatments
-from salm_lightning.audit.originals import checksum, identify, require_original
+from salm_lightning.audit.originals import identify, require_original
 from salm_lightning.audit.pictures import draw_audit
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.results import console_table
@@ -103,9 +103,7 @@ def audit(
     identities: dict[TrainedOn, dict[str, Any]] = {"protected": identify(protected, protected.manifest.archive.sha256)}
     if source is not None:
         images["clean"] = open_original(source, root, protected.manifest, batch_size=batch_size)
-        digest = checksum(images["clean"])
-        require_original(images["clean"], protected, digest)
-        identities["clean"] = identify(images["clean"], digest)
+        identities["clean"] = identify(images["clean"], require_original(images["clean"], protected))
 
     choices = effective(choices, protected.info)
     if segments is not None:

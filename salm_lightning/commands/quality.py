@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from salm_lightning.audit.originals import checksum, require_original
+from salm_lightning.audit.originals import require_original
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.segmentation import open_segmenter
 from salm_lightning.audit.summary import audit_folder
@@ -65,8 +65,8 @@ def quality(
     chosen = open_segmenter(segmenter)
     protected = PoisonedDataModule(release)
     images = open_original(source, root, protected.manifest)
-    require_original(images, protected, checksum(images))
-    chosen(np.asarray(protected.split("train").images[:1]))  # refuses what it cannot take
+    require_original(images, protected)
+    chosen(np.asarray(images.split("train").images[:1]))  # refuses what it cannot take
     folder = audit_folder(release, out)
     with progress("comparing images") as on_progress:
         result = assess(

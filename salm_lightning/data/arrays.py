@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ def file_md5(path: str | Path) -> str:
 def file_sha256(path: str | Path) -> str:
     """Return a file's SHA-256 sum in hexadecimal."""
     return _file_hash(path, "sha256")
+
+
+def checksums_of(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of the files that options name, such as a checkpoint's, by option: the path alone says little."""
+    named = {name: Path(value) for name, value in options.items() if isinstance(value, str)}
+    return {name: file_sha256(path) for name, path in named.items() if path.is_file()}
 
 
 def _file_hash(path: str | Path, algorithm: str) -> str:

@@ -290,7 +290,10 @@ class NoiseGeneratorModule(LightningModule):
     def on_train_end(self) -> None:
         """Make no release with a source model that has diverged."""
         require_finite_weights(self.source, self.global_step)
-        self.trained = {"steps": self.global_step, **(self.trained or {})}
+        self._note_steps()
+
+    def _note_steps(self) -> None:
+        self.trained = {**(self.trained or {}), "steps": self.global_step}
 
     def _perturb(self, batch: Batch) -> Perturbation:
         images, _, indices = batch
@@ -434,7 +437,8 @@ class NoiseGeneratorModule(LightningModule):
         checkpoint["settings"] = self.settings()
         checkpoint["noise"] = self.save_noise()
         checkpoint["data"] = _data_fingerprint(_image_data(self))
-        checkpoint["trained"] = {"steps": self.global_step, **(self.trained or {})}
+        self._note_steps()
+        checkpoint["trained"] = self.trained
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the settings and take over the stored noise; a rank takes that of the samples that it owns now.

@@ -17,7 +17,7 @@ from salm_lightning.reproduce.targets import TARGETS
 from salm_lightning.sweep.job import DONE, FAILED
 
 CSV, MARKDOWN = "reproduce.csv", "reproduce.md"
-_SETTINGS = ("scale", "width", "precision", "seeds")
+_SETTINGS = tuple(Settings().labels)
 _NAMES = ("target", "dataset", "method", "what", "measure", *_SETTINGS)
 """Columns that tell a line from others."""
 COLUMNS = (*_NAMES, "paper", "ours", "spread", "done", "difference", "majority", "status", "reason")

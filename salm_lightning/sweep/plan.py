@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from salm_lightning.data import ImageDataModule
-from salm_lightning.data.arrays import file_sha256
+from salm_lightning.data.arrays import checksums_of, file_sha256
 from salm_lightning.errors import ConfigurationError, SalmError, did_you_mean
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule
@@ -144,7 +144,8 @@ class Planner:
         arch, seed = settings["model"]["init_args"].get("arch", ""), str(settings["seed_everything"])
         # The release's address stands for its folder, which may be moved.
         identity = merge(settings, {"data.root": release.name}) if release else [settings, generator.source]
-        if files := _checksums(settings["model"]["init_args"].get("treatment")):
+        treatment = settings["model"]["init_args"].get("treatment") or {}
+        if files := checksums_of(treatment.get("init_args") or {}):
             identity = [identity, files]
         if release is not None:
             settings = merge(settings, {"data.root": str(release.release)})
@@ -245,13 +246,6 @@ def _own_data(given: Any) -> dict[str, Any]:
         )
     options: dict[str, Any] = data.get("init_args") or {}
     return {name: value for name, value in options.items() if name != "root"}  # the config of a single run names its release
-
-
-def _checksums(treatment: Any) -> dict[str, str]:
-    """Return the checksums of files that a treatment's options name, such as a checkpoint's: the path alone says little."""
-    options = (treatment.get("init_args") or {}) if isinstance(treatment, dict) else {}
-    named = {name: Path(value) for name, value in options.items() if isinstance(value, str)}
-    return {name: file_sha256(path) for name, path in named.items() if path.is_file()}
 
 
 def _clean_data(generator: _Generator, own: Mapping[str, Any]) -> dict[str, Any]:
