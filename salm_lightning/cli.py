@@ -22,6 +22,7 @@ from torch import Tensor
 
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
+from salm_lightning.callbacks.interruption import Interrupted, interruptible
 from salm_lightning.config_files import read_settings, resolve_checkpoint, resolve_configs
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError, SalmError, look_up
@@ -339,14 +340,15 @@ def main(args: Sequence[str] | None = None) -> int:
         from salm_lightning import commands
 
         look_up("command", arguments[0], [*HELP, *commands.COMMANDS])
-        return commands.run(arguments[0], resolve_configs(arguments)[1:])
+        with interruptible():
+            return commands.run(arguments[0], resolve_configs(arguments)[1:])
     except SalmError as error:
         sys.stderr.write(f"salm-cli: error: {error}\n")
         return 2
     except MisconfigurationException as error:
         sys.stderr.write(f"salm-cli: error: {error}\n")
         return 2
-    except SIGTERMException as interruption:
+    except (SIGTERMException, Interrupted) as interruption:
         saved = (
             "the state is saved. Go on with --ckpt_path and the run's folder" if arguments[0] in HELP else "repeat the command"
         )

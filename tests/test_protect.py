@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from fakes import write_fake_npz
 
 from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST
+from salm_lightning.modules import VictimModule
 from salm_lightning.release import Manifest
 
 OUT = Path("out")
@@ -67,6 +70,18 @@ def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     (check,) = [line.partition("salm-cli ")[2] for line in shown.splitlines() if line.startswith("Check it:")]
     assert main(shlex.split(check)) == 0
     assert "compared with" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_victim_trains_ends_with_its_exit_code(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning alone would end the process with 1 after Ctrl-C."""
+    handlers = [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(VictimModule, "on_train_batch_start", lambda *_: os.kill(os.getpid(), number))
+    assert _protect(f"mine.npz {SHORT}") == 128 + number
+    assert "interrupted; repeat the command" in capsys.readouterr().err
+    assert [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_without_proof_and_never_over_a_result(capsys: pytest.CaptureFixture[str]) -> None:

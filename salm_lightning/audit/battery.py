@@ -28,10 +28,6 @@ _MEASURED_STEPS = 10
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
-class Interrupted(BaseException):
-    """The audit was asked to stop; no exception that code between here and a Trainer would catch."""
-
-
 class OutOfTimeError(Exception):
     """A victim would not be finished in time.
 
@@ -122,10 +118,10 @@ class Battery:
             progress: Returns the display of one victim's training.
 
         Raises:
-            Interrupted: SIGTERM or Ctrl-C, whose number it holds; the victim at work is lost, the finished ones are kept.
+            Interrupted: SIGTERM or Ctrl-C; the victim at work is lost, the finished ones are kept.
         """
         deadline = None if budget is None else time.monotonic() + budget
-        with interruptible(Interrupted):
+        with interruptible():
             for cell in self.pending:
                 left = None if deadline is None else deadline - time.monotonic()
                 expected = self._measured.get((cell.arch, title_of(cell.treatment)))

@@ -17,6 +17,23 @@ _RANK_ZERO_FIRST = 2.0
 """Seconds that the other ranks stay: Lightning's launcher kills rank 0 when it finds one of them gone before."""
 
 
+class Interrupted(BaseException):
+    """A program was asked to stop; no exception that code between here and a Trainer would catch.
+
+    Not KeyboardInterrupt, at which a Trainer ends the process with an exit code of its own.
+
+    Args:
+        number: Of the signal.
+
+    Attributes:
+        code: Exit code, as a shell reports a signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+
+
 class Interruption:
     """Notes that a run has been asked to stop; a second Ctrl-C stops it at once.
 
@@ -66,15 +83,11 @@ class Interruption:
 
 
 @contextmanager
-def interruptible(error: type[BaseException] = KeyboardInterrupt) -> Iterator[None]:
-    """Raise ``error`` with the signal's number on SIGTERM and Ctrl-C, wherever the program is.
-
-    Args:
-        error: What is raised. Lightning ends the process with its own exit code when a Trainer meets a KeyboardInterrupt.
-    """
+def interruptible() -> Iterator[None]:
+    """Raise ``Interrupted`` on SIGTERM and Ctrl-C, wherever the program is; a Trainer that saves its state first does so."""
 
     def interrupt(number: int, _: FrameType | None) -> NoReturn:
-        raise error(number)
+        raise Interrupted(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield

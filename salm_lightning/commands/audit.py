@@ -11,7 +11,7 @@ import numpy as np
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 
-from salm_lightning.audit.battery import FAILED, Battery, Interrupted, parse_budget, plan
+from salm_lightning.audit.battery import FAILED, Battery, parse_budget, plan
 from salm_lightning.audit.cells import Cell, Length, Store, TrainedOn, name_of
 from salm_lightning.audit.choices import PRESETS, check_archs, check_seeds, effective, read_treatments
 from salm_lightning.audit.originals import identify, require_original
@@ -21,6 +21,7 @@ from salm_lightning.audit.results import console_table
 from salm_lightning.audit.segmentation import open_segmenter
 from salm_lightning.audit.summary import Summary, audit_folder
 from salm_lightning.callbacks import RunProgressBar, progress_bar
+from salm_lightning.callbacks.interruption import Interrupted
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.arrays import cache_root
 from salm_lightning.errors import ConfigurationError
@@ -155,7 +156,7 @@ def _train(battery: Battery, summary: Summary, limit: float | None) -> int:
         battery.run(limit, ended, _live_bar)
     except Interrupted as interruption:
         say("Stopped; finished victims are kept. The same command goes on from there.")
-        return _STOPPED + int(interruption.args[0])
+        return interruption.code
     return 1 if any(battery.status(cell)[0] == FAILED for cell in battery.cells) else 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -12,7 +11,7 @@ from statistics import mean
 from rich.console import Console
 from rich.table import Table
 
-from salm_lightning.callbacks.interruption import interruptible
+from salm_lightning.callbacks.interruption import Interrupted, interruptible
 from salm_lightning.folder_lock import alone
 from salm_lightning.summary import say
 from salm_lightning.sweep.job import DONE, Job
@@ -90,10 +89,10 @@ def _run(rows: Sequence[Row], jobs: Sequence[Job], runner: Runner, out: Path, wr
         write()
         try:
             run_jobs(jobs, runner, ended)
-        except KeyboardInterrupt as interruption:
+        except Interrupted as interruption:
             write()
             say("Stopped; runs that were at work have kept their last state. The same command goes on from there.")
-            return 128 + int((interruption.args or (signal.SIGINT,))[0])
+            return interruption.code
     return 0
 
 

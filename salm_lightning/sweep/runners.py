@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from salm_lightning.callbacks.interruption import Interrupted
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.sweep.job import DONE, INTERRUPTED, OPEN, Job, State, work
 
@@ -171,7 +172,7 @@ def run_jobs(jobs: Sequence[Job], runner: Runner, ended: Callable[[Job], None]) 
         ended: Called after each job.
 
     Raises:
-        KeyboardInterrupt: The sweep was asked to stop; by then all jobs have ended.
+        Interrupted: The sweep was asked to stop; by then all jobs have ended.
     """
     done = {job.name for job in jobs if job.state().status == DONE}
     waiting = [job for job in jobs if job.name not in done]
@@ -192,7 +193,7 @@ def run_jobs(jobs: Sequence[Job], runner: Runner, ended: Callable[[Job], None]) 
                     done.add(job.name)
                 ended(job)
             time.sleep(runner.pause)
-    except KeyboardInterrupt:
+    except Interrupted:
         _stop(runner, running.values())
         raise
 
@@ -215,5 +216,5 @@ def _stop(runner: Runner, handles: Any) -> None:
             while any(not handle.done() for handle in running):
                 time.sleep(runner.pause)
             return
-        except KeyboardInterrupt:
+        except Interrupted:
             continue
