@@ -28,6 +28,7 @@ from salm_lightning.noise.selection import class_number
 from salm_lightning.release import Manifest, write_release
 from salm_lightning.release.archive import NpzReader
 from salm_lightning.summary import measured_table, say, write_json
+from salm_lightning.trainers import check_accelerator
 from salm_lightning.training import Training, open_data, proof_table, result_folder
 
 SETTINGS = "classwise.json"
@@ -45,7 +46,7 @@ def classwise(
     method: Method = SALM(),  # noqa: B008 (it has no state)
     training: Training = Training(),  # noqa: B008 (frozen)
     proof: bool = True,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     overwrite: bool = False,
 ) -> int:
     """Protect a dataset class by class, each among support classes from another dataset (paper: Section 7.1).
@@ -64,7 +65,7 @@ def classwise(
         method: How the noise is made; SALM with K = 10 by default.
         training: How noise generators and victims are trained.
         proof: Train a clean and a protected victim and compare them.
-        batch_size: Images per step.
+        batch_size: Images per step; 128 by default, 64 at 224 pixels.
         overwrite: Replace a release that stands at ``out``; finished classes that were made with the same settings are used again.
 
     Returns:
@@ -73,6 +74,7 @@ def classwise(
     Raises:
         SalmError: An argument is wrong, or another result stands at ``out``.
     """
+    check_accelerator(training.accelerator)
     seed_everything(training.seed, verbose=False)
     begin = time.perf_counter()
     images = open_data(data, size, root, batch_size=batch_size, seed=training.seed)
@@ -88,14 +90,16 @@ def classwise(
         "support_classes": list(names), **asdict(training),
     }  # fmt: skip
     source = None if images.source_path is None else file_sha256(images.source_path)
-    _claim(folder, {**settings, "dataset": images.describe(), "source": source, "origin": origin, "batch_size": batch_size})
+    _claim(
+        folder, {**settings, "dataset": images.describe(), "source": source, "origin": origin, "batch_size": images.batch_size}
+    )
     for position, number in enumerate(numbers, start=1):
         part = folder / f"class-{number}"
         if (part / "protected").exists():
             say(f"[{position}/{len(numbers)}] {images.info.class_names[number]}: done before")
             continue
         say(f"[{position}/{len(numbers)}] {images.info.class_names[number]} among {len(names)} support classes")
-        combined = ClassWithSupport(images, number, splits, names, batch_size=batch_size, seed=training.seed)
+        combined = ClassWithSupport(images, number, splits, names, batch_size=images.batch_size, seed=training.seed)
         training.release(method, combined, part, overwrite=False)
     release = _merge(folder, images, numbers, settings, overwrite)
     Console().print(measured_table(Manifest.read(release)))

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -32,7 +32,8 @@ from salm_lightning.modules.run_folder import checkpoint_folder, run_folder
 from salm_lightning.parser import SalmArgumentParser, explain, own_error
 from salm_lightning.quiet import quieten
 from salm_lightning.release import check_destination
-from salm_lightning.summary import gather_predictions, print_release, print_victim, save_predictions
+from salm_lightning.summary import command, gather_predictions, print_release, print_victim, save_predictions
+from salm_lightning.trainers import Precision, check_seed
 
 FROM_DATA = ("num_classes", "channels", "image_size", "task")
 """Arguments of a module that the command line takes from the data."""
@@ -123,6 +124,7 @@ class SalmCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ConfigurationError as error:
             raise explain(self._subcommand_parsers.get(self._args[0], parser), self._args[1:], error, LINKED) from error
+        check_seed(self.config[self.config["subcommand"]]["seed_everything"], "seed_everything")
 
     def _parse_ckpt_path(self) -> None:
         """Find the checkpoint; the command line wins over its settings, and the modules say what differs."""
@@ -139,7 +141,7 @@ class SalmCLI(LightningCLI):
         if folder is not None and not self._checkpoint and self.subcommand == "fit" and folder.is_dir() and any(folder.iterdir()):
             if not self._overwrites:
                 raise OutputExistsError(
-                    f"run={folder.name}: {folder} is in use. Go on with --ckpt_path {folder}, choose another --run, or replace "
+                    f"run={folder.name}: {folder} is in use. Go on with {command('--ckpt_path', folder)}, choose another --run, or replace "
                     "it with --overwrite true."
                 )
             if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
@@ -164,6 +166,8 @@ class SalmCLI(LightningCLI):
             ) from error
         if self._checkpoint:
             _require_fit(self._checkpoint, self.model)
+        elif self.subcommand != "fit" and _has_weights(self.model) and not self._rehearses:
+            raise ConfigurationError(f"{self.subcommand} needs --ckpt_path: the folder of a run, or one of its .ckpt files.")
 
     def _run_path(self) -> Path | None:
         """Return the folder of a named or resumed run; ``None`` lets the logger choose the next version."""
@@ -186,7 +190,12 @@ class SalmCLI(LightningCLI):
         # The saved config begins anew: by then this checkpoint may be gone, and a run must not be replaced without being asked.
         self.config[str(self.subcommand)].update(Namespace(ckpt_path=None, overwrite=False))  # type: ignore[no-untyped-call]
         config["enable_model_summary"] = bool(config["enable_model_summary"])
-        return super()._instantiate_trainer(config, callbacks)
+        for name in ("max_steps", "val_check_interval"):
+            if config[name] == 0:
+                raise ConfigurationError(f"--trainer.{name}=0 is out of range; give 1 or more.")
+        trainer = super()._instantiate_trainer(config, callbacks)
+        look_up("trainer.precision", str(trainer.precision), get_args(Precision))  # as Lightning calls it, which takes 16 too
+        return trainer
 
     # Running ------------------------------------------------------------------------------------------------------------------
 
@@ -207,7 +216,7 @@ class SalmCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train; a method without a source model has nothing to train."""
-        if not (isinstance(self.model, NoiseGeneratorModule) and self.model.method.trains_source_on is None):
+        if _has_weights(self.model):
             self.trainer.fit(**kwargs, weights_only=True)
 
     def after_fit(self) -> None:
@@ -241,10 +250,6 @@ class SalmCLI(LightningCLI):
         """Make a release from a generator's checkpoint, or write a victim's test predictions."""
         checkpoint = kwargs.get("ckpt_path")
         if isinstance(self.model, NoiseGeneratorModule):
-            if checkpoint is None and self.model.method.trains_source_on is not None:
-                raise ConfigurationError(
-                    "predict needs --ckpt_path: the run (or .ckpt file) whose noise generator makes the release."
-                )
             self._generate(Path(checkpoint) if checkpoint else None)
             return
         # In place of the last pass's chunks; handed over by itself, a loader would do without the DataModule's way to floats.
@@ -271,6 +276,11 @@ class SalmCLI(LightningCLI):
         return Path(chosen) if chosen else run_folder(self.trainer) / "protected"
 
 
+def _has_weights(module: LightningModule) -> bool:
+    """Return whether a module trains a network; some methods have none."""
+    return not (isinstance(module, NoiseGeneratorModule) and module.method.trains_source_on is None)
+
+
 def _with_default_callbacks(config: dict[str, Any], model: LightningModule) -> list[Callback]:
     """Return the configured callbacks and those that every run has unless one of their kind is configured."""
     given = config["callbacks"] or []
@@ -279,7 +289,7 @@ def _with_default_callbacks(config: dict[str, Any], model: LightningModule) -> l
     if isinstance(model, NoiseGeneratorModule):
         defaults.append((NoisePictures, NoisePictures))
     if config["enable_checkpointing"] is not False:
-        defaults.append((Checkpoint, RunCheckpoint))
+        defaults.append((RunCheckpoint, RunCheckpoint))
     if config["enable_progress_bar"] is not False:
         defaults.append((ProgressBar, progress_bar))
     return callbacks + [build() for kind, build in defaults if not any(isinstance(callback, kind) for callback in callbacks)]
@@ -313,6 +323,13 @@ def _clear_run(folder: Path) -> None:
             f"{folder} does not look like a run (it has no config.yaml) and is left alone; choose another --run."
         )
     shutil.rmtree(folder)
+
+
+def _way_on(name: str, saved: bool) -> str:
+    """Return what to do after an interruption; a Trainer without a RunCheckpoint has saved nothing."""
+    if name not in HELP or not saved:
+        return "repeat the command"
+    return "the state is saved. Go on with --ckpt_path and the run's folder"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -349,10 +366,10 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"salm-cli: error: {error}\n")
         return 2
     except (SIGTERMException, Interrupted) as interruption:
-        saved = (
-            "the state is saved. Go on with --ckpt_path and the run's folder" if arguments[0] in HELP else "repeat the command"
-        )
-        sys.stderr.write(f"salm-cli: interrupted; {saved}.\n")
+        sys.stderr.write(f"salm-cli: interrupted; {_way_on(arguments[0], bool(interruption.code))}.\n")
         return int(interruption.code or INTERRUPTED)
+    except OSError as error:
+        sys.stderr.write(f"salm-cli: error: {error}\n")
+        return 2
     except KeyboardInterrupt:
         return 130

@@ -147,8 +147,12 @@ def _check_class(setting: Setting, cls: type, path: str, taken: Collection[str])
         if found:
             return found
     for name in free:
-        if f"{path}.{name}" in EXAMPLES and parameters[name].default is inspect.Parameter.empty and name not in setting.children:
-            return f"{cls.__name__} needs {name}: give for example {EXAMPLES[f'{path}.{name}']}.{_listed(hints.get(name))}"
+        parameter = parameters[name]
+        needed = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        if needed and name not in setting.children:
+            example = EXAMPLES.get(f"{path}.{name}")
+            way_out = f"give for example {example}" if example else f"give --{path}.{name}"
+            return f"{cls.__name__} needs {name}: {way_out}.{_listed(hints.get(name))}"
     return None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from enum import StrEnum
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
@@ -10,17 +11,19 @@ from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 
 from salm_lightning.config_files import read_settings
+from salm_lightning.data import Task
 from salm_lightning.diagnosis import condense, find_problem
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.noise.masks import Score
 
 
-def _score(text: str) -> Score:
-    return Score[text] if text in Score.__members__ else Score(text)
+def _reader(words: type[StrEnum]) -> Callable[[str], StrEnum]:
+    return lambda text: words[text] if text in words.__members__ else words(text)
 
 
 # By itself jsonargparse takes and writes the names of an enum's members, in capitals.
-register_type(Score, serializer=str, deserializer=_score, fail_already_registered=False)
+for _words in (Score, Task):
+    register_type(_words, serializer=str, deserializer=_reader(_words), fail_already_registered=False)
 
 
 class SalmArgumentParser(LightningArgumentParser):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
@@ -23,6 +24,8 @@ from salm_lightning.files import replacing
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import Manifest
+from salm_lightning.release.manifest import DATAMODULE
+from salm_lightning.terminal import is_live
 
 RESULTS = "results.json"
 """File name of a victim's results in its run folder."""
@@ -59,8 +62,8 @@ def print_victim(module: VictimModule, data: ImageDataModule, folder: Path) -> N
     title = f"{module.arch} (width {module.width:g}) on the clean test split of {data.info.name}"
     Console().print(metrics_table(title, "", rows, digits=2))
     say(
-        f"Run folder: {folder} (curves and confusion matrix: tensorboard --logdir {folder})\n"
-        f"Predictions: salm-cli predict --config {folder}/config.yaml --ckpt_path {folder}"
+        f"Run folder: {folder} (curves and confusion matrix: {command('tensorboard', '--logdir', folder)})\n"
+        f"Predictions: {command('salm-cli', 'predict', '--config', folder / 'config.yaml', '--ckpt_path', folder)}"
     )
 
 
@@ -73,25 +76,35 @@ def metrics_table(title: str, heading: str, rows: Mapping[str, Mapping[str, Any]
         rows: Metrics by name; what a line lacks stays empty.
         digits: Decimals of percentages; other numbers get two more.
     """
-    table = Table(title=title)
+    table = Table(title=escape(title))
     table.add_column(heading)
     names = [name for name in _HEADINGS if name in next(iter(rows.values()))]
     for name in names:
         table.add_column(_HEADINGS[name], justify="right")
     for row_name, row in rows.items():
-        table.add_row(row_name, *(_figure(name, row[name], digits) if name in row else "" for name in names))
+        table.add_row(escape(row_name), *(_figure(name, row[name], digits) if name in row else "" for name in names))
     return table
 
 
 def print_release(folder: Path, run: Path, data: ImageDataModule) -> None:
     """Show where a release is, what was measured on its bytes, and the next commands."""
     Console().print(measured_table(Manifest.read(folder)))
-    source = f" --source {data.source_path}" if data.source_path else ""
+    train = command("salm-cli", "fit", "--config", "victim.yaml", "--config", folder / DATAMODULE)
     say(
-        f"Protected dataset: {folder}\nRun folder: {run} (curves and pictures: tensorboard --logdir {run})\n"
-        f"Check it:       salm-cli verify {folder}{source}\n"
-        f"Train on it:    salm-cli fit --config victim.yaml --config {folder}/datamodule.yaml"
+        f"Protected dataset: {folder}\nRun folder: {run} (curves and pictures: {command('tensorboard', '--logdir', run)})\n"
+        f"Check it:       {verify_command(folder, data)}\nTrain on it:    {train}"
     )
+
+
+def verify_command(folder: Path, data: ImageDataModule) -> str:
+    """Return the command that checks a release of some data."""
+    source = ("--source", data.source_path) if data.source_path else ()
+    return command("salm-cli", "verify", folder, *source)
+
+
+def command(*words: str | Path) -> str:
+    """Return a command that a shell takes as it is."""
+    return shlex.join(map(str, words))
 
 
 def measured_table(manifest: Manifest) -> Table:
@@ -136,7 +149,7 @@ def save_predictions(arrays: dict[str, NDArray[Any]], path: Path) -> None:
     temporary = path.with_suffix(".tmp.npz")
     np.savez(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
-    Console().print(f"Predictions on the test split: {path}", highlight=False)
+    say(f"Predictions on the test split: {path}")
 
 
 def say(text: str) -> None:
@@ -148,9 +161,8 @@ def say(text: str) -> None:
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on standard error, on terminals only; what is yielded takes how many are done, and of how many."""
     console = Console(stderr=True)
-    quiet = not sys.stderr.isatty() or bool(os.environ.get("CI"))
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not is_live(sys.stderr)) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -71,8 +71,18 @@ def check_accelerator(accelerator: str) -> None:
 def _refused(accelerator: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, MisconfigurationException) as error:
+    except (ValueError, ImportError, MisconfigurationException) as error:
         raise ConfigurationError(f"accelerator={accelerator}: {error} Give auto, cpu or gpu.") from error
+
+
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Refuse a seed that NumPy does not take.
+
+    Raises:
+        ConfigurationError: It is out of range.
+    """
+    if not 0 <= seed < 2**32:
+        raise ConfigurationError(f"{name}={seed} is out of range; give 0 to {2**32 - 1}.")
 
 
 def check_interval(steps: int) -> int:

@@ -20,7 +20,7 @@ from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.noise.methods import Method
 from salm_lightning.release import Manifest, PoisonedDataModule, check_destination
 from salm_lightning.summary import RESULTS, metrics_table, say, victim_results, write_json
-from salm_lightning.trainers import Precision, facts_of, sgd, single_device_trainer
+from salm_lightning.trainers import Precision, check_seed, facts_of, sgd, single_device_trainer
 
 SYNTHETIC = "synthetic"
 """Name of the embedded data."""
@@ -63,11 +63,12 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("source_learning_rate", "learning_rate"):
+        check_seed(self.seed)
+        for name in ("source_learning_rate", "learning_rate", "width"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name}={getattr(self, name)} is out of range; give more than 0, such as 0.1.")
-        for name in ("steps", "victim_steps"):
-            if getattr(self, name) < 1:
+        for name in ("steps", "victim_steps", "updates_per_visit"):
+            if getattr(self, name) != "auto" and getattr(self, name) < 1:
                 raise ConfigurationError(f"{name}={getattr(self, name)} is out of range; give 1 or more.")
         for name in ("source", "victim"):
             look_up(name, getattr(self, name), ARCHITECTURES)

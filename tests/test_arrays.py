@@ -216,3 +216,20 @@ def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
     write_fake_npz(tmp_path / "mine.npz", GREY, train_images=_images(40, 8, 9))
     with pytest.raises(DataError, match="must be square"):
         infer_info(tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([1, 1, 1, 1], "all training images have the label \\[1\\]"), ([0, 1, 2, 1000000], "the largest label is 1000000")],
+    ids=["one class", "no class numbers"],
+)
+def test_labels_that_are_no_class_numbers_are_refused(tmp_path: Path, labels: list[int], message: str) -> None:
+    write_fake_npz(tmp_path / "set.npz", GREY, (4, 4, 4), train_labels=np.array(labels)[:, None])
+    with pytest.raises(DataError, match=message):
+        infer_info(tmp_path / "set.npz")
+
+
+def test_classes_without_training_images_are_named(tmp_path: Path) -> None:
+    write_fake_npz(tmp_path / "set.npz", GREY, (4, 4, 4), train_labels=np.array([[0], [3], [0], [3]]))
+    with pytest.warns(UserWarning, match="no training image has label 1, 2 of 0 to 3"):
+        assert infer_info(tmp_path / "set.npz").num_classes == 4

@@ -52,6 +52,15 @@ def test_frontier(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_operations_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix product of two images takes 2 x 2 x 4 x 3: once forward and once back per PGD pass, three times in training."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from generator import matmul_peak, step_flops
+
+    assert step_flops(torch.nn.Linear(4, 3), torch.zeros(2, 4), passes=5) == 48 * (2 * 5 + 3)
+    assert matmul_peak(torch.device("cpu"), "32-true", size=8) > 0
+
+
 class Slope:
     """An objective with a given gradient for each step."""
 

@@ -337,14 +337,47 @@ def test_fast_dev_run_leaves_nothing() -> None:
 
 
 def test_exit_codes_of_interruptions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for error, code in ((SIGTERMException(), 143), (KeyboardInterrupt(), 130)):
+    """One with a code comes from a RunCheckpoint, which has saved the state; Lightning's own has none."""
+    cases = ((SIGTERMException(143), 143, "the state is saved"), (SIGTERMException(), 143, "repeat"), (KeyboardInterrupt(), 130, ""))
+    for error, code, words in cases:
 
         def interrupt(args: list[str], error: BaseException = error) -> None:
             raise error
 
         monkeypatch.setattr(cli, "SalmCLI", interrupt)
         assert main(["fit"]) == code
-    assert "the state is saved" in capsys.readouterr().err
+        assert words in capsys.readouterr().err
+
+
+def test_another_checkpoint_callback_does_not_replace_the_run_s_own(capsys: pytest.CaptureFixture[str]) -> None:
+    best = "--trainer.callbacks ModelCheckpoint --trainer.callbacks.filename best"
+    assert _run(f"fit {VICTIM} --run 'a run' {best}") == 0
+    (predict,) = re.findall(r"salm-cli (predict .*)", capsys.readouterr().out)
+    assert _run(predict) == 0
+    assert Path("lightning_logs/a run/predictions.npz").is_file()
+
+
+def test_what_cannot_be_written_or_read_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    assert _run(f"fit {GENERATOR} --run g --release file/protected") == 2
+    assert "file is no folder; name another one" in capsys.readouterr().err
+    assert not (RUN / "checkpoints").exists(), "found before the training"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "lightning_logs")
+
+    monkeypatch.setattr(cli, "SalmCLI", refuse)
+    assert main(["fit"]) == 2
+    assert "salm-cli: error: [Errno 13] Permission denied: 'lightning_logs'" in capsys.readouterr().err
+
+
+def test_every_task_that_is_listed_is_taken() -> None:
+    write_fake_npz(Path("mine.npz"), MEDMNIST["breastmnist"], (8, 4, 4))
+    for task in ("multi-class", "binary-class", "ordinal-regression"):
+        data = f"--data NpzDataModule --data.path mine.npz --data.task {task} --data.batch_size 4"
+        assert _run(f"fit --model VictimModule {data} --trainer.accelerator cpu --trainer.fast_dev_run true") == 0
 
 
 def _environment() -> dict[str, str]:

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from salm_lightning.audit.album import Album
 from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, MedMNISTDataModule
+from salm_lightning.data.datamodule import default_batch_size
 from salm_lightning.errors import ConfigurationError, DataError
 from salm_lightning.models import build_classifier
 from salm_lightning.release import Manifest
@@ -178,7 +179,8 @@ def test_settings_are_the_paper_s() -> None:
     for dataset, steps, batch_size in ((Dataset("pathmnist"), 5000, 128), (Dataset("pathmnist", 224), 3000, 64)):
         generator = settings.generator(dataset)
         assert generator["trainer"]["max_steps"] == steps
-        assert generator["data"]["init_args"] == {"name": "pathmnist", "batch_size": batch_size}
+        assert generator["data"]["init_args"] == {"name": "pathmnist"}
+        assert default_batch_size(dataset.size) == batch_size
         assert generator["model"]["init_args"] == {"method": "SALM", "loop": "fresh", "width": 1.0}
     assert settings.victim()["trainer"]["max_steps"] == 20000
     tenth = Settings(scale=0.1, width=0.5)
@@ -489,7 +491,7 @@ def test_work_is_what_the_paper_s_settings_take() -> None:
     victim = {
         "model": {"init_args": {"arch": "resnet18", "width": 1.0}},
         "trainer": {"max_steps": 20000, "val_check_interval": 500},
-        "data": {"init_args": {"batch_size": 128}},
+        "data": {"init_args": {"batch_size": None}},
     }
     assert victim_work(victim, path) == Work(network, training=20000, reading=-(-(40 * 17184 + 7180) // 128))
 
@@ -497,11 +499,11 @@ def test_work_is_what_the_paper_s_settings_take() -> None:
 def test_work_of_owners() -> None:
     from salm_lightning.training import Training
 
-    part, *others = classwise_works(Dataset("dermamnist"), "pathmnist", 9, 1, Training(), 128)
+    part, *others = classwise_works(Dataset("dermamnist"), "pathmnist", 9, 1, Training())
     images = 7007 // 7 + 9 * (89996 // 9)
     assert (part.training, part.gradient) == (5000, 10 * (5000 + -(-images // 128)))
     assert [victim.training for victim in others] == [20000, 20000]
-    assert len(classwise_works(Dataset("dermamnist"), "pathmnist", 5, 7, Training(), 128)) == 9
+    assert len(classwise_works(Dataset("dermamnist"), "pathmnist", 5, 7, Training())) == 9
 
 
 def test_estimates_follow_timed_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from salm_lightning.data.base import Batch
+from salm_lightning.terminal import is_live
 
 _T = TypeVar("_T")
 
@@ -30,12 +30,12 @@ def progress_bar() -> ProgressBar:
         :class:`RunProgressBar` on a terminal, :class:`PlainProgress` when the output is a file or a pipe, the terminal cannot
         move its cursor, or the variable ``CI`` is set.
     """
-    return RunProgressBar() if _is_live() else PlainProgress()
+    return RunProgressBar() if is_live(sys.stdout) else PlainProgress()
 
 
 def tracked(blocks: Iterable[_T], total: int, what: str, trainer: Trainer) -> Iterable[_T]:
     """Yield ``total`` blocks under a bar with the remaining time, where the Trainer's own progress would be a live bar too."""
-    if trainer.progress_bar_callback is None or not _is_live():
+    if trainer.progress_bar_callback is None or not is_live(sys.stdout):
         return blocks
     return track(blocks, what, total, console=Console())
 
@@ -194,10 +194,6 @@ class PlainProgress(ProgressBar):
             remaining = (now - self._start) / steps_here * (total - done)
             parts.append(f"{timedelta(seconds=round(remaining))} left")
         self.print(", ".join(parts), flush=True)
-
-
-def _is_live() -> bool:
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
 def _finite(batches: float) -> int | None:

@@ -51,7 +51,7 @@ def run(name: str, args: Sequence[str]) -> int:
         SalmError: An argument is wrong, or the command fails.
     """
     function = COMMANDS[name]
-    args = _switches(function, args)
+    typed_by_user, args = args, _switches(function, args)
     settings = read_settings(args)  # a config file that is no YAML is refused in clear words
     parser = SalmArgumentParser(prog=f"salm-cli {name}", description=_first_line(function))
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below.")
@@ -65,7 +65,7 @@ def run(name: str, args: Sequence[str]) -> int:
     try:
         config = parser.parse_args(typed)
     except ConfigurationError as error:
-        raise explain(parser, args, error, example=_EXAMPLES[name]) from error
+        raise _not_boolean(function, typed_by_user, error) or explain(parser, args, error, example=_EXAMPLES[name]) from error
     try:
         values = parser.instantiate(config)
     except ValueError as error:
@@ -104,12 +104,26 @@ def _files_first(args: Sequence[str]) -> list[str]:
 
 def _switches(function: Callable[..., int], args: Sequence[str]) -> list[str]:
     """Return the arguments with ``true`` after a switch that stands by itself, such as ``--quick``."""
-    names = {f"--{name}" for name, hint in get_type_hints(function).items() if hint is bool}
-    following = [*args, ""][1:]
-    return [
-        f"{arg}=true" if arg in names and after.lower() not in _BOOLEANS else arg
-        for arg, after in zip(args, following, strict=False)  # without arguments nothing follows
-    ]
+    names = _switch_names(function)
+    return [f"{arg}=true" if arg in names and after.lower() not in _BOOLEANS else arg for arg, after in _with_next(args)]
+
+
+def _not_boolean(function: Callable[..., int], args: Sequence[str], error: ConfigurationError) -> ConfigurationError | None:
+    """Return what is wrong if the parser could not place a word because it stands after a switch, such as ``--quick maybe``."""
+    names = _switch_names(function)
+    found = [(arg, after) for arg, after in _with_next(args) if arg in names and after and not after.startswith("-")]
+    wrong = next(((arg, after) for arg, after in found if after.lower() not in _BOOLEANS and after in str(error)), None)
+    if wrong is None or "unrecognized" not in str(error).lower():
+        return None
+    return ConfigurationError(f"{wrong[0]}={wrong[1]}: expected true or false.")
+
+
+def _switch_names(function: Callable[..., int]) -> set[str]:
+    return {f"--{name}" for name, hint in get_type_hints(function).items() if hint is bool}
+
+
+def _with_next(args: Sequence[str]) -> list[tuple[str, str]]:
+    return list(zip(args, [*args, ""][1:], strict=False))  # without arguments nothing follows
 
 
 def _take_below(function: Callable[..., int], args: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:

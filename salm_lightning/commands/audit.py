@@ -50,7 +50,7 @@ def audit(
     seeds: list[int] | int | None = None,
     width: float | None = None,
     steps: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     budget: str | None = None,
     quality: bool = True,
     segmenter: str = _SEGMENTER,
@@ -73,7 +73,7 @@ def audit(
         seeds: Seeds of the victims.
         width: Width factor of the victims.
         steps: Training steps of each victim.
-        batch_size: Images per step.
+        batch_size: Images per step; 128 by default, 64 at 224 pixels.
         budget: Time, such as ``30m`` or ``2h``; victims that would end later are left out and listed.
         quality: Measure whether the images are still useful, if the source is known.
         segmenter: What segments them for that: ``otsu``, ``vessels``, a TorchScript file, or ``ARCH:PATH`` for a network of torchvision's.
@@ -93,12 +93,13 @@ def audit(
     choices = read_treatments(chosen.treatments if treatments is None else _as_list(treatments))
     networks = check_archs(chosen.archs if archs is None else _as_list(archs))
     draws = check_seeds(chosen.seeds if seeds is None else _as_list(seeds))
-    length = Length(chosen.width if width is None else width, chosen.steps if steps is None else steps, batch_size, precision)
     limit = None if budget is None else parse_budget(budget)
     segments = open_segmenter(segmenter) if quality and source is not None else None
     folder = audit_folder(release, out)
 
     protected = PoisonedDataModule(release, batch_size=batch_size)
+    size = protected.batch_size
+    length = Length(chosen.width if width is None else width, chosen.steps if steps is None else steps, size, precision)
     protected.setup("fit")
     images: dict[TrainedOn, ImageDataModule] = {"protected": protected}
     identities: dict[TrainedOn, dict[str, Any]] = {"protected": identify(protected, protected.manifest.archive.sha256)}

@@ -13,8 +13,8 @@ from rich.console import Console
 from salm_lightning.data import ImageDataModule
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release import Manifest
-from salm_lightning.summary import measured_table, say
-from salm_lightning.trainers import Precision
+from salm_lightning.summary import command, measured_table, say, verify_command
+from salm_lightning.trainers import Precision, check_accelerator
 from salm_lightning.training import Training, open_data, proof_table, result_folder
 
 
@@ -31,7 +31,7 @@ def protect(
     proof: bool = True,
     victim: str = "resnet18",
     victim_steps: int = 20000,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     source_learning_rate: float = 0.1,
     learning_rate: float = 0.1,
     accelerator: str = "auto",
@@ -54,7 +54,7 @@ def protect(
         proof: Train a clean and a protected victim and compare them.
         victim: Architecture of the victims.
         victim_steps: Training steps of each victim.
-        batch_size: Images per step.
+        batch_size: Images per step; 128 by default, 64 at 224 pixels.
         source_learning_rate: First learning rate of the source model.
         learning_rate: First learning rate of the victims.
         accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
@@ -81,6 +81,7 @@ def protect(
         precision=precision,
         seed=seed,
     )
+    check_accelerator(accelerator)
     seed_everything(seed, verbose=False)
     begin = time.perf_counter()
     images = open_data(data, size, root, batch_size=batch_size, seed=seed)
@@ -98,6 +99,6 @@ def _summary(release: Path, results: dict[str, dict[str, Any]], seconds: float, 
     console.print(measured_table(Manifest.read(release)))
     if results:
         console.print(proof_table(results, images))
-    original = f" --source {images.source_path}" if images.source_path else ""
-    say(f"Protected dataset: {release}\nCheck it:          salm-cli verify {release}{original}")
-    say(f"Curves, pictures:  tensorboard --logdir {release.parent}\nTime taken:        {timedelta(seconds=round(seconds))}")
+    say(f"Protected dataset: {release}\nCheck it:          {verify_command(release, images)}")
+    say(f"Curves, pictures:  {command('tensorboard', '--logdir', release.parent)}")
+    say(f"Time taken:        {timedelta(seconds=round(seconds))}")

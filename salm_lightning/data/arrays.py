@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -118,6 +119,8 @@ def infer_info(path: str | Path, task: Task | None = None) -> DatasetInfo:
         task = Task.MULTI_LABEL if columns > 1 else Task.BINARY if classes <= 2 else Task.MULTI_CLASS
     elif task is Task.MULTI_LABEL and columns == 1:
         classes = 1
+    if task is not Task.MULTI_LABEL:
+        _check_classes(path, labels["train"][:, 0], classes)
     names = tuple(str(number) for number in range(max(classes, 2) if task is not Task.MULTI_LABEL else classes))
     return DatasetInfo(path.stem, task, names, channels=1 if len(shape) == 3 else shape[3], size=shape[1])
 
@@ -231,6 +234,22 @@ def _check_label_layout(path: Path, split: str, shape: tuple[int, ...], dtype: n
         raise DataError(f"{path}: {split}_labels has dtype {dtype}; MedMNIST's layout has integer class numbers.")
     if len(shape) != 2 or shape[1] == 0:
         raise DataError(f"{path}: {split}_labels has shape {shape}; MedMNIST's layout has [N, 1] (or [N, L] for L labels).")
+
+
+def _check_classes(path: Path, labels: NDArray[np.integer], classes: int) -> None:
+    """Refuse labels that cannot be class numbers, and warn of classes that no training image has."""
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise DataError(f"{path}: all training images have the label {present.tolist()}; there is nothing to learn to tell apart.")
+    if classes > len(labels):
+        raise DataError(
+            f"{path}: the largest label is {classes - 1}, which would make {classes} classes of {len(labels)} training images; "
+            "number the classes from 0."
+        )
+    absent = np.setdiff1d(np.arange(classes), present)
+    if len(absent):
+        shown = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
+        warnings.warn(f"{path}: no training image has label {shown} of 0 to {classes - 1}.", stacklevel=3)
 
 
 def _check_label_values(path: Path, split: str, labels: NDArray[Any], info: DatasetInfo) -> None:

@@ -30,6 +30,11 @@ from salm_lightning.errors import ConfigurationError, look_up
 Resident = Literal["auto", "device", "mapped"]
 
 
+def default_batch_size(size: int) -> int:
+    """Return the paper's images per training step at a size in pixels (Appendix B.2)."""
+    return 64 if size >= 224 else 128
+
+
 class ImageDataModule(LightningDataModule, ABC):
     """Labelled images in three splits, sharded over ranks by this class and not by Lightning.
 
@@ -37,7 +42,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Args:
         info: What the data is.
-        batch_size: Images per training step, in total over all ranks.
+        batch_size: Images per training step, in total over all ranks; ``None`` is 128, or 64 at 224 pixels.
         seed: Seed of the shards and of the order of the training images.
         resident: Where the images live while training: ``device`` (uint8 on the device), ``mapped`` (a memory map on disk, read
             by workers), or ``auto``: on the device if they fit (256 MiB on a CPU, half of the free memory on a GPU).
@@ -64,13 +69,14 @@ class ImageDataModule(LightningDataModule, ABC):
         self,
         info: DatasetInfo,
         *,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         seed: int = 0,
         resident: Resident = "auto",
         num_workers: int = 2,
         chunk_size: int = 128,
     ) -> None:
         super().__init__()
+        batch_size = default_batch_size(info.size) if batch_size is None else batch_size
         _require_at_least("batch_size", batch_size, 1)
         _require_at_least("chunk_size", chunk_size, 1)
         _require_at_least("num_workers", num_workers, 0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 import tempfile
 import warnings
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from salm_lightning.data.arrays import file_md5, infer_info, read_npz
 from salm_lightning.data.base import ANY_FINDING, DatasetInfo, Split, Task, any_finding
 from salm_lightning.data.datamodule import ImageDataModule, Resident
 from salm_lightning.errors import ConfigurationError, DataError, look_up
+from salm_lightning.terminal import is_live
 
 SIZES = (28, 64, 128, 224)
 """The sizes in pixels in which MedMNIST offers each dataset."""
@@ -45,7 +49,7 @@ class MedMNISTDataModule(ImageDataModule):
         root: Folder of the dataset files; ``None`` takes ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         download: Whether to download a file that is not there.
         any_finding: Make a dataset of several labels per image a binary one: any of them against none. Its name ends in ``-any``.
-        batch_size: Images per training step, in total over all ranks.
+        batch_size: Images per training step, in total over all ranks; ``None`` is 128, or 64 at 224 pixels.
         seed: Seed of the shards and of the order of the training images.
         resident: ``device``, ``mapped`` or ``auto``; see :class:`ImageDataModule`.
         num_workers: Processes that read ahead, for memory-mapped images.
@@ -62,7 +66,7 @@ class MedMNISTDataModule(ImageDataModule):
         root: str | Path | None = None,
         download: bool = True,
         any_finding: bool = False,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         seed: int = 0,
         resident: Resident = "auto",
         num_workers: int = 2,
@@ -131,7 +135,8 @@ class MedMNISTDataModule(ImageDataModule):
             self.root.mkdir(parents=True, exist_ok=True)
             # An interrupted download must not leave part of a file under the final name.
             with tempfile.TemporaryDirectory(prefix=".download-", dir=self.root) as scratch:
-                dataset(split="val", download=True, root=scratch, size=self.info.size)
+                with nullcontext() if is_live(sys.stderr) else redirect_stderr(io.StringIO()):  # its bar
+                    dataset(split="val", download=True, root=scratch, size=self.info.size)
                 (Path(scratch) / self.source_path.name).replace(self.source_path)
         except (RuntimeError, OSError) as error:
             reason = "no connection, or a broken one" if isinstance(error, RuntimeError) else str(error)
@@ -166,7 +171,7 @@ class NpzDataModule(ImageDataModule):
         path: The archive.
         task: What is predicted; ``None`` infers it from the labels: several columns are multi-label, two classes binary, more
             classes multi-class.
-        batch_size: Images per training step, in total over all ranks.
+        batch_size: Images per training step, in total over all ranks; ``None`` is 128, or 64 at 224 pixels.
         seed: Seed of the shards and of the order of the training images.
         resident: ``device``, ``mapped`` or ``auto``; see :class:`ImageDataModule`.
         num_workers: Processes that read ahead, for memory-mapped images.
@@ -181,7 +186,7 @@ class NpzDataModule(ImageDataModule):
         self,
         path: str | Path,
         task: Task | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         seed: int = 0,
         resident: Resident = "auto",
         num_workers: int = 2,

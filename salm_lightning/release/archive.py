@@ -124,7 +124,9 @@ class NpzReader:
         except ReleaseError:
             raise
         except FileNotFoundError as error:
-            raise ReleaseError(f"{self.path} does not exist; give the path of an .npz file in the layout of MedMNIST.") from error
+            raise ReleaseError(f"{self.path} does not exist; give the path of an .npz file, such as pathmnist.npz.") from error
+        except PermissionError as error:
+            raise ReleaseError(f"{self.path} cannot be read ({error.strerror}); ask for the right to read it.") from error
         except _DAMAGED as error:
             where = f"{self.path}, array {name!r}" if name else str(self.path)
             raise ReleaseError(f"{where} cannot be read ({error}); copy the file again from where it came.") from error

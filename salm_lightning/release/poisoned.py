@@ -27,7 +27,7 @@ class PoisonedDataModule(ImageDataModule):
         root: Folder of the release.
         part: ``all`` training images, or of a release that protects some of them (paper: Section 7.2) only the ``protected`` or only
             the ``clean`` ones.
-        batch_size: Images per training step, in total over all ranks.
+        batch_size: Images per training step, in total over all ranks; ``None`` is 128, or 64 at 224 pixels.
         seed: Seed of the shards and of the order of the training images.
         resident: ``device``, ``mapped`` or ``auto``; see :class:`~salm_lightning.data.datamodule.ImageDataModule`.
         num_workers: Processes that read ahead, for memory-mapped images.
@@ -45,7 +45,7 @@ class PoisonedDataModule(ImageDataModule):
         self,
         root: str | Path,
         part: Part = "all",
-        batch_size: int = 128,
+        batch_size: int | None = None,
         seed: int = 0,
         resident: Resident = "auto",
         num_workers: int = 2,

@@ -102,8 +102,7 @@ class ClassByClass:
     def _works(self, cell: Cell, seed: int) -> tuple[Work, ...]:
         recipe, training = _recipe(cell), self._training(cell, seed)
         classes = len(recipe.classes or MEDMNIST[cell.dataset.name].class_names)
-        batch_size = self.lab.settings.batch_size(cell.dataset.size)
-        return classwise_works(cell.dataset, recipe.support, self._num_support(recipe), classes, training, batch_size)
+        return classwise_works(cell.dataset, recipe.support, self._num_support(recipe), classes, training)
 
     def _num_support(self, recipe: Owners) -> int:
         """Return how many support classes there are, at most as many as are wanted."""
@@ -120,7 +119,6 @@ class ClassByClass:
             "num_support": self._num_support(recipe),
             "size": cell.dataset.size,
             "root": lab.settings.root,
-            "batch_size": lab.settings.batch_size(cell.dataset.size),
         }
 
     def _training(self, cell: Cell, seed: int) -> Training:

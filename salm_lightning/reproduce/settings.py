@@ -23,11 +23,10 @@ METHODS: Mapping[str, Any] = MappingProxyType(
 @dataclass(frozen=True)
 class _Size:
     steps: int
-    batch_size: int
     check_interval: int
 
 
-_SIZES = {28: _Size(steps=5000, batch_size=128, check_interval=250), 224: _Size(steps=3000, batch_size=64, check_interval=500)}
+_SIZES = {28: _Size(steps=5000, check_interval=250), 224: _Size(steps=3000, check_interval=500)}
 _VICTIM_CHECKS = 500
 
 
@@ -106,23 +105,15 @@ class Settings:
         """Training steps of a victim."""
         return self._scaled(VICTIM_STEPS)
 
-    @staticmethod
-    def batch_size(size: int) -> int:
-        """Return the images per step for generators and victims."""
-        return _SIZES[size].batch_size
-
     def data(self, dataset: Dataset, download: bool = True) -> MedMNISTDataModule:
-        """Return a dataset with the paper's batch size."""
-        return MedMNISTDataModule(
-            dataset.name, dataset.size, self.root, download=download, batch_size=self.batch_size(dataset.size)
-        )
+        """Return a dataset."""
+        return MedMNISTDataModule(dataset.name, dataset.size, self.root, download=download)
 
     def generator(self, dataset: Dataset) -> dict[str, Any]:
         """Return options of ``fit`` for a noise generator; the paper's loop starts afresh at each step (``docs/method.md``)."""
-        data = {"name": dataset.name, "batch_size": self.batch_size(dataset.size)}
         root = {} if self.root is None else {"root": str(self.root)}
         return {
-            "data": {"class_path": "MedMNISTDataModule", "init_args": data | root},
+            "data": {"class_path": "MedMNISTDataModule", "init_args": {"name": dataset.name, **root}},
             "model": {
                 "class_path": "NoiseGeneratorModule",
                 "init_args": {"method": "SALM", "loop": "fresh", "width": self.width},

@@ -10,6 +10,7 @@ from medmnist.info import INFO
 
 from salm_lightning.data import MEDMNIST
 from salm_lightning.data.combined import MAX_PER_CLASS
+from salm_lightning.data.datamodule import default_batch_size
 from salm_lightning.noise import methods
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.trainers import check_interval
@@ -61,7 +62,7 @@ def generator_work(settings: Mapping[str, Any], dataset: Dataset) -> Work:
     """Return the work of a noise generator from its options of ``fit``, all of them given."""
     model, steps = settings["model"]["init_args"], settings["trainer"]["max_steps"]
     method = _method(model["method"])
-    sizes, batch_size = _sizes(dataset), settings["data"]["init_args"]["batch_size"]
+    sizes, batch_size = _sizes(dataset), _batch_size(settings, dataset)
     network = _network(model["source"], model["width"], dataset, batch_size)
     last = method.last_pass_steps if model["last_pass_steps"] is None else model["last_pass_steps"]
     trains, perturbs = method.trains_source_on is not None, method.trains_source_on == "protected"
@@ -77,14 +78,14 @@ def generator_work(settings: Mapping[str, Any], dataset: Dataset) -> Work:
 def victim_work(settings: Mapping[str, Any], dataset: Dataset) -> Work:
     """Return the work of a victim from its options of ``fit``, all of them given."""
     model, sizes = settings["model"]["init_args"], _sizes(dataset)
-    batch_size = settings["data"]["init_args"]["batch_size"]
+    batch_size = _batch_size(settings, dataset)
     network = _network(model["arch"], model["width"], dataset, batch_size)
     read = _looks(settings) * (sizes["val"] + sizes["test"]) + sizes["test"]
     return Work(network, training=settings["trainer"]["max_steps"], reading=-(-read // batch_size))
 
 
 def classwise_works(
-    dataset: Dataset, support: str | None, num_support: int, classes: int, training: Training, batch_size: int
+    dataset: Dataset, support: str | None, num_support: int, classes: int, training: Training
 ) -> tuple[Work, ...]:
     """Return the work of protecting a dataset class by class, and of the two victims.
 
@@ -94,9 +95,8 @@ def classwise_works(
         num_support: Number of support classes.
         classes: Number of classes to protect.
         training: How generators and victims are trained.
-        batch_size: Images per step.
     """
-    sizes, info = _sizes(dataset), MEDMNIST[dataset.name]
+    sizes, info, batch_size = _sizes(dataset), MEDMNIST[dataset.name], default_batch_size(dataset.size)
     beside = MAX_PER_CLASS if support is None else INFO[support]["n_samples"]["train"] // len(MEDMNIST[support].class_names)
     images = sizes["train"] // info.num_classes + num_support * beside
     part = Work(
@@ -119,6 +119,11 @@ def _method(option: Any) -> methods.Method:
     """Return the method that an option of ``fit`` names."""
     build: type[methods.Method] = getattr(methods, option["class_path"].rpartition(".")[2])
     return build(**option["init_args"])
+
+
+def _batch_size(settings: Mapping[str, Any], dataset: Dataset) -> int:
+    given: int | None = settings["data"]["init_args"]["batch_size"]
+    return default_batch_size(dataset.size) if given is None else given
 
 
 def _network(arch: str, width: float, dataset: Dataset, batch_size: int) -> Network:
