@@ -202,7 +202,9 @@ def main() -> None:
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed", "16-mixed"])
     parser.add_argument("--accelerator", default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--updates", type=int, default=1, help="PGD steps per training step; auto makes 5 for PathMNIST at M = 5000.")
+    parser.add_argument(
+        "--updates", type=int, default=1, help="PGD steps per training step; auto makes 5 for PathMNIST at M = 5000."
+    )
     parser.add_argument("--last-pass-steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=4, help="Calls per timing.")
@@ -274,7 +276,10 @@ def main() -> None:
         peak = matmul_peak(device, options.precision)
         print(f"Share of the measured matmul peak ({peak / 1e12:.0f} TFLOP/s): {flops / step / peak:.1%}")
         last = statistics.median(mine for mine, _ in seconds["last pass"]) * PATHMNIST_IMAGES / options.batch_size
-        print(f"PathMNIST-sized generation, M = 5000, {options.updates} PGD steps per training step: {(5000 * step + last) / 60:.1f} min from these rates")
+        minutes = (5000 * step + last) / 60
+        print(
+            f"PathMNIST-sized generation, M = 5000, {options.updates} PGD steps per training step: {minutes:.1f} min at these rates"
+        )
 
 
 def _spread(values: list[float], form: str = ".2f") -> str:

@@ -338,7 +338,11 @@ def test_fast_dev_run_leaves_nothing() -> None:
 
 def test_exit_codes_of_interruptions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One with a code comes from a RunCheckpoint, which has saved the state; Lightning's own has none."""
-    cases = ((SIGTERMException(143), 143, "the state is saved"), (SIGTERMException(), 143, "repeat"), (KeyboardInterrupt(), 130, ""))
+    cases = (
+        (SIGTERMException(143), 143, "the state is saved"),
+        (SIGTERMException(), 143, "repeat"),
+        (KeyboardInterrupt(), 130, ""),
+    )
     for error, code, words in cases:
 
         def interrupt(args: list[str], error: BaseException = error) -> None:

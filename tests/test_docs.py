@@ -66,7 +66,7 @@ def test_fits_can_be_built(release: Path) -> None:
             if model.selection is not None:
                 model.selection.mask(data.split("train").labels, data.info)
             shutil.copytree(release, Path("lightning_logs") / run / "protected")
-    assert kinds == {"NoiseGeneratorModule": 5 + 1 + 1 + 5, "VictimModule": 6 + 1 + 1 + 5 + 2}
+    assert kinds == {"NoiseGeneratorModule": 5 + 1 + 1 + 5 + 1, "VictimModule": 6 + 1 + 1 + 5 + 2}
 
 
 def test_other_commands_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -327,7 +327,7 @@ def test_another_source_fails(release: Path, source: Path, tmp_path: Path) -> No
 
 
 def test_command_prints_a_line_per_check(release: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert verify(release, source) == 0
+    assert verify(release, str(source)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 14
     assert all(line.startswith("ok ") for line in lines[:-1])
@@ -341,7 +341,7 @@ def test_command_says_when_it_checked_sums_only(release: Path, capsys: pytest.Ca
 
 def test_command_fails_when_a_check_does(release: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     forge(release, blacken)
-    assert verify(release, source) == 1
+    assert verify(release, str(source)) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("FAIL")] == ["bound:", "black", "measured"]
     assert "3 of 13 checks FAILED: bound, black images, measured values" in lines[-1]
@@ -381,3 +381,14 @@ def test_memory_does_not_grow_with_the_dataset_at_224_pixels(tmp_path: Path, mon
     print(f"verify used {used[0]:.0f} MiB for 38 MiB of images, {used[1]:.0f} MiB for 75 MiB")
     assert used[1] > 0
     assert used[1] - used[0] < 10
+
+
+def test_a_medmnist_name_stands_for_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the size that the manifest states; a release without a manifest fails by that."""
+    release, source = write(tmp_path, make_arrays({"train": 30, "val": 5, "test": 7}, size=64))
+    source.rename(tmp_path / "pathmnist_64.npz")
+    assert verify(release, "pathmnist", tmp_path) == 0
+    assert f"compared with {tmp_path}/pathmnist_64.npz" in capsys.readouterr().out
+    (release / "manifest.json").unlink()
+    assert verify(release, "pathmnist", tmp_path) == 1
+    assert "FAIL manifest" in capsys.readouterr().out

@@ -240,7 +240,9 @@ def _check_classes(path: Path, labels: NDArray[np.integer], classes: int) -> Non
     """Refuse labels that cannot be class numbers, and warn of classes that no training image has."""
     present = np.unique(labels)
     if len(present) < 2:
-        raise DataError(f"{path}: all training images have the label {present.tolist()}; there is nothing to learn to tell apart.")
+        raise DataError(
+            f"{path}: all training images have the label {present.tolist()}; there is nothing to learn to tell apart."
+        )
     if classes > len(labels):
         raise DataError(
             f"{path}: the largest label is {classes - 1}, which would make {classes} classes of {len(labels)} training images; "
