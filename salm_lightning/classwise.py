@@ -29,7 +29,7 @@ from salm_lightning.release import Manifest, write_release
 from salm_lightning.release.archive import NpzReader
 from salm_lightning.summary import measured_table, say, write_json
 from salm_lightning.trainers import check_accelerator
-from salm_lightning.training import Training, open_data, proof_table, result_folder
+from salm_lightning.training import Training, check_result, open_data, proof_table, settings_of
 
 SETTINGS = "classwise.json"
 _ROWS = 128
@@ -84,15 +84,11 @@ def classwise(
         raise ConfigurationError("classes is empty; name one or more, or leave it out for all.")
     numbers = list(range(images.num_classes)) if classes is None else [class_number(name, images.info) for name in classes]
     splits, names, origin = _support(support, images, root, num_support, training.seed)
-    folder = result_folder(out, f"{images.info.name}-{method.name}-classwise", overwrite)
-    settings = {
-        "method": method.settings(), "scenario": "class-wise", "classes": numbers, "support": Path(support).name,
-        "support_classes": list(names), **asdict(training),
-    }  # fmt: skip
-    source = None if images.source_path is None else file_sha256(images.source_path)
-    _claim(
-        folder, {**settings, "dataset": images.describe(), "source": source, "origin": origin, "batch_size": images.batch_size}
-    )
+    folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}-classwise"
+    check_result(folder, overwrite)
+    scenario = {"scenario": "class-wise", "classes": numbers, "support": Path(support).name, "support_classes": list(names)}
+    settings = {"method": method.settings(), **scenario, **asdict(training)}
+    _claim(folder, {**settings_of(method, training, images), **scenario, "origin": origin})
     for position, number in enumerate(numbers, start=1):
         part = folder / f"class-{number}"
         if (part / "protected").exists():

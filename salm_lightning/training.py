@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,9 @@ from lightning.pytorch import Callback, Trainer
 from rich.table import Table
 
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
-from salm_lightning.callbacks.checkpoint import RunCheckpoint
+from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
 from salm_lightning.data import MEDMNIST, ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule, Task
+from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.base import ANY_FINDING
 from salm_lightning.errors import ConfigurationError, DataError, OutputExistsError, did_you_mean, look_up
 from salm_lightning.generation import generate
@@ -24,6 +26,10 @@ from salm_lightning.trainers import Precision, check_seed, facts_of, sgd, single
 
 SYNTHETIC = "synthetic"
 """Name of the embedded data."""
+VICTIMS = ("clean", "protected")
+"""What the victims of a proof are trained on."""
+GENERATOR, PROTECTED = "generator", "protected"
+"""Folders of the noise generator's run and of the release in that of a result."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Training:
     def release(self, method: Method, images: ImageDataModule, folder: Path, overwrite: bool) -> Path:
         """Train a noise generator in ``folder/generator`` and write the protected dataset to ``folder/protected``.
 
+        A training that was interrupted there goes on.
+
         Returns:
             The folder of the release.
         """
@@ -89,15 +97,18 @@ class Training:
             optimizer=sgd(self.source_learning_rate),
             seed=self.seed,
         )
-        trainer = self._trainer(folder, "generator", self.steps, [RunCheckpoint(max(1, self.steps // 10)), NoisePictures()])
+        trainer = self._trainer(folder, GENERATOR, self.steps, [RunCheckpoint(max(1, self.steps // 10)), NoisePictures()])
+        saved = folder / GENERATOR / "checkpoints"
         if method.trains_source_on is not None:
-            trainer.fit(module, datamodule=images)
-        return generate(trainer, module, images, folder / "protected", overwrite=overwrite)
+            trainer.fit(module, datamodule=images, ckpt_path=latest_checkpoint(saved), weights_only=True)
+        return generate(trainer, module, images, folder / PROTECTED, latest_checkpoint(saved), overwrite)
 
     def compare(
         self, images: ImageDataModule, release: Path, folder: Path, prefixes: tuple[str, str] = ("", "")
     ) -> dict[str, dict[str, Any]]:
         """Train a victim on the clean images and one on their release, each in ``folder/victim-<name>``.
+
+        A victim whose results are there is not trained again.
 
         Args:
             images: The clean images.
@@ -110,9 +121,15 @@ class Training:
         """
         poisoned = PoisonedDataModule(release, batch_size=images.batch_size, seed=images.seed)
         results = {}
-        for prefix, (name, data) in zip(prefixes, (("clean", images), ("protected", poisoned)), strict=True):
+        for prefix, (name, data) in zip(prefixes, zip(VICTIMS, (images, poisoned), strict=True), strict=True):
+            path = results_file(folder, name)
+            if path.is_file():
+                say(f"{prefix}a victim on the {name} images: done before")
+                results[name] = json.loads(path.read_text(encoding="utf-8"))
+                continue
             say(f"{prefix}training a victim on the {name} images: {self.victim}, {self.victim_steps} steps")
             results[name] = self._prove(data, folder, name)
+            write_json(path, results[name])
         return results
 
     def _prove(self, images: ImageDataModule, folder: Path, name: str) -> dict[str, Any]:
@@ -121,14 +138,24 @@ class Training:
         trainer = self._trainer(folder, f"victim-{name}", self.victim_steps, [])
         trainer.fit(model, datamodule=images)
         trainer.test(model, datamodule=images, verbose=False)
-        results = victim_results(model, images)
-        write_json(Path(str(trainer.log_dir)) / RESULTS, results)
-        return results
+        return victim_results(model, images)
 
     def _trainer(self, folder: Path, name: str, steps: int, callbacks: list[Callback]) -> Trainer:
         return single_device_trainer(
             folder, name, steps, [Throughput(), progress_bar(), *callbacks], self.accelerator, self.precision
         )
+
+
+def settings_of(method: Method, training: Training, images: ImageDataModule) -> dict[str, Any]:
+    """Return all that a result depends on, as JSON values: an unfinished one only goes on with the same."""
+    source = None if images.source_path is None else file_sha256(images.source_path)
+    data = {"dataset": images.describe(), "source": source, "batch_size": images.batch_size}
+    return {"method": method.settings(), **asdict(training), **data}
+
+
+def results_file(folder: Path, name: str) -> Path:
+    """Return where :meth:`Training.compare` puts the results of a victim."""
+    return folder / f"victim-{name}" / RESULTS
 
 
 def open_data(data: str, size: int | None, root: Path | None, **options: Any) -> ImageDataModule:
@@ -176,18 +203,16 @@ def open_original(source: str, root: Path | None, manifest: Manifest, **options:
     return open_data(source, info.size, root, seed=manifest.settings["seed"], **drawn, **options)
 
 
-def result_folder(out: Path | None, name: str, overwrite: bool) -> Path:
-    """Return the folder of a result, ``out`` or one named after it, in which a release may be written.
+def check_result(folder: Path, overwrite: bool) -> None:
+    """Refuse the folder of a result in which no release may be written.
 
     Raises:
         OutputExistsError: A release stands there, and ``overwrite`` is off, or it is none that may be replaced.
     """
-    folder = out or Path("lightning_logs") / name
     try:
-        check_destination(folder / "protected", overwrite)
+        check_destination(folder / PROTECTED, overwrite)
     except OutputExistsError as error:
         raise OutputExistsError(f"out={folder}: {error}") from error
-    return folder
 
 
 def proof_table(results: dict[str, dict[str, Any]], images: ImageDataModule) -> Table:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import write_fake_npz
+from lightning.pytorch import LightningModule
 
 from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST
-from salm_lightning.modules import VictimModule
+from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import Manifest
 
 OUT = Path("out")
@@ -84,13 +85,68 @@ def test_a_signal_while_a_victim_trains_ends_with_its_exit_code(
     assert [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+def _interrupt_at(monkeypatch: pytest.MonkeyPatch, module: type[LightningModule], step: int, seen: list[int]) -> None:
+    """Have somebody end the program once, when a training comes to a step; ``seen`` gets the steps of all trainings."""
+
+    def count(self: LightningModule, *_: object) -> None:
+        seen.append(self.global_step)
+        if self.global_step == step and seen.count(step) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(module, "on_train_batch_start", count)
+
+
+def test_an_interrupted_training_of_the_noise_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = f"mine.npz {SHORT} --steps 20 --proof false"
+    assert _protect(f"{short} --out whole") == 0
+    seen: list[int] = []
+    _interrupt_at(monkeypatch, NoiseGeneratorModule, 13, seen)
+    assert _protect(short) == 143
+    assert not (OUT / "protected").exists()
+    assert _protect(short) == 0
+    assert seen == [*range(14), *range(14, 20)]
+    assert (OUT / "protected/mine.npz").read_bytes() == Path("whole/protected/mine.npz").read_bytes()
+
+
+def test_an_interrupted_proof_goes_on_with_the_victim_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[int] = []
+    _interrupt_at(monkeypatch, VictimModule, 1, seen)
+    assert _protect(f"mine.npz {SHORT}") == 143
+    assert seen == [0, 1]
+    assert _protect(f"mine.npz {SHORT} --seed 1") == 2
+    assert "out/protected exists" in capsys.readouterr().err
+    assert _protect(f"mine.npz {SHORT}") == 0
+    shown = capsys.readouterr().out
+    assert "[1/3] the noise: done before" in shown
+    assert "majority class (no model)" in shown
+    assert seen == [0, 1, 0, 1, 0, 1]
+    (OUT / "victim-protected/results.json").unlink()
+    assert _protect(f"mine.npz {SHORT}") == 0
+    assert "[2/3] a victim on the clean images: done before" in capsys.readouterr().out
+    assert seen == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert _protect(f"mine.npz {SHORT}") == 2, "what is finished stays"
+
+
+def test_an_unfinished_result_of_other_settings_is_in_the_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _interrupt_at(monkeypatch, NoiseGeneratorModule, 1, [])
+    assert _protect(f"mine.npz {SHORT} --proof false") == 143
+    assert _protect(f"mine.npz {SHORT} --proof false --method.percent 20") == 2
+    assert "out=out holds an unfinished result with other settings" in capsys.readouterr().err
+    assert _protect(f"mine.npz {SHORT} --proof false --method.percent 20 --overwrite true") == 0
+    assert Manifest.read(OUT / "protected").settings["method"]["percent"] == 20
+
+
 def test_without_proof_and_never_over_a_result(capsys: pytest.CaptureFixture[str]) -> None:
     assert _protect(f"mine.npz {SHORT} --method EM --proof false") == 0
     shown = capsys.readouterr().out
     assert "[1/1] making the noise: em" in shown
     assert "victim" not in shown
     assert "clean images" not in shown
-    assert {path.name for path in OUT.iterdir()} == {"generator", "protected"}
+    assert {path.name for path in OUT.iterdir()} == {"generator", "protect.json", "protected"}
     archive = OUT / "protected/mine.npz"
     before = (archive.read_bytes(), archive.stat().st_mtime_ns)
 

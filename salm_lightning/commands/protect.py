@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -11,11 +13,25 @@ from lightning.pytorch import seed_everything
 from rich.console import Console
 
 from salm_lightning.data import ImageDataModule
+from salm_lightning.errors import OutputExistsError
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release import Manifest
-from salm_lightning.summary import command, measured_table, say, verify_command
+from salm_lightning.summary import command, measured_table, say, verify_command, write_json
 from salm_lightning.trainers import Precision, check_accelerator
-from salm_lightning.training import Training, open_data, proof_table, result_folder
+from salm_lightning.training import (
+    GENERATOR,
+    PROTECTED,
+    VICTIMS,
+    Training,
+    check_result,
+    open_data,
+    proof_table,
+    results_file,
+    settings_of,
+)
+
+SETTINGS = "protect.json"
+"""File name of what a result depends on, in its folder."""
 
 
 def protect(
@@ -40,6 +56,8 @@ def protect(
     overwrite: bool = False,
 ) -> int:
     """Protect a dataset: train the noise, write the protected copy, and prove it on a victim.
+
+    The same command goes on with what was interrupted.
 
     Args:
         data: A MedMNIST name, an ``.npz`` file in MedMNIST's layout, or ``synthetic`` for the embedded data.
@@ -85,13 +103,42 @@ def protect(
     seed_everything(seed, verbose=False)
     begin = time.perf_counter()
     images = open_data(data, size, root, batch_size=batch_size, seed=seed)
-    folder = result_folder(out, f"{images.info.name}-{method.name}", overwrite)
+    folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
+    _begin(folder, settings_of(method, training, images), proof, overwrite)
     training_of = f", {steps} steps" if method.trains_source_on else ", which needs no training"
-    say(f"[1/{3 if proof else 1}] making the noise: {method.name}{training_of}")
-    release = training.release(method, images, folder, overwrite)
+    first, release = f"[1/{3 if proof else 1}]", folder / PROTECTED
+    if release.exists() and not overwrite:
+        say(f"{first} the noise: done before")
+    else:
+        say(f"{first} making the noise: {method.name}{training_of}")
+        training.release(method, images, folder, overwrite)
     results = training.compare(images, release, folder, ("[2/3] ", "[3/3] ")) if proof else {}
     _summary(release, results, time.perf_counter() - begin, images)
     return 0
+
+
+def _begin(folder: Path, settings: dict[str, Any], proof: bool, overwrite: bool) -> None:
+    """Take the folder of a result: what the same command has left unfinished there goes on, anything else is in the way.
+
+    Raises:
+        OutputExistsError: A result stands there, or an unfinished one with other settings, and ``overwrite`` is off.
+    """
+    path, parts = folder / SETTINGS, [folder / PROTECTED]
+    parts += [results_file(folder, name) for name in VICTIMS] if proof else []
+    made = [folder / name for name in (GENERATOR, *(f"victim-{victim}" for victim in VICTIMS))]
+    begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not overwrite and begun == settings and not all(part.exists() for part in parts):
+        return
+    check_result(folder, overwrite)
+    if not overwrite and any(part.exists() for part in made):
+        raise OutputExistsError(
+            f"out={folder} holds an unfinished result with other settings; repeat its command, name another folder, or begin anew with "
+            "--overwrite true."
+        )
+    for part in made:
+        shutil.rmtree(part, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
 
 
 def _summary(release: Path, results: dict[str, dict[str, Any]], seconds: float, images: ImageDataModule) -> None:
