@@ -18,6 +18,7 @@ from torch.optim import SGD
 from salm_lightning.callbacks.checkpoint import RunCheckpoint
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.quiet import notices_off
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -63,7 +64,7 @@ def check_accelerator(accelerator: str) -> None:
     Raises:
         ConfigurationError: It cannot be used.
     """
-    with _refused(accelerator):
+    with notices_off(), _refused(accelerator):
         Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
 
 
