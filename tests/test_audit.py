@@ -514,6 +514,7 @@ def test_seeds_that_are_missing_leave_gaps() -> None:
         ("--archs [resnet19]", ["archs='resnet19'", "did you mean 'resnet18'"]),
         ("--archs []", ["archs is empty"]),
         ("--seeds []", ["seeds is empty"]),
+        ("--seeds [-1]", ["seeds=-1 is out of range"]),
         ("--width 0", ["width=0.0 is out of range"]),
         ("--steps 0", ["steps=0 is out of range"]),
         ("--budget 30", ["budget='30'", "30m"]),

@@ -647,6 +647,7 @@ def test_similarity_of_a_real_release(blood: dict[str, np.ndarray]) -> None:
         ("fig6 --datasets [breastmnist]", "datasets=breastmnist does not do: three classes of at least four"),
         ("fig6 --datasets [chestmnist]", "datasets=chestmnist does not do: three classes of at least four"),
         ("table1 --seeds [1,1]", "seeds=[1, 1] has to name one or more seeds, each once"),
+        ("table1 --seeds [-1]", "seeds=-1 is out of range"),
         ("table1 --workers 0", "workers=0 is out of range"),
         ("cased2 --general nowhere", "general=nowhere is no folder"),
         ("table1 --precision 8", "precision"),

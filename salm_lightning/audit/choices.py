@@ -13,6 +13,7 @@ from salm_lightning.data import DatasetInfo
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.parser import SalmArgumentParser, explain
+from salm_lightning.trainers import check_seed
 from salm_lightning.treatments import TREATMENTS, Grey, Treatment
 
 
@@ -145,10 +146,12 @@ def check_seeds(seeds: Sequence[int]) -> list[int]:
     """Return seeds, each once.
 
     Raises:
-        ConfigurationError: There is none.
+        ConfigurationError: There is none, or one is out of range.
     """
     if not seeds:
         raise ConfigurationError("seeds is empty; give at least one, such as [0].")
+    for seed in seeds:
+        check_seed(seed, "seeds")
     return list(dict.fromkeys(seeds))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from salm_lightning.data import MEDMNIST, MedMNISTDataModule
 from salm_lightning.errors import ConfigurationError, look_up
-from salm_lightning.trainers import Precision
+from salm_lightning.trainers import Precision, check_seed
 
 VICTIM_STEPS = 20_000
 """Training steps of a victim (Appendix B.2)."""
@@ -85,6 +85,8 @@ class Settings:
                 raise ConfigurationError(f"{name}={getattr(self, name):g} is out of range; give more than 0, such as 0.1.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigurationError(f"seeds={list(self.seeds)} has to name one or more seeds, each once, such as [0, 1].")
+        for seed in self.seeds:
+            check_seed(seed, "seeds")
 
     @property
     def labels(self) -> dict[str, str]:
