@@ -1,11 +1,14 @@
-"""The shell blocks of the documentation's pages, read as a shell reads them."""
+"""The shell blocks of the documentation's pages, read as a shell reads them, and commands that only read their arguments."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).parent.parent / "docs"
 SHOW = "salm-cli() { printf '%s\\0' \"$@\"; echo; }"
@@ -22,3 +25,15 @@ def shell_commands(page: str) -> list[list[str]]:
     command = [str(shutil.which("bash")), "-c", "\n".join([SHOW, *blocks])]
     shown = subprocess.run(command, env={"PATH": "/nowhere"}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return [line.split("\0")[:-1] for line in shown.stdout.splitlines()]
+
+
+def only_read(function: Any, taken: list[dict[str, Any]]) -> Any:
+    """Return a command that does nothing but add to ``taken`` what it is given, as ``function`` would be."""
+
+    @functools.wraps(function)
+    def read(**given: Any) -> int:
+        inspect.signature(function).bind(**given)
+        taken.append(given)
+        return 0
+
+    return read

@@ -5,8 +5,6 @@ Sweeps are planned in test_sweep.py; the commands of other pages have tests of t
 
 from __future__ import annotations
 
-import functools
-import inspect
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 from fakes import write_fake_npz
-from pages import shell_commands
+from pages import only_read, shell_commands
 from test_configs import SHORT, Built
 
 from salm_lightning import commands
@@ -59,7 +57,7 @@ def test_fits_can_be_built(release: Path) -> None:
 def test_other_commands_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[dict[str, Any]] = []
     for name, function in commands.COMMANDS.items():
-        monkeypatch.setitem(commands.COMMANDS, name, _only_read(function, taken))
+        monkeypatch.setitem(commands.COMMANDS, name, only_read(function, taken))
     for command in shell_commands("reproducing"):
         if command[0] not in ("fit", "sweep"):
             assert main(command) == 0, command
@@ -72,13 +70,3 @@ def test_other_commands_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for given in owners:
         for name in given["classes"] or []:
             class_number(name, MEDMNIST[given["data"]])
-
-
-def _only_read(function: Any, taken: list[dict[str, Any]]) -> Any:
-    @functools.wraps(function)
-    def read(**given: Any) -> int:
-        inspect.signature(function).bind(**given)
-        taken.append(given)
-        return 0
-
-    return read
