@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +19,13 @@ import torch
 import yaml
 from fakes import as_tensor, write_fake_npz
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from salm_lightning import cli
 from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, SyntheticDataModule
+from salm_lightning.metrics import confusion_image
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import Manifest
 
@@ -68,7 +73,7 @@ def test_help_of_a_command_describes_its_arguments(command: str, expected: str, 
 
 def test_fit_names_commands_that_work(capsys: pytest.CaptureFixture[str]) -> None:
     """Generator, then what its summary names: verify, a victim; then what the victim's summary names: predict."""
-    assert _run(f"fit {GENERATOR} --run g") == 0
+    assert _run(f"fit {GENERATOR} --trainer.log_every_n_steps 1 --run g") == 0
     assert _files(RUN) == {
         "config.yaml",
         "hparams.yaml",
@@ -85,16 +90,18 @@ def test_fit_names_commands_that_work(capsys: pytest.CaptureFixture[str]) -> Non
     assert f"Protected dataset: {RUN}/protected" in shown.out
     assert "8 of 255 (bound 8)" in shown.out
     assert "20 of 20" in shown.out
+    _expect_pictures_and_curves_of_noise(RUN)
     assert _run(named[0]) == 0
     capsys.readouterr()
 
-    short = "--model.width 0.125 --trainer.accelerator cpu --trainer.max_steps 2 --run v"
+    short = "--model.width 0.125 --trainer.accelerator cpu --trainer.max_steps 2 --trainer.log_every_n_steps 1 --run v"
     assert _run(f"{named[1]} {short}") == 0
     shown = capsys.readouterr()
     results = json.loads(Path("lightning_logs/v/results.json").read_text())
     assert results["test"]["acc"] == pytest.approx(results["history"]["last"]["acc"])
     for text in ("after the last step", "peak over training", "majority class", "Run folder: lightning_logs/v"):
         assert text in shown.out
+    _expect_pictures_and_curves_of_a_victim(Path("lightning_logs/v"), results)
 
     (named_next,) = re.findall(r"salm-cli (predict .*)", shown.out)
     assert _run(named_next) == 0
@@ -110,6 +117,65 @@ def test_fit_names_commands_that_work(capsys: pytest.CaptureFixture[str]) -> Non
     assert _run("test --config lightning_logs/v/config.yaml --ckpt_path lightning_logs/v") == 0
     assert "after the last step" in capsys.readouterr().out
     assert json.loads(Path("lightning_logs/v/results.json").read_text())["test"] == results["test"]
+
+
+def _expect_pictures_and_curves_of_noise(run: Path) -> None:
+    """What TensorBoard gets of a generator's two steps; the pictures are of the last one, and of its whole batch of eight."""
+    log = EventAccumulator(str(run)).Reload()
+    names = ("clean", "noise", "mask", "protected")
+    assert {f"pictures/{name}" for name in names} == set(log.Tags()["images"])
+    # Two rows of four images of 16 px, each pixel seven wide, with 2 px around every image.
+    rows, columns = (
+        np.concatenate([np.arange(2 + 114 * image, 114 * (image + 1), 7) for image in range(count)]) for count in (2, 4)
+    )
+    clean, noise, mask, protected = (_picture(log, f"pictures/{name}", 2)[rows][:, columns].astype(float) for name in names)
+    given = SyntheticDataModule(size=16, train_size=20, val_size=8, test_size=10).split("train").images
+    shown = clean.reshape(2, 16, 4, 16, 3).transpose(0, 2, 1, 3, 4).reshape(8, 16, 16, 3)
+    assert all((image == given).all(axis=(1, 2, 3)).any() for image in shown)
+    delta = (noise / 255 - 0.5) * 2 * 8
+    assert np.abs(protected - clean - delta).max() < 0.6  # both are rounded, the noise to a sixteenth
+    assert delta.min() < -4
+    assert delta.max() > 4
+    assert (mask == 255).mean() == round(0.1 * 16**2) / 16**2
+    assert set(np.unique(mask)) == {0, 255}
+
+    curves = {tag: [event.value for event in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
+    assert len(curves["train/pixels_touched"]) == len(curves["train/source_loss"]) == 2
+    assert curves["train/images_per_second"][0] > 0
+    for tag, pictured in {
+        "train/delta_mean": np.abs(delta).mean() / 255,
+        "train/delta_max": np.abs(delta).max() / 255,
+        "train/pixels_touched": (np.abs(delta) > 0.5).any(axis=2).mean(),
+    }.items():
+        assert curves[tag][-1] == pytest.approx(pictured, rel=0.02), tag
+    assert max(curves["train/delta_max"]) <= 8 / 255 * 1.0001
+    # From 0.4 of two steps on a tenth.
+    assert curves["train/lr"] == pytest.approx([0.1, 0.01])
+    assert 0 <= curves["val/clean_acc"][-1] <= 1
+
+
+def _expect_pictures_and_curves_of_a_victim(run: Path, results: dict[str, Any]) -> None:
+    log = EventAccumulator(str(run)).Reload()
+    assert log.Tags()["images"] == ["test/confusion"]
+    found, confusion = results["test"], torch.tensor(results["test"]["confusion"])
+    assert confusion.sum() == 10
+    names = SyntheticDataModule(size=16).info.class_names
+    assert np.array_equal(_picture(log, "test/confusion", 2), confusion_image(confusion, names).permute(1, 2, 0).numpy())
+    curves = {tag: [event.value for event in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
+    assert curves["train/images_per_second"][0] > 0
+    assert curves["train/lr"] == pytest.approx([0.1, 0.01])
+    assert min(curves["train/loss"]) > 0
+    for name in ("acc", "auc", "balanced_acc"):
+        assert curves[f"test/{name}"] == [pytest.approx(found[name])]
+        assert curves[f"test_curve/{name}"][-1] == pytest.approx(found[name])
+        assert 0 <= curves[f"val/{name}"][-1] <= 1
+
+
+def _picture(log: EventAccumulator, tag: str, step: int) -> np.ndarray:
+    """Return the only picture of a tag, ``[H, W, 3]``."""
+    (event,) = log.Images(tag)
+    assert event.step == step
+    return np.array(Image.open(io.BytesIO(event.encoded_image_string)))
 
 
 def test_saved_config_runs_again_and_resumes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from fakes import write_fake_npz
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from processes import before, run
 
 from salm_lightning.cli import SalmCLI, main
 from salm_lightning.config_files import resolve_config, resolve_configs, shipped_configs
@@ -158,16 +160,27 @@ def test_vit_learns_with_the_optimiser_of_its_config() -> None:
     assert json.loads(Path("lightning_logs/vit/results.json").read_text())["test"]["acc"] > 0.6
 
 
+@pytest.mark.filterwarnings("ignore:.*MD5.*")
 @pytest.mark.parametrize("name", sorted(TREATMENTS))
 def test_treatment(name: str) -> None:
-    """Each stands with its defaults, so that the command line, Python and the configs mean the same by a name."""
-    arguments = ["--config", "victim.yaml", "--config", f"treatment/{name}.yaml", "--data", "SyntheticDataModule", *SHORT]
+    """Each stands with its defaults, so that the command line, Python and the configs mean the same by a name; and takes a step."""
+    _fake("bloodmnist")
+    arguments = ["--config", "victim.yaml", "--config", f"treatment/{name}.yaml", "--config", "dataset/bloodmnist.yaml"]
     required: list[str] = []
     if name == "finetune":  # which cannot have one
-        Path("some.ckpt").touch()
-        required = ["some.ckpt"]
+        required = [str(_victim_checkpoint())]
         arguments += ["--model.treatment.checkpoint", *required]
-    assert _build(*arguments).model.treatment.settings() == TREATMENTS[name](*required).settings()
+    cli = SalmCLI(resolve_configs(["fit", *arguments, *FAST]))
+    assert cli.trainer.global_step == 1
+    assert cli.model.treatment.settings() == TREATMENTS[name](*required).settings()
+
+
+def _victim_checkpoint() -> Path:
+    """Return the checkpoint of a victim of the images and the width that the tests here have."""
+    info = MEDMNIST["bloodmnist"]
+    weights = VictimModule(info.num_classes, info.channels, info.size, width=0.125).state_dict()
+    torch.save({"state_dict": weights}, "some.ckpt")
+    return Path("some.ckpt")
 
 
 def test_one_flag_away() -> None:
@@ -216,7 +229,12 @@ def test_trainer_for_one_device(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ddp", "slurm"])
 def test_trainer_for_many_devices(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The processes of a real job are started elsewhere; here the Trainer is built, on the CPU."""
+    """One process of one device, where a real job has many, on the CPU.
+
+    There is no sync_batchnorm for a CPU: it is in the Trainer that is built, and off in the one that runs. It runs in a process of its
+    own, because it forms a process group. test_ddp.py has groups of two.
+    """
+    _fake("breastmnist")
     arguments = ["--config", "method/salm.yaml", "--config", "dataset/breastmnist.yaml", "--config", f"trainer/{name}.yaml"]
     if name == "slurm":
         assert _fit(*arguments, *SHORT) == 2
@@ -231,6 +249,14 @@ def test_trainer_for_many_devices(name: str, monkeypatch: pytest.MonkeyPatch, ca
         environment = cli.trainer.strategy.cluster_environment
         assert isinstance(environment, SLURMEnvironment)
         assert environment.auto_requeue is False
+    running, log = ["fit", *arguments, *FAST, "--trainer.sync_batchnorm", "false"], Path("log")
+    assert run(running, log, patch=_say_the_world) == [0], log.with_suffix(".0").read_text()
+    assert "a group of 1\n" in log.with_suffix(".0").read_text()
+
+
+def _say_the_world(rank: int) -> None:
+    """Print in the training step how many processes there are, which fails without a process group."""
+    before(NoiseGeneratorModule, "training_step", lambda: print(f"a group of {torch.distributed.get_world_size()}"))
 
 
 @pytest.mark.parametrize("name", sorted(SWEEPS))

@@ -5,17 +5,14 @@ Sweeps are planned in test_sweep.py; the commands of other pages have tests of t
 
 from __future__ import annotations
 
-import functools
-import inspect
-import re
 import shutil
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import write_fake_npz
+from pages import only_read, shell_commands
 from test_configs import SHORT, Built
 
 from salm_lightning import commands
@@ -26,18 +23,6 @@ from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.selection import class_number
 from salm_lightning.release import write_release
 from salm_lightning.reproduce.targets import TARGETS
-
-PAGE = (Path(__file__).parent.parent / "docs/reproducing.md").read_text(encoding="utf-8")
-SHOW = "salm-cli() { printf '%s\\0' \"$@\"; echo; }"
-"""A shell function that takes the program's place."""
-
-
-def shell_commands() -> list[list[str]]:
-    """Return the arguments of every ``salm-cli`` that Bash would start on the page, loops and variables included."""
-    script = "\n".join([SHOW, *re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)])
-    bash = str(shutil.which("bash"))
-    shown = subprocess.run([bash, "-c", script], env={"PATH": "/nowhere"}, stdout=subprocess.PIPE, text=True)
-    return [line.split("\0")[:-1] for line in shown.stdout.splitlines()]
 
 
 @pytest.fixture
@@ -55,7 +40,7 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_fits_can_be_built(release: Path) -> None:
     """In their order: a victim's config stands where the command before it puts it."""
-    fits = [command for command in shell_commands() if command[0] == "fit"]
+    fits = [command for command in shell_commands("reproducing") if command[0] == "fit"]
     runs = [command[command.index("--run") + 1] for command in fits]
     assert len(set(runs)) == len(runs), "a run that has the name of an earlier one would be refused"
     kinds: Counter[str] = Counter()
@@ -72,8 +57,8 @@ def test_fits_can_be_built(release: Path) -> None:
 def test_other_commands_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[dict[str, Any]] = []
     for name, function in commands.COMMANDS.items():
-        monkeypatch.setitem(commands.COMMANDS, name, _only_read(function, taken))
-    for command in shell_commands():
+        monkeypatch.setitem(commands.COMMANDS, name, only_read(function, taken))
+    for command in shell_commands("reproducing"):
         if command[0] not in ("fit", "sweep"):
             assert main(command) == 0, command
     papers = [given for given in taken if "target" in given]
@@ -85,13 +70,3 @@ def test_other_commands_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for given in owners:
         for name in given["classes"] or []:
             class_number(name, MEDMNIST[given["data"]])
-
-
-def _only_read(function: Any, taken: list[dict[str, Any]]) -> Any:
-    @functools.wraps(function)
-    def read(**given: Any) -> int:
-        inspect.signature(function).bind(**given)
-        taken.append(given)
-        return 0
-
-    return read

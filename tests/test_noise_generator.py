@@ -7,7 +7,9 @@ import io
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,11 +26,13 @@ from torch.optim import SGD
 from salm_lightning.callbacks import progress_bar
 from salm_lightning.callbacks.checkpoint import save_run
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
+from salm_lightning.data.base import Batch
+from salm_lightning.data.device_loader import DeviceLoader
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.generation import generate
 from salm_lightning.modules import FractionalStepLR, NoiseGeneratorModule
 from salm_lightning.noise.methods import SALM, Method, Perturbation, Random
-from salm_lightning.noise.pgd import Objective
+from salm_lightning.noise.pgd import FP16_SCALE, Objective, frozen
 from salm_lightning.noise.rounding import release_images
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.release import verify_release
@@ -423,6 +427,92 @@ def test_writing_the_release_shows_its_progress_on_a_terminal(
         generate(trainer, make_module(data, Random()), data, tmp_path / f"bar-{enabled}")
         assert ("Measuring and writing" in sys.stdout.getvalue()) == (shown and enabled)  # type: ignore[attr-defined]
         assert ("100%" in sys.stdout.getvalue()) == (shown and enabled)  # type: ignore[attr-defined]
+
+
+# Precision ----------------------------------------
+
+
+def watched(module: NoiseGeneratorModule) -> list[tuple[str, torch.dtype, torch.dtype]]:
+    """Return a list that fills up with each pass of the source model: its kind, and the types of what goes in and comes out."""
+    passes: list[tuple[str, torch.dtype, torch.dtype]] = []
+    module.source.register_forward_hook(
+        lambda source, given, made: passes.append(("source" if source.training else "pgd", given[0].dtype, made.dtype))
+    )
+    return passes
+
+
+def on_a_gpu(*values: Any) -> Any:
+    return pytest.param(*values, marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")])
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "precision", "low"),
+    [
+        ("cpu", "32-true", torch.float32),
+        ("cpu", "bf16-mixed", torch.bfloat16),
+        on_a_gpu("cuda", "bf16-mixed", torch.bfloat16),
+        on_a_gpu("cuda", "16-mixed", torch.float16),
+    ],
+)
+def test_the_source_model_runs_in_the_precision_of_the_trainer_and_the_noise_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerator: str, precision: Any, low: torch.dtype
+) -> None:
+    """A fit and its last pass, on the loader that keeps the images on the device."""
+    data = make_data(tmp_path, samples=50, resident="device")
+    module = make_module(data, SALM(percent=10), updates_per_visit=2, last_pass_steps=3, width=0.0625)
+    passes, noise, improve = watched(module), [], module._improve
+
+    def noted(*args: Any) -> Perturbation:
+        noise.append(improve(*args))
+        return noise[-1]
+
+    monkeypatch.setattr(module, "_improve", noted)
+    before = copy.deepcopy(module.state_dict())
+    trainer = make_trainer(tmp_path, 6, accelerator=accelerator, precision=precision)
+    trainer.fit(module, datamodule=data)
+    assert isinstance(data.train_dataloader(), DeviceLoader)
+    assert [kind for kind, _, _ in passes] == ["pgd", "pgd", "source"] * 6
+    folder = generate(trainer, module, data)
+    assert [kind for kind, _, _ in passes[18:]] == ["pgd"] * 3 * 3  # chunks of 24, 24 and 2
+    assert {(given, made) for _, given, made in passes} == {(torch.float32, low)}
+
+    assert len(noise) == 6 + 3
+    assert {tensor.dtype for made in noise for tensor in made} == {torch.float32}
+    assert {made.delta.device.type for made in noise} == {accelerator}
+    assert module._store is not None
+    indices = torch.from_numpy(module._store.indices)
+    kept = module._store.get(indices, torch.zeros(50, 3, SIZE, SIZE))
+    assert kept.dtype == torch.float32
+    assert kept.flatten(1).any(1).all()
+    assert float(kept.abs().max()) <= 8 / 255 * 1.0001
+
+    after = module.state_dict()
+    assert {name: value.dtype for name, value in after.items()} == {name: value.dtype for name, value in before.items()}
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+    assert all(bool(torch.isfinite(value).all()) for value in after.values())
+    assert any(not torch.equal(after[name].cpu(), before[name]) for name, _ in module.named_parameters())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["settings"]["training"]["precision"] == precision
+    change = read(folder)["train_images"].astype(int) - read(tmp_path)["train_images"]
+    assert 4 < np.abs(change).max() <= 8
+    assert all(check.ok for check in verify_release(folder, data.source_path))
+
+
+@pytest.mark.parametrize("purpose", ["eot", "last"])
+@pytest.mark.parametrize(("precision", "scale"), [("32-true", 1.0), ("bf16-mixed", 1.0), ("16-mixed", FP16_SCALE)])
+def test_the_input_gradient_is_scaled_in_fp16_alone(tmp_path: Path, purpose: str, precision: str, scale: float) -> None:
+    """The Trainer's word for the precision decides; without the scale small gradients are lost, and nothing else would tell."""
+    data = make_data(tmp_path)
+    module = make_module(data)
+    images = as_tensor(read(tmp_path)["train_images"][:6])
+    batch = Batch(images, torch.arange(6) % 3, torch.arange(6))
+    module.trainer = SimpleNamespace(precision=precision)
+    gradient = module._input_gradient(batch, purpose, 0)
+    assert gradient.half is (precision == "16-mixed")
+    plain = replace(gradient, half=False)
+    zero = torch.zeros_like(images)
+    with frozen(module.source):
+        torch.testing.assert_close(gradient(zero, 0), plain(zero, 0) * scale)
 
 
 # Rounding to the bytes of the release ----------------------------------------

@@ -219,3 +219,15 @@ def test_ordered_classes_have_a_kappa_in_the_proof(capsys: pytest.CaptureFixture
     assert "weighted kappa" in shown
     kappa = json.loads((OUT / "victim-clean/results.json").read_text())["test"]["kappa"]
     assert f"{kappa:.3f}" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_quickstart_protects() -> None:
+    """Minutes: what `make demo` shows, and docs/results.md promises of every seed, at its real length."""
+    assert _protect("--config quickstart.yaml --out out") == 0
+    clean, protected = (
+        json.loads((OUT / f"victim-{name}/results.json").read_text())["test"]["acc"] for name in ("clean", "protected")
+    )
+    assert clean >= 0.9
+    assert protected <= clean / 2

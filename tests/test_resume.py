@@ -246,7 +246,7 @@ def before_publishing(rank: int) -> None:
         pytest.param("fresh", at_step(8), -9, 5, 4, id="fresh-step", marks=pytest.mark.slow),
         pytest.param("persistent", between_optimizer_and_noise, -9, 5, 4, id="within-a-step"),
         pytest.param("persistent", in_snapshot, -9, 5, 4, id="in-snapshot"),
-        pytest.param("persistent", before_rename, -9, 5, 4, id="in-checkpoint", marks=pytest.mark.slow),
+        pytest.param("persistent", before_rename, -9, 5, 4, id="in-checkpoint"),
         pytest.param("persistent", before_clearing, -9, 10, 4, id="before-clearing", marks=pytest.mark.slow),
         pytest.param("persistent", at_end_of_training, -9, 12, 4, id="end-of-training", marks=pytest.mark.slow),
         pytest.param("persistent", at_chunk(3), -9, 12, 1, id="last-pass"),
@@ -276,7 +276,7 @@ def test_interrupted_generator_equals_an_uninterrupted_one(
     ("patch", "exit_code", "stands"),
     [
         pytest.param(at_step(6, signal.SIGTERM), 143, 6, id="victim-SIGTERM-at-validation"),
-        pytest.param(at_step(8), -9, 5, id="victim-step", marks=pytest.mark.slow),
+        pytest.param(at_step(8), -9, 5, id="victim-step"),
         pytest.param(before_rename, -9, 5, id="victim-in-checkpoint", marks=pytest.mark.slow),
         pytest.param(at_end_of_training, -9, 12, id="victim-end-of-training"),
     ],
