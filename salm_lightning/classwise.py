@@ -29,7 +29,7 @@ from salm_lightning.release import Manifest, write_release
 from salm_lightning.release.archive import NpzReader
 from salm_lightning.summary import measured_table, say, write_json
 from salm_lightning.trainers import check_accelerator
-from salm_lightning.training import Training, check_result, open_data, proof_table, settings_of
+from salm_lightning.training import VICTIMS, Training, check_result, open_data, proof_table, results_file, settings_of
 
 SETTINGS = "classwise.json"
 _ROWS = 128
@@ -124,8 +124,11 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         OutputExistsError: It holds classes made with other settings.
     """
     path = folder / SETTINGS
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings and any(folder.glob("class-*")):
-        raise OutputExistsError(f"out={folder} holds classes made with other settings; name another folder, or remove it.")
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
+        if any(folder.glob("class-*")):
+            raise OutputExistsError(f"out={folder} holds classes made with other settings; name another folder, or remove it.")
+        for name in VICTIMS:
+            results_file(folder, name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 

@@ -129,6 +129,20 @@ def test_an_interrupted_proof_goes_on_with_the_victim_that_is_missing(
     assert _protect(f"mine.npz {SHORT}") == 2, "what is finished stays"
 
 
+def test_a_replacement_that_was_interrupted_is_not_taken_for_what_it_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _protect(f"mine.npz {SHORT} --proof false") == 0
+    old = Manifest.read(OUT / "protected")
+    seen: list[int] = []
+    _interrupt_at(monkeypatch, NoiseGeneratorModule, 1, seen)
+    again = f"mine.npz {SHORT} --steps 4 --proof false --method.percent 20"
+    assert _protect(f"{again} --overwrite true") == 143
+    assert Manifest.read(OUT / "protected") == old, "it stays until the new one stands"
+    assert _protect(again) == 0
+    assert seen == [0, 1, 2, 3]
+    assert Manifest.read(OUT / "protected").settings["method"]["percent"] == 20
+    assert _protect(again) == 2, "what is finished stays"
+
+
 def test_an_unfinished_result_of_other_settings_is_in_the_way(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

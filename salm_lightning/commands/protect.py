@@ -13,9 +13,11 @@ from lightning.pytorch import seed_everything
 from rich.console import Console
 
 from salm_lightning.data import ImageDataModule
+from salm_lightning.data.arrays import file_sha256
 from salm_lightning.errors import OutputExistsError
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release import Manifest
+from salm_lightning.release.manifest import MANIFEST
 from salm_lightning.summary import command, measured_table, say, verify_command, write_json
 from salm_lightning.trainers import Precision, check_accelerator
 from salm_lightning.training import (
@@ -104,32 +106,38 @@ def protect(
     begin = time.perf_counter()
     images = open_data(data, size, root, batch_size=batch_size, seed=seed)
     folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
-    _begin(folder, settings_of(method, training, images), proof, overwrite)
+    released = _begin(folder, settings_of(method, training, images), proof, overwrite)
     training_of = f", {steps} steps" if method.trains_source_on else ", which needs no training"
     first, release = f"[1/{3 if proof else 1}]", folder / PROTECTED
-    if release.exists() and not overwrite:
+    if released:
         say(f"{first} the noise: done before")
     else:
         say(f"{first} making the noise: {method.name}{training_of}")
-        training.release(method, images, folder, overwrite)
+        training.release(method, images, folder, overwrite=True)
     results = training.compare(images, release, folder, ("[2/3] ", "[3/3] ")) if proof else {}
     _summary(release, results, time.perf_counter() - begin, images)
     return 0
 
 
-def _begin(folder: Path, settings: dict[str, Any], proof: bool, overwrite: bool) -> None:
+def _begin(folder: Path, settings: dict[str, Any], proof: bool, overwrite: bool) -> bool:
     """Take the folder of a result: what the same command has left unfinished there goes on, anything else is in the way.
+
+    Returns:
+        Whether its release stands; another one that is there may be replaced, now or since the command began.
 
     Raises:
         OutputExistsError: A result stands there, or an unfinished one with other settings, and ``overwrite`` is off.
     """
-    path, parts = folder / SETTINGS, [folder / PROTECTED]
-    parts += [results_file(folder, name) for name in VICTIMS] if proof else []
-    made = [folder / name for name in (GENERATOR, *(f"victim-{victim}" for victim in VICTIMS))]
-    begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if not overwrite and begun == settings and not all(part.exists() for part in parts):
-        return
+    path, manifest = folder / SETTINGS, folder / PROTECTED / MANIFEST
+    found = file_sha256(manifest) if manifest.is_file() else None
+    begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    mine = begun == {**settings, "replaces": begun.get("replaces")}
+    released = mine and found not in (None, begun["replaces"])
+    proven = not proof or all(results_file(folder, name).is_file() for name in VICTIMS)
+    if mine and not overwrite and not (released and proven):
+        return released
     check_result(folder, overwrite)
+    made = [folder / name for name in (GENERATOR, *(f"victim-{victim}" for victim in VICTIMS))]
     if not overwrite and any(part.exists() for part in made):
         raise OutputExistsError(
             f"out={folder} holds an unfinished result with other settings; repeat its command, name another folder, or begin anew with "
@@ -138,7 +146,8 @@ def _begin(folder: Path, settings: dict[str, Any], proof: bool, overwrite: bool)
     for part in made:
         shutil.rmtree(part, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
+    write_json(path, {**settings, "replaces": found})
+    return False
 
 
 def _summary(release: Path, results: dict[str, dict[str, Any]], seconds: float, images: ImageDataModule) -> None:
