@@ -155,7 +155,7 @@ class SalmCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, ImportError, ValueError) as error:
             raise own_error(error) from error
         except KeyError as error:
             if "SLURM" not in str(error):

@@ -80,6 +80,8 @@ WRONG = [
     (VICTIM.replace("fit", "test"), ["test needs --ckpt_path: the folder of a run"]),
     (GENERATOR.replace("fit", "validate"), ["validate needs --ckpt_path"]),
     (f"{VICTIM} --trainer.accelerator gpuu", ["accelerator='gpuu'", "cpu"]),
+    (f"{VICTIM} --trainer.accelerator tpu", ["torch_xla"]),
+    ("reproduce table1 --accelerator tpu", ["accelerator=tpu", "Give auto, cpu or gpu"]),
     # Linked options.
     (f"{VICTIM} --model.num_classes 7", ["--model.num_classes cannot be set", "taken from the data"]),
     (f"{VICTIM} --model.init_args.task binary-class", ["--model.task cannot be set", "taken from the data"]),

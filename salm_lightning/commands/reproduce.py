@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from salm_lightning.errors import ConfigurationError, look_up
-from salm_lightning.trainers import Precision
+from salm_lightning.trainers import Precision, check_accelerator
 
 
 def reproduce(
@@ -59,6 +59,7 @@ def reproduce(
     chosen = TARGETS[look_up("target", target, TARGETS)]
     if workers < 1:
         raise ConfigurationError(f"workers={workers} is out of range; give 1 or more.")
+    check_accelerator(accelerator)
     settings = Settings(scale, width, tuple([0] if seeds is None else seeds), root, accelerator, precision)
     cells = chosen.choose(datasets, methods)
     experiment = chosen.experiment(cells, Lab(settings, out, workers, general, download=not dry_run))
