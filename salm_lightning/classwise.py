@@ -113,7 +113,7 @@ def _support(
         return *support_of_folder(Path(support), images.image_size, number, seed), str(Path(support).resolve())
     # MedMNIST has few sizes: the smallest one that loses nothing
     size = min((size for size in SIZES if size >= images.image_size), default=max(SIZES)) if support in MEDMNIST else None
-    data = open_data(support, size, root, seed=seed)
+    data = open_data(support, size, root, "support", seed=seed)
     return *support_of(data, number, seed), support if data.source_path is None else file_sha256(data.source_path)
 
 

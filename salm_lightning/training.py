@@ -158,19 +158,20 @@ def results_file(folder: Path, name: str) -> Path:
     return folder / f"victim-{name}" / RESULTS
 
 
-def open_data(data: str, size: int | None, root: Path | None, **options: Any) -> ImageDataModule:
+def open_data(data: str, size: int | None, root: Path | None, argument: str = "data", **options: Any) -> ImageDataModule:
     """Return the DataModule for what a user names as data, loaded.
 
     Args:
         data: A MedMNIST name, an ``.npz`` file in MedMNIST's layout, or ``synthetic``.
         size: Height and width for a name; ``None`` is 28.
         root: Folder of MedMNIST's files.
+        argument: What the user calls it.
         **options: Further options of the DataModule.
 
     Raises:
         SalmError: It is neither a MedMNIST name, nor an ``.npz`` file, nor ``synthetic``; or it cannot be read.
     """
-    images = _choose_data(data, size, root, **options)
+    images = _choose_data(data, size, root, argument, **options)
     images.prepare_data()
     images.setup("fit")
     return images
@@ -191,13 +192,13 @@ def open_original(source: str, root: Path | None, manifest: Manifest, **options:
     info, dataset = manifest.info, manifest.dataset
     derived = dataset.get("labels") == ANY_FINDING
     if source in MEDMNIST:
-        return open_data(source, info.size, root, any_finding=derived, **options)
+        return open_data(source, info.size, root, "source", any_finding=derived, **options)
     if derived:
         raise ConfigurationError(
             f"source={source}: its labels were derived from several per image; give the MedMNIST name, and its folder with --root."
         )
     if source != SYNTHETIC:
-        return open_data(source, None, root, task=info.task, **options)
+        return open_data(source, None, root, "source", task=info.task, **options)
     drawn = {f"{name}_size": count for name, count in dataset["num_samples"].items()}
     drawn |= {"num_classes": info.num_classes, "channels": info.channels, "multi_label": info.task is Task.MULTI_LABEL}
     return open_data(source, info.size, root, seed=manifest.settings["seed"], **drawn, **options)
@@ -225,7 +226,7 @@ def proof_table(results: dict[str, dict[str, Any]], images: ImageDataModule) -> 
     return metrics_table(title, "trained on", rows, digits=1)
 
 
-def _choose_data(data: str, size: int | None, root: Path | None, **options: Any) -> ImageDataModule:
+def _choose_data(data: str, size: int | None, root: Path | None, argument: str, **options: Any) -> ImageDataModule:
     if data == SYNTHETIC:
         return SyntheticDataModule(size=size or 28, **options)
     if data in MEDMNIST:
@@ -237,6 +238,6 @@ def _choose_data(data: str, size: int | None, root: Path | None, **options: Any)
             )
         return NpzDataModule(data, **options)
     raise DataError(
-        f"data={data!r} is neither a MedMNIST name, nor an .npz file in MedMNIST's layout, nor {SYNTHETIC!r}"
+        f"{argument}={data!r} is neither a MedMNIST name, nor an .npz file in MedMNIST's layout, nor {SYNTHETIC!r}"
         f"{did_you_mean(data, [*MEDMNIST, SYNTHETIC]) or '.'} Names: {', '.join(MEDMNIST)}."
     )

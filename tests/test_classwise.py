@@ -126,7 +126,7 @@ def test_two_classes_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
         ("bloodmnist photos --classes []", "classes is empty"),
         ("chestmnist bloodmnist", "several labels per image"),
         ("bloodmnist chestmnist", "several labels per image"),
-        ("bloodmnist nowhere", "nowhere"),
+        ("bloodmnist nowhere", "support='nowhere'"),
         ("bloodmnist bloodmnist --num_support 9", "num_support=9"),
         ("bloodmnist bloodmnist --training.steps 0", "steps=0"),
     ],
