@@ -22,6 +22,7 @@ from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.base import Split
 from salm_lightning.data.combined import ClassWithSupport, support_of, support_of_folder
 from salm_lightning.data.medmnist import SIZES
+from salm_lightning.data.scratch import Scratch
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.noise.selection import class_number
@@ -83,7 +84,8 @@ def classwise(
     if classes == []:
         raise ConfigurationError("classes is empty; name one or more, or leave it out for all.")
     numbers = list(range(images.num_classes)) if classes is None else [class_number(name, images.info) for name in classes]
-    splits, names, origin = _support(support, images, root, num_support, training.seed)
+    scratch = Scratch()  # its files go with it
+    splits, names, origin = _support(support, images, root, num_support, training.seed, scratch)
     folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}-classwise"
     check_result(folder, overwrite)
     scenario = {"scenario": "class-wise", "classes": numbers, "support": Path(support).name, "support_classes": list(names)}
@@ -106,11 +108,11 @@ def classwise(
 
 
 def _support(
-    support: str, images: ImageDataModule, root: Path | None, number: int | None, seed: int
+    support: str, images: ImageDataModule, root: Path | None, number: int | None, seed: int, scratch: Scratch
 ) -> tuple[dict[str, Split], tuple[str, ...], str]:
     """Return splits and names of the support classes, and what tells their origin from another."""
     if Path(support).is_dir():
-        return *support_of_folder(Path(support), images.image_size, number, seed), str(Path(support).resolve())
+        return *support_of_folder(Path(support), images.image_size, number, seed, scratch), str(Path(support).resolve())
     # MedMNIST has few sizes: the smallest one that loses nothing
     size = min((size for size in SIZES if size >= images.image_size), default=max(SIZES)) if support in MEDMNIST else None
     data = open_data(support, size, root, "support", seed=seed)

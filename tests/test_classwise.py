@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ from fakes import write_fake_npz
 from PIL import Image
 
 from salm_lightning.cli import main
-from salm_lightning.data import MEDMNIST, NpzDataModule, SyntheticDataModule
+from salm_lightning.data import MEDMNIST, SPLITS, NpzDataModule, SyntheticDataModule, arrays, datamodule
+from salm_lightning.data.arrays import cache_root
 from salm_lightning.data.combined import ClassWithSupport, fit_images, support_of, support_of_folder
+from salm_lightning.data.scratch import Scratch
 from salm_lightning.errors import ConfigurationError, DataError
 from salm_lightning.release import Manifest
 
@@ -63,6 +67,34 @@ def test_the_class_comes_first_and_support_follows() -> None:
     assert len(train) == len(mine) + 16
 
 
+def test_large_images_lie_in_files_and_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is read and scaled block by block; here nothing fits."""
+    monkeypatch.setenv("SALM_CACHE_DIR", str(tmp_path / "cache"))
+    write_fake_npz(Path("bloodmnist.npz"), MEDMNIST["bloodmnist"], (300, 16, 16))
+    write_fake_npz(Path("breastmnist.npz"), replace(MEDMNIST["breastmnist"], size=14), (150, 6, 6))
+    photos = _folder(Path("photos"), {"cat": 12, "dog": 5})
+
+    def combine(scratch: Scratch, folder: bool) -> ClassWithSupport:
+        of_folder = support_of_folder(photos, 28, None, 0, scratch)
+        support = of_folder if folder else support_of(NpzDataModule("breastmnist.npz"), None, 0)
+        return ClassWithSupport(NpzDataModule("bloodmnist.npz"), 2, *support)
+
+    for folder in (False, True):
+        whole = combine(Scratch(), folder)
+        with monkeypatch.context() as small:
+            for place in (arrays, datamodule):
+                small.setattr(place, "RESIDENT_LIMIT", 0)
+            mapped = combine(scratch := Scratch(0), folder)
+            for name in SPLITS:
+                assert isinstance(mapped.split(name).images, np.memmap)
+                assert np.array_equal(mapped.split(name).images, whole.split(name).images)
+                assert np.array_equal(mapped.split(name).labels, whole.split(name).labels)
+        assert list(cache_root().glob(".scratch-*"))
+        del mapped, scratch
+        gc.collect()
+        assert not list(cache_root().glob(".scratch-*")), "the files go with what made them"
+
+
 def test_support_classes_are_drawn_with_the_seed() -> None:
     data = SyntheticDataModule(num_classes=8, train_size=16, val_size=8, test_size=8)
     names = [support_of(data, 3, seed)[1] for seed in (0, 0, 1, 2)]
@@ -71,7 +103,7 @@ def test_support_classes_are_drawn_with_the_seed() -> None:
 
 
 def test_image_folder() -> None:
-    splits, names = support_of_folder(_folder(Path("photos"), {"cat": 12, "dog": 5}), 28, None, seed=0)
+    splits, names = support_of_folder(_folder(Path("photos"), {"cat": 12, "dog": 5}), 28, None, 0, Scratch())
     assert names == ("cat", "dog")
     assert {name: len(split) for name, split in splits.items()} == {"train": 10 + 3, "val": 2, "test": 2}
     assert splits["train"].images.shape[1:] == (28, 28, 3)
@@ -81,9 +113,13 @@ def test_image_folder() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: support_of_folder(_folder(Path("few"), {"cat": 2}), 28, None, 0), DataError, "'cat' has 2 images"),
-        (lambda: support_of_folder(_folder(Path("two"), {"a": 3, "b": 3}), 28, 3, 0), ConfigurationError, "num_support=3"),
-        (lambda: support_of_folder(Path.cwd(), 28, None, 0), DataError, "one subfolder"),
+        (lambda: support_of_folder(_folder(Path("few"), {"cat": 2}), 28, None, 0, Scratch()), DataError, "'cat' has 2 images"),
+        (
+            lambda: support_of_folder(_folder(Path("two"), {"a": 3, "b": 3}), 28, 3, 0, Scratch()),
+            ConfigurationError,
+            "num_support=3",
+        ),
+        (lambda: support_of_folder(Path.cwd(), 28, None, 0, Scratch()), DataError, "one subfolder"),
     ],
 )
 def test_bad_support(make, error: type[Exception], message: str) -> None:

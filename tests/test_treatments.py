@@ -676,7 +676,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def scratch(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.glob(".prepared-*/*"))
+    return sorted(path.name for path in cache.glob(".scratch-*/*"))
 
 
 @pytest.mark.parametrize("resident", ["device", "mapped"])
@@ -690,7 +690,7 @@ def test_images_are_prepared_once_for_fit_and_test(tmp_path: Path, cache: Path, 
     module.seen.clear()
     trainer.test(module, datamodule=data, verbose=False)
     check_seen(module, data, {"test": on_test})
-    assert not list(cache.glob(".prepared-*")), "scratch files are left behind"
+    assert not list(cache.glob(".scratch-*")), "scratch files are left behind"
     # The same data serve another victim as they are stored.
     clean = watch(data, None)
     make_trainer(tmp_path, 3, limit_val_batches=1.0).fit(clean, datamodule=data)
@@ -706,8 +706,8 @@ def test_large_splits_go_to_a_scratch_file(tmp_path: Path, cache: Path, monkeypa
     files: list[str] = []
     monkeypatch.setattr(module, "on_train_end", lambda: files.extend(scratch(cache)))
     make_trainer(tmp_path, 3, limit_val_batches=1.0).fit(module, datamodule=data)
-    assert files == ["train.npy"]
-    assert not list(cache.glob(".prepared-*"))
+    assert files == ["1.npy"]
+    assert not list(cache.glob(".scratch-*"))
     check_seen(module, data, dict.fromkeys(SIZES, True))
 
 
@@ -717,9 +717,9 @@ def test_workers_read_prepared_images(tmp_path: Path, cache: Path) -> None:
     data.prepare_images(lambda: Negative().preparation(data.split("train"), data.info, 0), ("train",))
     for images, _, indices in data.train_dataloader():
         assert torch.equal(images, 255 - to_tensor(data.split("train").images[indices.numpy()]))
-    assert scratch(cache) == ["train.npy"]
+    assert scratch(cache) == ["1.npy"]
     data.teardown("fit")
-    assert not list(cache.glob(".prepared-*"))
+    assert not list(cache.glob(".scratch-*"))
 
 
 def test_ranks_prepare_their_own_images_and_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -762,7 +762,7 @@ def test_a_failed_fit_leaves_the_data_clean(tmp_path: Path, cache: Path) -> None
         next(module.network.parameters()).fill_(torch.nan)
     with pytest.raises(DivergedError):
         make_trainer(tmp_path, 3).fit(module, datamodule=data)
-    assert not list(cache.glob(".prepared-*"))
+    assert not list(cache.glob(".scratch-*"))
     (images, *_), *_ = data.train_dataloader()
     assert any(torch.equal(images[0], image) for image in to_tensor(data.split("train").images))
 

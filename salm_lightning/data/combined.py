@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,21 @@ from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.data.batches import permutation
 from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.data.mapped_rows import MappedRows
+from salm_lightning.data.scratch import Scratch, as_written
 from salm_lightning.errors import ConfigurationError, DataError
 
 MAX_PER_CLASS = 1000
 """Images taken of each class of an image folder: support classes need variety, not their last image."""
+_ROWS = 128  # images that are scaled at a time
 
 
 class ClassWithSupport(ImageDataModule):
     """The images of one class, and support classes from another dataset that give a source model something to tell them from.
 
     The owner of one class has no other class of the dataset. Label 0 is the target class, whose images come first in each split and
-    in their order; the support classes follow. All of them are held in memory, whatever the size of the images: support classes
-    are scaled to that of the target, and a class is a small part of a dataset.
+    in their order; the support classes follow, scaled to the size of the target. Together they are held in memory or in a scratch file,
+    as the images of any dataset are.
 
     Args:
         target: The dataset of the class; a single-label one.
@@ -57,16 +61,22 @@ class ClassWithSupport(ImageDataModule):
         self.target = target
         self.target_class = target_class
         self.support = support
+        self._scratch = Scratch(self._resident_limit())
 
     def load_splits(self) -> dict[str, Split]:
         """Put the class and its support together."""
         return {name: self._combine(self.target.split(name), self.support[name]) for name in SPLITS}
 
     def _combine(self, target: Split, support: Split) -> Split:
-        own = target.images[target.labels[:, 0] == self.target_class]
-        images = np.concatenate([own, fit_images(support.images[:], self.image_size, self.channels)])
+        own = np.flatnonzero(target.labels[:, 0] == self.target_class)
+        images = self._scratch.empty((len(own) + len(support), *target.images.shape[1:]))
+        for rows in _blocks(len(own)):
+            images[rows] = target.images[own[rows]]
+        for rows in _blocks(len(support)):
+            fitted = fit_images(support.images[rows], self.image_size, self.channels)
+            images[len(own) + rows.start : len(own) + rows.stop] = fitted
         labels = np.concatenate([np.zeros((len(own), 1), np.int64), support.labels.astype(np.int64) + 1])
-        return Split(images, labels)
+        return Split(as_written(images), labels)
 
 
 def support_of(data: ImageDataModule, number: int | None, seed: int) -> tuple[dict[str, Split], tuple[str, ...]]:
@@ -90,7 +100,9 @@ def support_of(data: ImageDataModule, number: int | None, seed: int) -> tuple[di
     return splits, tuple(data.info.class_names[index] for index in chosen)
 
 
-def support_of_folder(root: Path, size: int, number: int | None, seed: int) -> tuple[dict[str, Split], tuple[str, ...]]:
+def support_of_folder(
+    root: Path, size: int, number: int | None, seed: int, scratch: Scratch
+) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Return the classes of an image folder, one subfolder per class, as support classes.
 
     Of each class at most :data:`MAX_PER_CLASS` images, drawn with the seed, are read; a tenth of them are the val split, and a tenth
@@ -101,6 +113,7 @@ def support_of_folder(root: Path, size: int, number: int | None, seed: int) -> t
         size: Height and width that the images get: the shorter side is scaled, the middle cut out.
         number: How many of its classes, drawn with the seed; ``None`` is all.
         seed: Settles which classes and images.
+        scratch: Where the images are kept.
 
     Returns:
         Splits of RGB images with labels ``[N, 1]`` from 0, and the names of the classes.
@@ -115,7 +128,7 @@ def support_of_folder(root: Path, size: int, number: int | None, seed: int) -> t
         raise DataError(f"support={root} is no image folder ({error}); it needs one subfolder with images per class.") from error
     labels = np.asarray(folder.targets)
     chosen = _choose(len(folder.classes), number, seed, str(root))
-    parts: dict[str, list[tuple[NDArray[np.uint8], int]]] = {name: [] for name in SPLITS}
+    parts: dict[str, list[tuple[NDArray[np.int64], int]]] = {name: [] for name in SPLITS}
     for label, index in enumerate(chosen):
         members = np.flatnonzero(labels == index)
         members = members[permutation(len(members), seed, "support images", index)][:MAX_PER_CLASS]
@@ -123,8 +136,10 @@ def support_of_folder(root: Path, size: int, number: int | None, seed: int) -> t
             raise DataError(f"support={root}: class {folder.classes[index]!r} has {len(members)} images; give 3 or more.")
         held = max(1, len(members) // 10)
         for name, rows in zip(SPLITS, np.split(members, [len(members) - 2 * held, len(members) - held]), strict=True):
-            parts[name].append((np.stack([_read(folder, row, size) for row in rows]), label))
-    return {name: _join(part) for name, part in parts.items()}, tuple(folder.classes[index] for index in chosen)
+            parts[name].append((rows, label))
+    return {name: _read_all(folder, part, size, scratch) for name, part in parts.items()}, tuple(
+        folder.classes[index] for index in chosen
+    )
 
 
 def fit_images(images: NDArray[np.uint8], size: int, channels: int) -> NDArray[np.uint8]:
@@ -157,8 +172,14 @@ def _choose(available: int, number: int | None, seed: int, name: str) -> list[in
 
 
 def _relabel(split: Split, chosen: list[int]) -> Split:
-    rows = np.isin(split.labels[:, 0], chosen)
-    return Split(split.images[rows], np.searchsorted(chosen, split.labels[rows]))
+    rows = np.flatnonzero(np.isin(split.labels[:, 0], chosen))
+    images = MappedRows(split.images, rows) if isinstance(split.images, np.memmap) else split.images[rows]
+    return Split(images, np.searchsorted(chosen, split.labels[rows]))
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    for start in range(0, count, _ROWS):
+        yield slice(start, min(start + _ROWS, count))
 
 
 def _read(folder: ImageFolder, row: int, size: int) -> NDArray[np.uint8]:
@@ -170,6 +191,11 @@ def _read(folder: ImageFolder, row: int, size: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def _join(parts: list[tuple[NDArray[np.uint8], int]]) -> Split:
-    labels = np.concatenate([np.full((len(images), 1), label, np.int64) for images, label in parts])
-    return Split(np.concatenate([images for images, _ in parts]), labels)
+def _read_all(folder: ImageFolder, parts: list[tuple[NDArray[np.int64], int]], size: int, scratch: Scratch) -> Split:
+    """Read images class by class."""
+    rows = np.concatenate([rows for rows, _ in parts])
+    images = scratch.empty((len(rows), size, size, 3))
+    for position, row in enumerate(rows):
+        images[position] = _read(folder, int(row), size)
+    labels = np.concatenate([np.full((len(rows), 1), label, np.int64) for rows, label in parts])
+    return Split(as_written(images), labels)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from salm_lightning.data.arrays import cache_root, to_tensor
+from salm_lightning.data.arrays import to_tensor
 from salm_lightning.data.base import Split
-from salm_lightning.errors import ConfigurationError, DataError
+from salm_lightning.data.scratch import Scratch, as_written
+from salm_lightning.errors import ConfigurationError
 
 Preparation = Callable[[Tensor, Tensor], Tensor]
 """Takes images uint8 ``[B, C, H, W]`` and their indices int64 ``[B]``, and returns what takes their place, same shape and type."""
@@ -35,8 +34,7 @@ class PreparedImages:
     def __init__(self, make: Callable[[], Preparation | None], names: Collection[str], limit: int) -> None:
         self._make = cache(make)
         self._names = names
-        self._limit = limit
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch = Scratch(limit)
         self._done: dict[str, Split] = {}
 
     def split(self, name: str, split: Split, rows: NDArray[np.int64], device: torch.device) -> Split:
@@ -55,40 +53,24 @@ class PreparedImages:
         if name not in self._names or (preparation := self._make()) is None:
             return split
         if name not in self._done:
-            try:
-                self._done[name] = Split(self._prepare(name, split, rows, preparation, device), split.labels)
-            except OSError as error:
-                raise DataError(
-                    f"The prepared images cannot be written to {cache_root()} ({error}). Set SALM_CACHE_DIR to a writable folder "
-                    "with room for them."
-                ) from error
+            self._done[name] = Split(self._prepare(split, rows, preparation, device), split.labels)
         return self._done[name]
 
     def close(self) -> None:
         """Remove the scratch files."""
         self._done.clear()
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        self._scratch.close()
 
     def _prepare(
-        self, name: str, split: Split, rows: NDArray[np.int64], preparation: Preparation, device: torch.device
+        self, split: Split, rows: NDArray[np.int64], preparation: Preparation, device: torch.device
     ) -> NDArray[np.uint8]:
-        shape, bytes_per_image = split.images.shape, int(np.prod(split.images.shape[1:]))
-        mapped = len(rows) * bytes_per_image > self._limit
-        path = self._scratch_folder() / f"{name}.npy" if mapped else None
-        # Neither takes room for rows that are never written.
-        images = np.lib.format.open_memmap(path, "w+", np.uint8, shape) if path else np.empty(shape, np.uint8)
+        bytes_per_image = int(np.prod(split.images.shape[1:]))
+        images = self._scratch.empty(split.images.shape, len(rows) * bytes_per_image)
         step = max(1, _CHUNK // bytes_per_image)
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             images[part] = _apply(preparation, split.images[part], part, device)
-        return np.load(path, mmap_mode="r", allow_pickle=False) if path else images
-
-    def _scratch_folder(self) -> Path:
-        if self._scratch is None:
-            cache_root().mkdir(parents=True, exist_ok=True)
-            self._scratch = tempfile.TemporaryDirectory(prefix=".prepared-", dir=cache_root())
-        return Path(self._scratch.name)
+        return as_written(images)
 
 
 def _apply(
