@@ -11,6 +11,7 @@ import torch
 from fakes import fake_arrays, write_fake_npz
 
 import salm_lightning.data.arrays as arrays_file
+from salm_lightning import terminal
 from salm_lightning.data import SPLITS, DatasetInfo, Task
 from salm_lightning.data.arrays import file_md5, file_sha256, infer_info, labels_to_tensor, read_npz, to_tensor
 from salm_lightning.errors import DataError
@@ -233,3 +234,20 @@ def test_classes_without_training_images_are_named(tmp_path: Path) -> None:
     write_fake_npz(tmp_path / "set.npz", GREY, (4, 4, 4), train_labels=np.array([[0], [3], [0], [3]]))
     with pytest.warns(UserWarning, match="no training image has label 1, 2 of 0 to 3"):
         assert infer_info(tmp_path / "set.npz").num_classes == 4
+
+
+def test_reading_a_large_file_is_shown_to_who_watches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SALM_CACHE_DIR", str(tmp_path / "cache"))
+    stored = write_fake_npz(tmp_path / "set.npz", RGB)
+    quiet = file_md5(tmp_path / "set.npz")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(terminal, "is_live", lambda _: True)
+    monkeypatch.setattr(terminal, "_LONG", 0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert file_md5(tmp_path / "set.npz") == quiet
+    np.testing.assert_array_equal(read_npz(tmp_path / "set.npz", RGB, 0)["train"].images, stored["train_images"])
+    shown = capsys.readouterr().err
+    for what in ("Comparing the checksum", "Unpacking train_images", " kB"):
+        assert what in shown

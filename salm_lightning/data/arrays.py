@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.errors import DataError
+from salm_lightning.terminal import watched
 
 RESIDENT_LIMIT = 2**28
 """Bytes of uint8 images up to which an archive is held in memory; a larger one is memory-mapped.
@@ -42,12 +43,14 @@ class _Header:
 
 def file_md5(path: str | Path) -> str:
     """Return a file's MD5 sum in hexadecimal; it identifies official MedMNIST files and protects nothing."""
-    return _file_hash(path, "md5")
+    with Path(path).open("rb") as file, watched(file, Path(path).stat().st_size, "Comparing the checksum") as reader:
+        return _digest(reader, "md5")
 
 
 def file_sha256(path: str | Path) -> str:
     """Return a file's SHA-256 sum in hexadecimal."""
-    return _file_hash(path, "sha256")
+    with Path(path).open("rb") as file:
+        return _digest(file, "sha256")
 
 
 def checksums_of(options: Mapping[str, Any]) -> dict[str, str]:
@@ -56,11 +59,10 @@ def checksums_of(options: Mapping[str, Any]) -> dict[str, str]:
     return {name: file_sha256(path) for name, path in named.items() if path.is_file()}
 
 
-def _file_hash(path: str | Path, algorithm: str) -> str:
+def _digest(file: BinaryIO, algorithm: str) -> str:
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    with Path(path).open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+    while block := file.read(_BLOCK):
+        digest.update(block)
     return digest.hexdigest()
 
 
@@ -303,8 +305,13 @@ def _unpack(archive: zipfile.ZipFile, path: Path) -> dict[str, NDArray[np.uint8]
 
 def _unpack_member(archive: zipfile.ZipFile, path: Path, name: str, folder: Path) -> None:
     try:
-        with archive.open(f"{name}.npy") as member, (folder / f"{name}.npy").open("wb") as target:
-            shutil.copyfileobj(member, target, _BLOCK)
+        size = archive.getinfo(f"{name}.npy").file_size
+        with (
+            archive.open(f"{name}.npy") as member,
+            watched(cast("BinaryIO", member), size, f"Unpacking {name}") as reader,
+            (folder / f"{name}.npy").open("wb") as target,
+        ):
+            shutil.copyfileobj(reader, target, _BLOCK)
     except _DAMAGED as error:
         raise _damaged(path, name, error) from error
 
