@@ -143,6 +143,7 @@ def test_arch(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_vit_learns_with_the_optimiser_of_its_config() -> None:
     """Minutes: 1000 steps ended at 76 % where chance is 25 %."""
     arguments = [
