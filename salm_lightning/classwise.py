@@ -30,7 +30,7 @@ from salm_lightning.release import Manifest, write_release
 from salm_lightning.release.archive import NpzReader
 from salm_lightning.summary import measured_table, say, write_json
 from salm_lightning.trainers import check_accelerator
-from salm_lightning.training import VICTIMS, Training, check_result, open_data, proof_table, results_file, settings_of
+from salm_lightning.training import PROTECTED, VICTIMS, Training, check_result, open_data, proof_table, results_file, settings_of
 
 SETTINGS = "classwise.json"
 _ROWS = 128
@@ -93,7 +93,7 @@ def classwise(
     _claim(folder, {**settings_of(method, training, images), **scenario, "origin": origin})
     for position, number in enumerate(numbers, start=1):
         part = folder / f"class-{number}"
-        if (part / "protected").exists():
+        if (part / PROTECTED).exists():
             say(f"[{position}/{len(numbers)}] {images.info.class_names[number]}: done before")
             continue
         say(f"[{position}/{len(numbers)}] {images.info.class_names[number]} among {len(names)} support classes")
@@ -137,8 +137,8 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
 
 def _merge(folder: Path, images: ImageDataModule, numbers: list[int], settings: dict[str, Any], overwrite: bool) -> Path:
     """Put the noisy images of all classes into one release; images of other classes stay as they are."""
-    release = folder / "protected"
-    parts = {number: folder / f"class-{number}" / "protected" for number in numbers}
+    release = folder / PROTECTED
+    parts = {number: folder / f"class-{number}" / PROTECTED for number in numbers}
     manifests = {number: Manifest.read(part) for number, part in parts.items()}
     selected = np.isin(images.split("train").labels[:, 0], numbers)
     with ExitStack() as stack:

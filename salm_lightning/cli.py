@@ -359,17 +359,11 @@ def main(args: Sequence[str] | None = None) -> int:
         look_up("command", arguments[0], [*HELP, *commands.COMMANDS])
         with interruptible():
             return commands.run(arguments[0], resolve_configs(arguments)[1:])
-    except SalmError as error:
-        sys.stderr.write(f"salm-cli: error: {error}\n")
-        return 2
-    except MisconfigurationException as error:
+    except (SalmError, MisconfigurationException, OSError) as error:
         sys.stderr.write(f"salm-cli: error: {error}\n")
         return 2
     except (SIGTERMException, Interrupted) as interruption:
         sys.stderr.write(f"salm-cli: interrupted; {_way_on(arguments[0], bool(interruption.code))}.\n")
         return int(interruption.code or INTERRUPTED)
-    except OSError as error:
-        sys.stderr.write(f"salm-cli: error: {error}\n")
-        return 2
     except KeyboardInterrupt:
         return 130

@@ -133,11 +133,12 @@ def _begin(folder: Path, settings: dict[str, Any], proof: bool, overwrite: bool)
     begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     mine = begun == {**settings, "replaces": begun.get("replaces")}
     released = mine and found not in (None, begun["replaces"])
-    proven = not proof or all(results_file(folder, name).is_file() for name in VICTIMS)
+    victims = [results_file(folder, name) for name in VICTIMS]
+    proven = not proof or all(results.is_file() for results in victims)
     if mine and not overwrite and not (released and proven):
         return released
     check_result(folder, overwrite)
-    made = [folder / name for name in (GENERATOR, *(f"victim-{victim}" for victim in VICTIMS))]
+    made = [folder / GENERATOR, *(results.parent for results in victims)]
     if not overwrite and any(part.exists() for part in made):
         raise OutputExistsError(
             f"out={folder} holds an unfinished result with other settings; repeat its command, name another folder, or begin anew with "

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.data.batches import permutation
 from salm_lightning.data.datamodule import ImageDataModule
-from salm_lightning.data.mapped_rows import MappedRows
+from salm_lightning.data.mapped_rows import rows_of
 from salm_lightning.data.scratch import Scratch, as_written
 from salm_lightning.errors import ConfigurationError, DataError
 
@@ -173,8 +173,7 @@ def _choose(available: int, number: int | None, seed: int, name: str) -> list[in
 
 def _relabel(split: Split, chosen: list[int]) -> Split:
     rows = np.flatnonzero(np.isin(split.labels[:, 0], chosen))
-    images = MappedRows(split.images, rows) if isinstance(split.images, np.memmap) else split.images[rows]
-    return Split(images, np.searchsorted(chosen, split.labels[rows]))
+    return Split(rows_of(split.images, rows), np.searchsorted(chosen, split.labels[rows]))
 
 
 def _blocks(count: int) -> Iterator[slice]:

@@ -40,5 +40,10 @@ class MappedRows:
         return _open_rows, (self._source.filename, self._rows)  # type: ignore[attr-defined]
 
 
+def rows_of(images: NDArray[np.uint8] | MappedRows, rows: NDArray[np.int64]) -> NDArray[np.uint8] | MappedRows:
+    """Return some rows of images; those of a memory map stay where they are."""
+    return MappedRows(images, rows) if isinstance(images, np.memmap) else images[rows]
+
+
 def _open_rows(path: Path, rows: NDArray[np.int64]) -> MappedRows:
     return MappedRows(np.load(path, mmap_mode="r", allow_pickle=False), rows)

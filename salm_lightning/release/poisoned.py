@@ -10,7 +10,7 @@ import numpy as np
 from salm_lightning.data.arrays import read_npz
 from salm_lightning.data.base import Split
 from salm_lightning.data.datamodule import ImageDataModule, Resident
-from salm_lightning.data.mapped_rows import MappedRows
+from salm_lightning.data.mapped_rows import rows_of
 from salm_lightning.errors import ConfigurationError, ReleaseError, look_up
 from salm_lightning.release.manifest import Manifest, archive_name
 from salm_lightning.release.verify import verify_release
@@ -87,5 +87,4 @@ class PoisonedDataModule(ImageDataModule):
             raise ConfigurationError(
                 f"part={self.part!r} is empty: all training images of root={self.root} are protected; use all."
             )
-        images = MappedRows(train.images, rows) if isinstance(train.images, np.memmap) else train.images[rows]
-        return Split(images, train.labels[rows])
+        return Split(rows_of(train.images, rows), train.labels[rows])

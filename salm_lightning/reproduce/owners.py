@@ -16,10 +16,10 @@ from salm_lightning.reproduce.cells import SKIPPED, Cell, Owners, Result, accura
 from salm_lightning.reproduce.lab import Lab, Run
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.reproduce.work import Work, classwise_works
-from salm_lightning.summary import RESULTS, say
+from salm_lightning.summary import say
 from salm_lightning.sweep.job import DONE, FAILED, OPEN
 from salm_lightning.sweep.plan import address
-from salm_lightning.training import Training
+from salm_lightning.training import Training, results_file
 
 _GENERAL = "no folder of general images is given: name one with --general FOLDER, with one subfolder of images per class"
 
@@ -81,7 +81,7 @@ class ClassByClass:
         folders = [self._folder(cell, seed) for seed in self.lab.settings.seeds]
         trained_on = "clean" if _recipe(cell).clean else "protected"
         done = [folder for folder in folders if self._status(folder) == DONE]
-        found = [json.loads((folder / f"victim-{trained_on}" / RESULTS).read_text(encoding="utf-8")) for folder in done]
+        found = [json.loads(results_file(folder, trained_on).read_text(encoding="utf-8")) for folder in done]
         status = next((self._status(folder) for folder in folders if folder not in done), DONE)
         reason = next((self._errors[folder] for folder in folders if folder in self._errors), "")
         majority = 100 * found[0]["majority"] if found and cell.measure is accuracy else None
@@ -91,7 +91,7 @@ class ClassByClass:
         if folder in self._errors:
             return FAILED
         # The protected victim is the last one.
-        return DONE if (folder / "victim-protected" / RESULTS).is_file() else OPEN
+        return DONE if results_file(folder, "protected").is_file() else OPEN
 
     def _missing(self, cell: Cell) -> str:
         support = _recipe(cell).support
