@@ -215,3 +215,20 @@ def test_linear_is_linear_in_the_pixels() -> None:
         network(images), torch.einsum("bchw,kchw->bk", (images - 0.5) / 0.25, weight.view(3, 1, 6, 6)) + bias
     )
     assert sum(parameter.numel() for parameter in network.parameters()) == 3 * 36 + 3
+
+
+def test_resnet50_learns_at_the_usual_rate_from_the_first_steps() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(32) % 4
+    images = (0.4 * torch.rand(32, 3, 28, 28, generator=generator) + 0.15 * labels[:, None, None, None]).clamp(0, 1)
+    network = build_classifier("resnet50", 4, 3, 28, width=0.125, seed=0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    losses = []
+    for _ in range(12):
+        loss = nn.functional.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert max(losses) < 2.5
+    assert losses[-1] < 0.7 * losses[0]

@@ -43,7 +43,8 @@ class _ScaledResNet(ResNet):  # type: ignore[misc]
         self, block: type[BasicBlock | Bottleneck], layers: list[int], num_classes: int, channels: int, small: bool, width: float
     ) -> None:
         self._width = width
-        super().__init__(block, layers, num_classes)
+        # At SGD's usual rate of 0.1 the deep ResNet otherwise diverges in its first steps and may never come back; the shallow one does not.
+        super().__init__(block, layers, num_classes, zero_init_residual=block is Bottleneck)
         stem = _scaled(64, width)
         self.conv1 = _first_conv(channels, stem, small)
         self.bn1 = nn.BatchNorm2d(stem)
@@ -64,7 +65,7 @@ def resnet18(num_classes: int, channels: int, size: int, width: float) -> nn.Mod
 
 
 def resnet50(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
-    """Build ResNet-50 (He et al. 2016)."""
+    """Build ResNet-50 (He et al. 2016); its residual branches start at zero (Goyal et al. 2017)."""
     return _ScaledResNet(Bottleneck, [3, 4, 6, 3], num_classes, channels, size <= SMALL_IMAGE, width)
 
 
