@@ -232,3 +232,18 @@ def test_resnet50_learns_at_the_usual_rate_from_the_first_steps() -> None:
         losses.append(loss.item())
     assert max(losses) < 2.5
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_shortcuts_of_narrow_resnets_are_strided_convolutions() -> None:
+    network = build_classifier("resnet18", 4, 3, 28, width=0.125).network
+    plain = {name: layer for name, layer in tv.resnet18().named_modules() if name.endswith("downsample.0")}
+    assert len(plain) == 3
+    for name, expected in plain.items():
+        made = network.get_submodule(name)
+        images = torch.rand(2, made.in_channels, 9, 9).requires_grad_()  # contiguous: there, the strided one is sound everywhere
+        value = made(images)
+        gradients = torch.autograd.grad(value.square().sum(), [images, made.weight])
+        other = nn.functional.conv2d(images, made.weight, stride=expected.stride)
+        torch.testing.assert_close(value, other)
+        for own, oracle in zip(gradients, torch.autograd.grad(other.square().sum(), [images, made.weight]), strict=True):
+            torch.testing.assert_close(own, oracle)
