@@ -13,9 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fakes import write_fake_npz
 from torch import Tensor
 
+from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.noise.methods import SALM
+from salm_lightning.release import write_release
+from salm_lightning.treatments import Grey, Median
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -50,6 +54,31 @@ def test_frontier(tmp_path: Path) -> None:
     printed = run("frontier.py", str(tmp_path / "results.csv"), "--out", str(picture)).splitlines()
     assert printed[2:] == ["| SALM percent=10 | 10.0 | 41.2 | 0.990 | 70.0 |", "| SALM percent=30 | 30.0 | 36.5 | 0.980 | 60.0 |"]
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_remnants_are_what_grey_and_filters_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from remnants import remnant
+
+    originals = torch.full((2, 3, 8, 8), 100, dtype=torch.uint8)
+    light, colour, dots = (originals.clone() for _ in range(3))
+    light[:, :, :, ::2] += 8
+    colour[:, 0, :, ::2] += 10
+    colour[:, 1, :, ::2] -= 5  # 0.299 x 10 - 0.587 x 5 is no grey level
+    dots[:, :, ::2, ::2] += 9
+    assert remnant(Grey(), originals, light) == pytest.approx((1, 1))
+    assert remnant(Grey(), originals, colour)[0] == pytest.approx(0, abs=1e-6)
+    assert remnant(Median(), originals, dots)[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_remnants_of_a_release(tmp_path: Path) -> None:
+    write_fake_npz(tmp_path / "source.npz", DatasetInfo("cells", Task.MULTI_CLASS, ("a", "b"), 3, 28))
+    data = NpzDataModule(tmp_path / "source.npz")
+    images = data.split("train").images
+    write_release(tmp_path / "release", data, [images ^ np.uint8(4)], {}, {"norm": "linf", "radius": 8})
+    rows = run("remnants.py", str(tmp_path / "release"), "--source", str(tmp_path / "source.npz"), "--images", "20").splitlines()
+    assert rows[0].startswith("20 images, noise of ")
+    assert len(rows) == 4 + 10
 
 
 def test_operations_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
