@@ -19,13 +19,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from salm_lightning.data import SyntheticDataModule
+from salm_lightning.data.arrays import labels_to_tensor, to_tensor
 from salm_lightning.data.base import Batch
 from salm_lightning.models import build_classifier
 from salm_lightning.modules import NoiseGeneratorModule
@@ -225,8 +225,8 @@ def main() -> None:
         updates_per_visit=options.updates,
     )
     split = data.split("train")
-    images = torch.from_numpy(np.array(split.images[: options.batch_size])).permute(0, 3, 1, 2).float().div(255).contiguous()
-    labels = torch.from_numpy(np.array(split.labels[: options.batch_size, 0])).long()
+    images = to_tensor(split.images[: options.batch_size]).float().div(255)
+    labels = labels_to_tensor(split.labels[: options.batch_size], data.task)
     indices = torch.arange(options.batch_size)
     batch = Batch(*(tensor.to(device) for tensor in (images, labels, indices)))
     plain, ours = PlainLoop(data.num_classes, options.width, device), OurKernels(module.to(device), device, options.precision)

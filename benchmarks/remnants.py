@@ -12,14 +12,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from salm_lightning.audit.cells import title_of
 from salm_lightning.audit.originals import require_original
 from salm_lightning.audit.pairs import Pairs
+from salm_lightning.data.arrays import to_tensor
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.training import open_original
 from salm_lightning.treatments import JPEG, BitDepth, Gaussian, Grey, ImageTreatment, Mean, Median, Resample, TotalVariation
@@ -50,7 +48,7 @@ def main() -> None:
     source = open_original(options.source, None, release.manifest)
     require_original(source, release)
     pairs = Pairs(options.release, source, options.images)
-    originals, protected = (_stack(images) for images in pairs.at(slice(None)))
+    originals, protected = (to_tensor(images) for images in pairs.at(slice(None)))
     print(
         f"{len(pairs)} images, noise of {(protected.float() - originals.float()).square().mean().sqrt():.2f} grey levels (rms)\n"
     )
@@ -58,11 +56,6 @@ def main() -> None:
     for treatment in TREATMENTS:
         size, likeness = remnant(treatment, originals, protected)
         print(f"| {title_of(treatment)} | {size:.2f} | {likeness:.2f} |")
-
-
-def _stack(images: NDArray[np.uint8]) -> Tensor:
-    planes = images[..., None] if images.ndim == 3 else images
-    return torch.from_numpy(planes).permute(0, 3, 1, 2).contiguous()
 
 
 if __name__ == "__main__":
