@@ -30,7 +30,7 @@ from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.folder_lock import alone
 from salm_lightning.sweep import runners
 from salm_lightning.sweep.job import Job, State, work
-from salm_lightning.sweep.plan import Planner, Row, column_names, label
+from salm_lightning.sweep.plan import FIXED, Planner, Row, columns_of, label, short_names
 from salm_lightning.sweep.settings import compose, merge
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +108,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_csv_has_a_row_per_victim_with_what_was_measured(out: Path) -> None:
     rows = results()
-    assert [(row["trained_on"], row["percent"], row["seed"], row["arch"]) for row in rows] == [
+    assert [(row["trained_on"], row["generator.model.method.percent"], row["seed"], row["arch"]) for row in rows] == [
         ("clean", "", "0", "resnet18"), ("salm", "0", "0", "resnet18"), ("salm", "10", "0", "resnet18"),
     ]  # fmt: skip
     for row in rows:
@@ -150,7 +150,7 @@ def test_hyperparameters_stand_beside_the_curves(out: Path) -> None:
         content = events.summary_metadata
         started = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/session_start_info"].plugin_data.content)
         shown = {name: value.string_value for name, value in started.session_start_info.hparams.items()}
-        assert shown == {name: row[name] or "-" for name in ("dataset", "trained_on", "arch", "seed", "percent")}
+        assert shown == {name: row[name] or "-" for name in (*FIXED, "generator.model.method.percent")}
         experiment = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/experiment"].plugin_data.content)
         metrics = {info.name.tag for info in experiment.experiment.metric_infos}
         assert metrics == {"test/acc", "test/auc", "test/balanced_acc"}
@@ -201,8 +201,7 @@ def test_what_does_not_concern_clean_victims_is_empty(pretended: list[str]) -> N
         "victim.model.width": [0.125],
     }
     assert sweep(grid=grid) == 0
-    columns = ("percent", "imbalance", "part", "batch_size", "width")
-    assert [[row[name] for name in columns] for row in results()] == [
+    assert [[row[name] for name in grid] for row in results()] == [
         ["", "2.0", "", "4", "0.125"], ["50", "2.0", "all", "4", "0.125"], ["50", "2.0", "clean", "4", "0.125"],
     ]  # fmt: skip
 
@@ -212,11 +211,19 @@ def test_lines_of_another_grid_stay_while_their_runs_do(pretended: list[str]) ->
     first = {row["seed"]: row for row in results()}
     assert sweep(grid={"seed": [1], "victim.model.width": [0.125]}, clean=False) == 0
     again, kept = results()
-    assert (again["seed"], again["width"]) == ("1", "0.125"), "a run that is in both has one line"
-    assert kept == first["0"] | {"width": ""}
+    assert (again["seed"], again["victim.model.width"]) == ("1", "0.125"), "a run that is in both has one line"
+    assert kept == first["0"] | {"victim.model.width": ""}
     shutil.rmtree(kept["run"])
     assert sweep(grid={"seed": [1]}, clean=False) == 0
     assert [row["seed"] for row in results()] == ["1"]
+
+
+def test_options_of_one_name_keep_their_columns_apart(pretended: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for section in ("generator", "victim"):
+        assert sweep(grid={f"{section}.trainer.max_steps": [3]}, clean=False) == 0
+        assert "| max_steps |" in capsys.readouterr().out, "the table shows one grid"
+    columns = [f"{section}.trainer.max_steps" for section in ("generator", "victim")]
+    assert [[row[name] for name in columns] for row in results()] == [["", "3"], ["3", ""]]
 
 
 # What runs, and what does not again -------------------------------------------------------------------------------------------
@@ -513,7 +520,7 @@ def test_cluster(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
         grid={"generator.model.method.percent": [10], "seed": [0], "victim.trainer.max_steps": [1]}, clean=False,
     ) == 0  # fmt: skip
     row, *_ = results()
-    assert (row["status"], row["max_steps"]) == ("done", "1")
+    assert (row["status"], row["victim.trainer.max_steps"]) == ("done", "1")
     assert json.loads((Path(row["run"]) / "results.json").read_text())["steps"] == 1
     assert any((out / "submitit").iterdir())
 
@@ -644,12 +651,18 @@ def test_names_of_columns_and_values() -> None:
         "victim.model.arch",
         "seed",
     ]
-    assert column_names(keys) == {
+    assert columns_of(keys) == {
         "generator.trainer.max_steps": "generator.trainer.max_steps",
         "victim.trainer.max_steps": "victim.trainer.max_steps",
-        "generator.model.init_args.method": "method",
+        "generator.model.init_args.method": "generator.model.method",
     }
-    assert column_names(["generator.model.source.arch"]) == {"generator.model.source.arch": "source.arch"}
+    assert short_names([*FIXED, *columns_of(keys).values()]) == {name: name for name in FIXED} | {
+        "generator.trainer.max_steps": "generator.trainer.max_steps",
+        "victim.trainer.max_steps": "victim.trainer.max_steps",
+        "generator.model.method": "method",
+    }
+    sources = ["generator.model.source.arch", "generator.model.norm", "generator.model.subnorm"]
+    assert list(short_names([*FIXED, *sources]).values()) == [*FIXED, "source.arch", "norm", "subnorm"]
     assert label({"class_path": "SALM", "init_args": {"percent": 10, "project": True}}) == "SALM percent=10 project=true"
     assert label({"method.score": "element", "init_args": {"loop": "fresh"}}) == "method.score=element loop=fresh"
     assert [label(value) for value in ({}, ["a", "b"], 0.5, None, False)] == ["default", "a b", "0.5", "null", "false"]

@@ -32,7 +32,7 @@ class Row:
     """One victim of a sweep.
 
     Attributes:
-        values: What tells it from others, by column: :data:`FIXED`, then the grid's; empty where a grid key does not concern it.
+        values: What tells it from others, by column: :data:`FIXED`, then the grid's keys; empty where a key does not concern it.
         job: Its fit.
     """
 
@@ -91,7 +91,7 @@ class Planner:
             ConfigurationError: A key or a value of the grid, or an option, cannot work; the message names the cell.
             SalmError: The data cannot be read.
         """
-        names = column_names(check_grid(grid))
+        names = columns_of(check_grid(grid))
         rows: dict[str, Row] = {}
         for values in itertools.product(*grid.values()):
             cell = dict(zip(grid, values, strict=True))
@@ -190,17 +190,23 @@ def check_grid(grid: Mapping[str, Any]) -> Sequence[str]:
     return list(grid)
 
 
-def column_names(keys: Iterable[str]) -> dict[str, str]:
-    """Return a short column name for every grid key that needs a column: as many of its last parts as tell it from the others."""
-    parts = {key: [part for part in key.split(".") if part != "init_args"] for key in keys}
-    parts = {key: names for key, names in parts.items() if ".".join(names) not in _SAID_ALREADY}
-    found = {}
-    for key, own in parts.items():
-        taken = [names for other, names in parts.items() if other != key]
-        lengths = range(1, len(own) + 1)
-        fitting = (n for n in lengths if all(names[-n:] != own[-n:] for names in taken) and ".".join(own[-n:]) not in FIXED)
-        found[key] = ".".join(own[-next(fitting, len(own)) :])
-    return found
+def columns_of(keys: Iterable[str]) -> dict[str, str]:
+    """Return the column of every grid key that needs one: its whole name, so that lines of different grids never share a column."""
+    columns = {key: ".".join(part for part in key.split(".") if part != "init_args") for key in keys}
+    return {key: column for key, column in columns.items() if column not in _SAID_ALREADY}
+
+
+def short_names(columns: Iterable[str]) -> dict[str, str]:
+    """Return what to call the columns of one grid: as many last parts as tell each from the others."""
+    columns = list(columns)
+    return {column: column if column in FIXED else _short_name(column, columns) for column in columns}
+
+
+def _short_name(column: str, columns: Sequence[str]) -> str:
+    parts = column.split(".")
+    names = (".".join(parts[-length:]) for length in range(1, len(parts)))
+    others = [other for other in columns if other != column]
+    return next((name for name in names if not any(f".{other}".endswith(f".{name}") for other in others)), column)
 
 
 def label(value: Any) -> str:

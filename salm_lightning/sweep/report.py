@@ -18,7 +18,7 @@ from salm_lightning.errors import ReleaseError
 from salm_lightning.files import replacing
 from salm_lightning.release import Manifest
 from salm_lightning.sweep.job import DONE, FAILED, Job, State
-from salm_lightning.sweep.plan import FIXED, Row
+from salm_lightning.sweep.plan import FIXED, Row, short_names
 
 _NAMES = {"acc": "accuracy", "auc": "auc", "balanced_acc": "balanced_accuracy", "kappa": "kappa"}
 MEASURED = (
@@ -68,11 +68,11 @@ def _others(rows: Sequence[Row], path: Path) -> list[dict[str, str]]:
 
 def results_table(rows: Sequence[Row]) -> Table:
     """Return means over the seeds, with the spread where there are several, in percent; as Markdown, for a page of results."""
-    columns = [name for name in rows[0].values if name != "seed"]
+    columns = {column: name for column, name in short_names(rows[0].values).items() if column != "seed"}
     figures = ("accuracy", "balanced_accuracy", "auc", "kappa", "best_on_val_accuracy", "peak_accuracy")
     table = Table(box=box.MARKDOWN)
     for heading in (
-        *columns,
+        *columns.values(),
         "seeds",
         "accuracy",
         "balanced acc.",
@@ -82,7 +82,7 @@ def results_table(rows: Sequence[Row]) -> Table:
         "peak",
         "generator min",
     ):
-        table.add_column(heading, justify="left" if heading in columns else "right", overflow="fold")
+        table.add_column(heading, justify="left" if heading in columns.values() else "right", overflow="fold")
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row.values[name] for name in columns), []).append(record(row))
@@ -119,7 +119,8 @@ def title(row: Row) -> str:
 
 
 def _details(row: Row) -> list[str]:
-    return [f"{name}={value}" for name, value in row.values.items() if name not in FIXED and value]
+    names = short_names(row.values)
+    return [f"{names[column]}={value}" for column, value in row.values.items() if column not in FIXED and value]
 
 
 def _results(job: Job) -> dict[str, Any]:
