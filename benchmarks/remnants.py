@@ -10,8 +10,11 @@ what a victim learns from what is left is for ``salm-cli audit`` to say. Example
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from salm_lightning.audit.cells import title_of
@@ -27,12 +30,17 @@ TREATMENTS = (
 )  # fmt: skip
 
 
-def remnant(treatment: ImageTreatment, originals: Tensor, protected: Tensor) -> tuple[float, float]:
-    """Return size and likeness of what a treatment leaves of the noise between two stacks of images, uint8 ``[B, C, H, W]``."""
-    noise = protected.float() - originals.float()
-    left = treatment.prepare(protected).float() - treatment.prepare(originals).float()
-    size = left.norm() / noise.norm()
-    return float(size), float((left * noise).sum() / (left.norm() * noise.norm()))
+def sums(treatment: ImageTreatment, originals: Tensor, protected: Tensor) -> Tensor:
+    """Return the sums of squares of the noise and of what is left of it, and the sum of their products, float64 ``[3]``."""
+    noise = (protected.float() - originals.float()).double()
+    left = (treatment.prepare(protected).float() - treatment.prepare(originals).float()).double()
+    return torch.stack([noise.square().sum(), left.square().sum(), (noise * left).sum()])
+
+
+def remnant(treatment: ImageTreatment, chunks: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Return size and likeness of what a treatment leaves of the noise between originals and protected images, uint8 ``[B, C, H, W]``."""
+    noise, left, products = torch.stack([sums(treatment, *chunk) for chunk in chunks]).sum(0)
+    return float((left / noise).sqrt()), float(products / (left * noise).sqrt())
 
 
 def main() -> None:
@@ -48,13 +56,13 @@ def main() -> None:
     source = open_original(options.source, None, release.manifest)
     require_original(source, release)
     pairs = Pairs(options.release, source, options.images)
-    originals, protected = (to_tensor(images) for images in pairs.at(slice(None)))
-    print(
-        f"{len(pairs)} images, noise of {(protected.float() - originals.float()).square().mean().sqrt():.2f} grey levels (rms)\n"
-    )
+    chunks = [(to_tensor(originals), to_tensor(protected)) for originals, protected in pairs.chunks()]
+    squares = sum(float((protected.double() - originals.double()).square().sum()) for originals, protected in chunks)
+    values = sum(originals.numel() for originals, _ in chunks)
+    print(f"{len(pairs)} images, noise of {math.sqrt(squares / values):.2f} grey levels (rms)\n")
     print("| treatment | size | likeness |\n|---|---|---|")
     for treatment in TREATMENTS:
-        size, likeness = remnant(treatment, originals, protected)
+        size, likeness = remnant(treatment, chunks)
         print(f"| {title_of(treatment)} | {size:.2f} | {likeness:.2f} |")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 import subprocess
@@ -66,9 +67,12 @@ def test_remnants_are_what_grey_and_filters_leave(monkeypatch: pytest.MonkeyPatc
     colour[:, 0, :, ::2] += 10
     colour[:, 1, :, ::2] -= 5  # 0.299 x 10 - 0.587 x 5 is no grey level
     dots[:, :, ::2, ::2] += 9
-    assert remnant(Grey(), originals, light) == pytest.approx((1, 1))
-    assert remnant(Grey(), originals, colour)[0] == pytest.approx(0, abs=1e-6)
-    assert remnant(Median(), originals, dots)[0] == pytest.approx(0, abs=1e-6)
+    assert remnant(Grey(), [(originals, light)]) == pytest.approx((1, 1))
+    assert remnant(Grey(), [(originals, colour)])[0] == pytest.approx(0, abs=1e-6)
+    assert remnant(Median(), [(originals, dots)])[0] == pytest.approx(0, abs=1e-6)
+    # the light noise has 64 a value in half of its values and stays; the colours' have (100 + 25) / 3 and go
+    size, likeness = remnant(Grey(), [(originals, light), (originals, colour)])
+    assert (size, likeness) == pytest.approx((math.sqrt(64 / (64 + 125 / 3)),) * 2)
 
 
 def test_remnants_of_a_release(tmp_path: Path) -> None:
