@@ -68,7 +68,9 @@ def main() -> None:
     print("| method | changed pixels, % | PSNR, dB | SSIM | accuracy |\n|---|---|---|---|---|")
     for row in sorted(rows, key=lambda row: (radius(row), float(row["changed_share"]))):
         share, accuracy = (100 * float(row[name]) for name in ("changed_share", "accuracy"))
-        print(f"| {row['method']} | {share:.1f} | {float(row['psnr']):.1f} | {float(row['ssim']):.3f} | {accuracy:.1f} |")
+        print(
+            f"| {row['generator.model.method']} | {share:.1f} | {float(row['psnr']):.1f} | {float(row['ssim']):.3f} | {accuracy:.1f} |"
+        )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     draw(rows, clean).savefig(options.out, dpi=150)
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from fakes import write_fake_npz
 from torch import Tensor
 
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.noise.methods import SALM
 from salm_lightning.release import write_release
+from salm_lightning.sweep.plan import columns_of
 from salm_lightning.treatments import Grey, Median
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -42,7 +44,9 @@ def test_generator() -> None:
 
 
 def test_frontier(tmp_path: Path) -> None:
-    columns = ("method", "accuracy", "majority", "linf", "changed_share", "ssim", "psnr", "status", "release")
+    grid = yaml.safe_load((BENCHMARKS.parent / "configs/sweep/strict.yaml").read_text())["grid"]
+    (method,) = columns_of(grid).values()
+    columns = (method, "accuracy", "majority", "linf", "changed_share", "ssim", "psnr", "status", "release")
     rows = [
         ("SALM percent=30", "0.6", "0.2", "8", "0.3", "0.98", "36.5", "done", "b/protected"),
         ("SALM percent=10", "0.7", "0.2", "8", "0.1", "0.99", "41.25", "done", "a/protected"),

@@ -49,7 +49,7 @@ _ALONE = tuple(
 )
 """Treatments that need no settings."""
 PRESETS = {
-    # Minutes on a CPU. Strong augmentation and adversarial training break more, but teach nothing at all in so few steps.
+    # Minutes on a CPU. Strong augmentation teaches next to nothing in so few steps; adversarial training takes several times as long.
     "quick": Preset(
         treatments=(NONE, "jpeg", "grey", "resample"),
         archs=("resnet18",),
