@@ -332,7 +332,7 @@ def test_a_failure_is_kept_and_the_others_go_on(
     assert "FAILED: " in shown
     assert "1 of 2 victims are not done" in shown
     failed, done, *_ = results()
-    assert (failed["status"], failed["lr"], failed["accuracy"]) == ("failed", "1e+30", "")
+    assert (failed["status"], failed["victim.model.optimizer.lr"], failed["accuracy"]) == ("failed", "1e+30", "")
     assert failed["error"].startswith("The loss is ")
     assert failed["error"].endswith(f"(log: out/jobs/{Path(failed['run']).name}.log)")
     assert done["status"] == "done"
