@@ -488,6 +488,13 @@ def test_values_that_are_not_defined(page: Make) -> None:
     assert shown.rows("Share of each class")["basophil"] == ["0", "n/a", "100.0 %"]
 
 
+def test_the_verdict_shows_the_model_that_it_rests_on(page: Make) -> None:
+    learned = row("none", "none", [0.7], [0.8]) | {"arch": "vit", "kept": 0.9}
+    unknown = row("none", "none", [0.5], None) | {"arch": "linear"}
+    shown = page(audit={**AUDIT, "rows": [row("none", "none", [0.4], [0.9]), unknown, learned]})
+    assert "Trained on the originals, vit 80.0 % Trained on the protected copy, no treatment, vit 70.0 %" in shown.text
+
+
 def test_a_single_seed_says_so(page: Make) -> None:
     audit = {**AUDIT, "rows": [row("none", "none", [0.4], [0.9])]}
     shown = page(audit=audit)

@@ -198,7 +198,7 @@ def _percent(share: float) -> str:
 def _figures(row: Mapping[str, Any], floors: Mapping[str, float], reference: Mapping[str, float]) -> str:
     parts = [
         f"{_MEASURES[name]} {mean(row['protected'][name]) or 0.0:.1%} "
-        f"(on the originals {clean:.1%}, knowing nothing {floors[name]:.1%})"
+        f"(the best of those on the originals {clean:.1%}, knowing nothing {floors[name]:.1%})"
         for name, clean in reference.items()
     ]
     return f"{row['arch']} reaches {' and '.join(parts)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,6 +122,12 @@ class Audit:
     verdict: Verdict
     recall: tuple[Recall, ...]
     seconds: float
+
+    @property
+    def untreated(self) -> Row:
+        """The row without treatment from which most is learned, on which the verdict rests; the first one if there is none."""
+        plain = [row for row in self.rows if row.title == NO_TREATMENT]
+        return max(plain, key=lambda row: -inf if row.kept is None else row.kept, default=self.rows[0])
 
 
 @dataclass(frozen=True)
