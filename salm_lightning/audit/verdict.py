@@ -209,7 +209,7 @@ def _why_not(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float]) -> 
     if not plain:
         return "No victim without treatment has finished; run the audit again."
     if all(row["clean"] is None for row in plain):
-        return "There is no model trained on the originals to compare with: give them with --source."
+        return "No model trained on the originals has finished to compare with: run the audit again, with --source if it did not name them."
     names = " and ".join(_MEASURES[name] for name in floors)
     return (
         f"The models trained on the originals are less than {100 * LEARNED:.0f} points above knowing nothing in {names}: at these settings "
