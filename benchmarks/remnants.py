@@ -30,10 +30,14 @@ TREATMENTS = (
 )  # fmt: skip
 
 
+def difference(originals: Tensor, protected: Tensor) -> Tensor:
+    """Return the noise of images, in grey levels, as float64."""
+    return protected.double() - originals.double()
+
+
 def sums(treatment: ImageTreatment, originals: Tensor, protected: Tensor) -> Tensor:
     """Return the sums of squares of the noise and of what is left of it, and the sum of their products, float64 ``[3]``."""
-    noise = (protected.float() - originals.float()).double()
-    left = (treatment.prepare(protected).float() - treatment.prepare(originals).float()).double()
+    noise, left = difference(originals, protected), difference(treatment.prepare(originals), treatment.prepare(protected))
     return torch.stack([noise.square().sum(), left.square().sum(), (noise * left).sum()])
 
 
@@ -57,7 +61,7 @@ def main() -> None:
     require_original(source, release)
     pairs = Pairs(options.release, source, options.images)
     chunks = [(to_tensor(originals), to_tensor(protected)) for originals, protected in pairs.chunks()]
-    squares = sum(float((protected.double() - originals.double()).square().sum()) for originals, protected in chunks)
+    squares = sum(float(difference(*chunk).square().sum()) for chunk in chunks)
     values = sum(originals.numel() for originals, _ in chunks)
     print(f"{len(pairs)} images, noise of {math.sqrt(squares / values):.2f} grey levels (rms)\n")
     print("| treatment | size | likeness |\n|---|---|---|")
