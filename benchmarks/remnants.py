@@ -1,4 +1,4 @@
-"""What image treatments leave of a release's noise: its size, and how much it is still the same noise.
+"""What image countermeasures leave of a release's noise: its size, and how much it is still the same noise.
 
 Protected images and originals are treated alike, and their difference is compared with the untreated one: *size* is the ratio of the root
 mean squares, *likeness* the cosine between the two. Noise in colours alone does not survive ``Grey``, smooth noise survives every filter;
@@ -17,15 +17,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from salm_lightning.audit.cells import title_of
 from salm_lightning.audit.originals import require_original
 from salm_lightning.audit.pairs import Pairs
+from salm_lightning.audit.trials import title_of
+from salm_lightning.countermeasures import (
+    JPEG,
+    BitDepth,
+    Gaussian,
+    Grey,
+    ImageCountermeasure,
+    Mean,
+    Median,
+    Resample,
+    TotalVariation,
+)
 from salm_lightning.data.arrays import to_tensor
 from salm_lightning.release import PoisonedDataModule
-from salm_lightning.training import open_original
-from salm_lightning.treatments import JPEG, BitDepth, Gaussian, Grey, ImageTreatment, Mean, Median, Resample, TotalVariation
+from salm_lightning.runs.training import open_original
 
-TREATMENTS = (
+COUNTERMEASURES = (
     Grey(), JPEG(quality=10), JPEG(quality=50), JPEG(quality=90), BitDepth(), Mean(), Median(), Gaussian(), Resample(), TotalVariation()
 )  # fmt: skip
 
@@ -35,15 +45,18 @@ def difference(originals: Tensor, protected: Tensor) -> Tensor:
     return protected.double() - originals.double()
 
 
-def sums(treatment: ImageTreatment, originals: Tensor, protected: Tensor) -> Tensor:
+def sums(countermeasure: ImageCountermeasure, originals: Tensor, protected: Tensor) -> Tensor:
     """Return the sums of squares of the noise and of what is left of it, and the sum of their products, float64 ``[3]``."""
-    noise, left = difference(originals, protected), difference(treatment.prepare(originals), treatment.prepare(protected))
+    noise, left = (
+        difference(originals, protected),
+        difference(countermeasure.prepare(originals), countermeasure.prepare(protected)),
+    )
     return torch.stack([noise.square().sum(), left.square().sum(), (noise * left).sum()])
 
 
-def remnant(treatment: ImageTreatment, chunks: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Return size and likeness of what a treatment leaves of the noise between originals and protected images, uint8 ``[B, C, H, W]``."""
-    noise, left, products = torch.stack([sums(treatment, *chunk) for chunk in chunks]).sum(0)
+def remnant(countermeasure: ImageCountermeasure, chunks: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Return size and likeness of what is left of the noise between originals and protected images, uint8 ``[B, C, H, W]``."""
+    noise, left, products = torch.stack([sums(countermeasure, *chunk) for chunk in chunks]).sum(0)
     return float((left / noise).sqrt()), float(products / (left * noise).sqrt())
 
 
@@ -64,10 +77,10 @@ def main() -> None:
     squares = sum(float(difference(*chunk).square().sum()) for chunk in chunks)
     values = sum(originals.numel() for originals, _ in chunks)
     print(f"{len(pairs)} images, noise of {math.sqrt(squares / values):.2f} grey levels (rms)\n")
-    print("| treatment | size | likeness |\n|---|---|---|")
-    for treatment in TREATMENTS:
-        size, likeness = remnant(treatment, chunks)
-        print(f"| {title_of(treatment)} | {size:.2f} | {likeness:.2f} |")
+    print("| countermeasure | size | likeness |\n|---|---|---|")
+    for countermeasure in COUNTERMEASURES:
+        size, likeness = remnant(countermeasure, chunks)
+        print(f"| {title_of(countermeasure)} | {size:.2f} | {likeness:.2f} |")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sys
 
-from salm_lightning.cli import main
+from salm_lightning.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

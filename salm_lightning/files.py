@@ -1,20 +1,131 @@
-"""Files that are there completely or not at all."""
+"""Files and folders: written completely or not at all, read back, summed, and worked in by one program at a time."""
 
 from __future__ import annotations
 
+import csv
+import fcntl
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from salm_lightning.errors import OutputExistsError
+
+_BLOCK = 2**22
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name to write to, which takes the place of ``path`` at the end, unless an error comes before.
 
-    The name is this process's own: others may be writing the same file.
+    The name is this process's own: others may be writing the same file. A power cut leaves the old file or the whole new one: the
+    bytes are on the disk before the name is. After an error nothing is left of the temporary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    yield temporary
-    temporary.replace(path)
+    try:
+        yield temporary
+        flush(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has a file's bytes, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, completely or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, line ends as they are; halves of characters, which JSON can hold and UTF-8 cannot, become ``?``."""
+    write_bytes(path, text.encode("utf-8", errors="replace"))
+
+
+def write_json(path: Path, values: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write JSON values, two spaces a level."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a line per mapping under a line of headings; what a mapping lacks stays empty."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a CSV by column; none where there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def digest(stream: BinaryIO, algorithm: str = "sha256") -> str:
+    """Return the sum of an open file in hexadecimal, read block by block."""
+    total = hashlib.new(algorithm, usedforsecurity=False)
+    while block := stream.read(_BLOCK):
+        total.update(block)
+    return total.hexdigest()
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return a file's SHA-256 sum in hexadecimal."""
+    with Path(path).open("rb") as stream:
+        return digest(stream)
+
+
+def checksums_of(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of the files that options name, such as a checkpoint's, by option: the path alone says little."""
+    named = {name: Path(value) for name, value in options.items() if isinstance(value, str)}
+    return {name: file_sha256(path) for name, path in named.items() if path.is_file()}
+
+
+def address(*settings: Any) -> str:
+    """Return the SHA-256 of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def cache_root() -> Path:
+    """Return the folder of what is unpacked or made from datasets: ``SALM_CACHE_DIR``, else ``~/.cache/salm_lightning``."""
+    base = os.environ.get("SALM_CACHE_DIR")
+    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salm_lightning"
+    return root.expanduser()
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Keep others out of a folder, also while processes are at work that a killed program has left: they inherit the lock.
+
+    Args:
+        folder: The folder, which is made.
+        what: What works there, such as ``sweep``.
+
+    Raises:
+        OutputExistsError: Another one is running there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputExistsError(
+                f"out={folder}: another {what} is running there, or a run that it left; wait for it, or choose another folder."
+            ) from error
+        os.set_inheritable(lock.fileno(), True)
+        yield

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from salm_lightning.cli import main
+from salm_lightning.main import main
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 
 TIMEOUT = 120.0

@@ -11,10 +11,11 @@ import torch
 from fakes import fake_arrays, write_fake_npz
 
 import salm_lightning.data.arrays as arrays_file
-from salm_lightning import terminal
+from salm_lightning import console
 from salm_lightning.data import SPLITS, DatasetInfo, Task
-from salm_lightning.data.arrays import file_md5, file_sha256, infer_info, labels_to_tensor, read_npz, to_tensor
+from salm_lightning.data.arrays import file_md5, infer_info, labels_to_tensor, read_npz, to_tensor
 from salm_lightning.errors import DataError
+from salm_lightning.files import file_sha256
 
 RGB = DatasetInfo("cells", Task.MULTI_CLASS, ("a", "b", "c"), channels=3, size=8)
 GREY = DatasetInfo("scans", Task.BINARY, ("no", "yes"), channels=1, size=8)
@@ -243,8 +244,8 @@ def test_reading_a_large_file_is_shown_to_who_watches(
     stored = write_fake_npz(tmp_path / "set.npz", RGB)
     quiet = file_md5(tmp_path / "set.npz")
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(terminal, "is_live", lambda _: True)
-    monkeypatch.setattr(terminal, "_LONG", 0)
+    monkeypatch.setattr(console, "is_live", lambda _: True)
+    monkeypatch.setattr(console, "_LONG", 0)
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert file_md5(tmp_path / "set.npz") == quiet
     np.testing.assert_array_equal(read_npz(tmp_path / "set.npz", RGB, 0)["train"].images, stored["train_images"])

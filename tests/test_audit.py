@@ -27,19 +27,19 @@ from torch.optim import SGD
 
 from salm_lightning import commands
 from salm_lightning.audit.battery import Battery, Deadline, OutOfTimeError, parse_budget, plan
-from salm_lightning.audit.cells import Cell, Length, Record, Store, name_of, optimizer_of, title_of
-from salm_lightning.audit.choices import PRESETS, read_treatments
+from salm_lightning.audit.choices import PRESETS, read_countermeasures
 from salm_lightning.audit.results import make_rows
 from salm_lightning.audit.summary import audit_folder
+from salm_lightning.audit.trials import Length, Record, Store, Trial, name_of, optimizer_of, title_of
 from salm_lightning.audit.verdict import CARELESS, UNTRIED, floors_of, judge
-from salm_lightning.cli import main
+from salm_lightning.countermeasures import JPEG, AdversarialTraining, CenterCrop, Countermeasure, Mean, TrainingStep
 from salm_lightning.data import DatasetInfo, NpzDataModule, SyntheticDataModule, Task
-from salm_lightning.data.arrays import file_sha256
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.files import file_sha256
+from salm_lightning.main import main
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import PoisonedDataModule, write_release
-from salm_lightning.treatments import JPEG, AdversarialTraining, CenterCrop, Mean, TrainingStep, Treatment
 
 INFO = DatasetInfo("tiny", Task.MULTI_CLASS, ("0", "1", "2"), 3, 16)
 LENGTH = Length(width=0.125, steps=3, batch_size=8)
@@ -47,14 +47,14 @@ SHORT = "--width 0.125 --steps 3 --batch_size 8 --accelerator cpu"
 OUT = Path("audit")
 
 
-class Diverging(Treatment):
+class Diverging(Countermeasure):
     """Training that leads nowhere."""
 
     def loss(self, step: TrainingStep) -> Tensor:
         return super().loss(step) * float("nan")
 
 
-class Stopping(Treatment):
+class Stopping(Countermeasure):
     """Somebody ends the program while it trains."""
 
     def loss(self, step: TrainingStep) -> Tensor:
@@ -82,12 +82,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Titles of the victims that were trained, each in no time; a protected one is right half as often as a clean one."""
     titles: list[str] = []
 
-    def train(cell: Cell, images: Any, *_: Any) -> tuple[Record, Any]:
+    def train(cell: Trial, images: Any, *_: Any) -> tuple[Record, Any]:
         titles.append(cell.title)
-        record = replace(fake(cell.identity, 0.8 if cell.trained_on == "clean" else 0.4), title=title_of(cell.treatment))
-        return record, SimpleNamespace(treatment=cell.treatment, network=nn.Linear(1, 1))
+        record = replace(fake(cell.identity, 0.8 if cell.trained_on == "clean" else 0.4), title=title_of(cell.countermeasure))
+        return record, SimpleNamespace(countermeasure=cell.countermeasure, network=nn.Linear(1, 1))
 
-    monkeypatch.setattr(Cell, "train", train)
+    monkeypatch.setattr(Trial, "train", train)
     monkeypatch.setattr(importlib.import_module("salm_lightning.commands.audit"), "draw_audit", lambda *_: None)
     return titles
 
@@ -98,7 +98,7 @@ def fake(identity: dict[str, Any], acc: float, best: float | None = None, second
     early = {**test, "acc": acc if best is None else best, "balanced_acc": acc if best is None else best}
     data = {"task": "multi-class", "class_names": list("abc")}
     results = {"test": test, "history": {"best_on_val": early, "peak": early}, "majority": 0.2, "data": data}
-    return Record(identity, identity["treatment"]["name"], seconds, results, {"steps": [3], "test_acc": [acc]})
+    return Record(identity, identity["countermeasure"]["name"], seconds, results, {"steps": [3], "test_acc": [acc]})
 
 
 def run(arguments: str = "", release: str = "protected") -> int:
@@ -110,16 +110,16 @@ def written() -> dict[str, Any]:
     return audit
 
 
-def cells(**images: Any) -> list[Cell]:
+def cells(**images: Any) -> list[Trial]:
     identities = images or {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
-    return plan(identities, [Treatment(), Mean()], ["resnet18"], [0], LENGTH, cross=True)  # type: ignore[arg-type]
+    return plan(identities, [Countermeasure(), Mean()], ["resnet18"], [0], LENGTH, cross=True)  # type: ignore[arg-type]
 
 
 # Real victims -----------------------------------------------------------------------------------------------------------------
 
 
 def test_an_audit_from_release_to_verdict(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--source tiny.npz --treatments '[none, mean]' --seeds '[0, 1]'") == 0
+    assert run("--source tiny.npz --countermeasures '[none, mean]' --seeds '[0, 1]'") == 0
     shown = capsys.readouterr().out
     audit = written()
     assert audit["release"] == {
@@ -141,7 +141,7 @@ def test_an_audit_from_release_to_verdict(capsys: pytest.CaptureFixture[str]) ->
     assert len(lines) == len(list((OUT / "cells").glob("*.json"))) + len(list(Path("cache/twins").glob("*.json"))) == 8
     for row in (audit["rows"][0], audit["rows"][2]):
         for trained_on in ("protected", "clean"):
-            own = [line for line in lines if (line["treatment"], line["trained_on"]) == (row["title"], trained_on)]
+            own = [line for line in lines if (line["countermeasure"], line["trained_on"]) == (row["title"], trained_on)]
             assert [int(line["seed"]) for line in own] == row["seeds"]
             for key, column in (("acc", "accuracy"), ("balanced_acc", "balanced_accuracy"), ("peak_acc", "peak_accuracy")):
                 assert [float(line[column]) for line in own] == row[trained_on][key]
@@ -152,7 +152,7 @@ def test_an_audit_from_release_to_verdict(capsys: pytest.CaptureFixture[str]) ->
     assert [row["worst"] for row in audit["rows"]].count(True) == 1
     assert (OUT / "audit.md").read_text().count("**" + max(audit["rows"], key=lambda row: row["worst"])["title"] + "**") == 1
     assert audit["verdict"]["word"] in shown
-    curve = next(c for c in audit["curves"] if (c["trained_on"], c["treatment"], c["seed"]) == ("protected", "mean", 1))
+    curve = next(c for c in audit["curves"] if (c["trained_on"], c["countermeasure"], c["seed"]) == ("protected", "mean", 1))
     assert curve["steps"] == [1, 2, 3]
     assert curve["test_acc"][-1] == audit["rows"][2]["protected"]["acc"][1]
     assert max(curve["test_acc"]) == audit["rows"][2]["protected"]["peak_acc"][1]
@@ -172,7 +172,7 @@ def test_fine_tuning_from_a_checkpoint_is_tied_to_its_content() -> None:
         weights = VictimModule(3, 3, 16, width=0.125, seed=seed).state_dict()
         torch.save({"state_dict": weights}, "victim.ckpt")
 
-    tuning = "--treatments '[{class_path: FineTune, init_args: {checkpoint: victim.ckpt}}]' --quality false"
+    tuning = "--countermeasures '[{class_path: FineTune, init_args: {checkpoint: victim.ckpt}}]' --quality false"
     keep(5)
     assert run(tuning) == 0
     first = {path.name for path in (OUT / "cells").glob("protected-finetune-*.json")}
@@ -196,12 +196,12 @@ def accuracy_of_twin() -> float:
 
 def test_a_victim_equals_one_that_is_trained_without_the_audit(tmp_path: Path) -> None:
     data = PoisonedDataModule("protected", batch_size=8)
-    cell = Cell("protected", {}, Mean(), "resnet18", 3, replace(LENGTH, steps=7))
+    cell = Trial("protected", {}, Mean(), "resnet18", 3, replace(LENGTH, steps=7))
     record, _ = cell.train(data, tmp_path / "logs", [], "cpu")
 
     own = PoisonedDataModule("protected", batch_size=8, seed=3)
     module = VictimModule(
-        3, 3, 16, width=0.125, treatment=Mean(), seed=3, optimizer=lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4)
+        3, 3, 16, width=0.125, countermeasure=Mean(), seed=3, optimizer=lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4)
     )
     trainer = make_trainer(tmp_path, 7)
     trainer.fit(module, datamodule=own)
@@ -212,25 +212,25 @@ def test_a_victim_equals_one_that_is_trained_without_the_audit(tmp_path: Path) -
 
 
 def test_a_failed_victim_stops_no_other_and_is_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = "--treatments '[test_audit.Diverging, mean]' --quality false"
+    arguments = "--countermeasures '[test_audit.Diverging, mean]' --quality false"
     for _ in range(2):
         assert run(arguments) == 1
         assert "FAILED: The weights are not finite" in capsys.readouterr().out
         audit = written()
         assert [row["title"] for row in audit["rows"]] == ["none", "early stopping", "mean"]
-        assert [(victim["treatment"], victim["reason"][:27]) for victim in audit["skipped"]] == [
+        assert [(victim["countermeasure"], victim["reason"][:27]) for victim in audit["skipped"]] == [
             ("diverging", "The weights are not finite ")
         ]
 
 
 def test_a_signal_leaves_a_state_from_which_the_same_command_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    assert run("--treatments '[none, test_audit.Stopping]'") == 128 + signal.SIGTERM
+    assert run("--countermeasures '[none, test_audit.Stopping]'") == 128 + signal.SIGTERM
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert "The same command goes on" in capsys.readouterr().out
     assert [(row["title"], row["seeds"]) for row in written()["rows"]] == [("none", [0]), ("early stopping", [0])]
-    assert [victim["treatment"] for victim in written()["skipped"]] == ["stopping"]
-    assert run("--treatments '[none, mean]'") == 0
+    assert [victim["countermeasure"] for victim in written()["skipped"]] == ["stopping"]
+    assert run("--countermeasures '[none, mean]'") == 0
     assert "2 victims, of which 1 are done" in capsys.readouterr().out
 
 
@@ -239,7 +239,7 @@ def test_a_signal_leaves_a_state_from_which_the_same_command_goes_on(capsys: pyt
 
 def test_nothing_runs_twice(trained: list[str]) -> None:
     first = ["protected, none", "clean, none", "protected, mean", "clean, mean"]
-    arguments = "--source tiny.npz --quality false --treatments [mean]"
+    arguments = "--source tiny.npz --quality false --countermeasures [mean]"
     assert run(arguments) == 0
     assert trained == [f"{name}, resnet18, seed 0" for name in first]
     before = written()
@@ -252,7 +252,7 @@ def test_nothing_runs_twice(trained: list[str]) -> None:
     assert run(f"{arguments} --out other-audit", "other") == 0
     assert trained[4:] == ["protected, none, resnet18, seed 0", "protected, mean, resnet18, seed 0"], "twins are shared"
 
-    assert run(f"{arguments} --treatments [jpeg]") == 0
+    assert run(f"{arguments} --countermeasures [jpeg]") == 0
     assert [row["title"] for row in written()["rows"]] == ["none", "early stopping", "jpeg quality 10", "mean"], (
         "earlier victims stay"
     )
@@ -262,12 +262,12 @@ def test_nothing_runs_twice(trained: list[str]) -> None:
 
 
 def test_a_name_stands_for_all_that_a_result_depends_on(tmp_path: Path) -> None:
-    cell = Cell("protected", {"sha256": "a"}, JPEG(quality=50), "resnet18", 0, LENGTH)
+    cell = Trial("protected", {"sha256": "a"}, JPEG(quality=50), "resnet18", 0, LENGTH)
     others = [
         replace(cell, trained_on="clean"),
         replace(cell, images={"sha256": "b"}),
-        replace(cell, treatment=JPEG(quality=51)),
-        replace(cell, treatment=Treatment()),
+        replace(cell, countermeasure=JPEG(quality=51)),
+        replace(cell, countermeasure=Countermeasure()),
         replace(cell, arch="vgg11"),
         replace(cell, seed=1),
         *(replace(cell, length=replace(LENGTH, **{key: 9})) for key in ("width", "steps", "batch_size")),
@@ -275,7 +275,7 @@ def test_a_name_stands_for_all_that_a_result_depends_on(tmp_path: Path) -> None:
     ]
     names = [name_of(other.identity) for other in (cell, *others)]
     assert len(set(names)) == len(names)
-    assert names[0] == name_of(replace(cell, treatment=JPEG(quality=50)).identity)
+    assert names[0] == name_of(replace(cell, countermeasure=JPEG(quality=50)).identity)
     assert names[0].startswith("protected-jpeg-resnet18-0-")
 
     store = Store(tmp_path)
@@ -290,8 +290,8 @@ def test_a_name_stands_for_all_that_a_result_depends_on(tmp_path: Path) -> None:
 
 def test_the_most_telling_victims_come_first() -> None:
     images: Any = {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
-    archs, treatments = ["resnet18", "vgg11"], [Treatment(), Mean()]
-    planned = [cell.title for cell in plan(images, treatments, archs, [0, 1], LENGTH, cross=False)]
+    archs, countermeasures = ["resnet18", "vgg11"], [Countermeasure(), Mean()]
+    planned = [cell.title for cell in plan(images, countermeasures, archs, [0, 1], LENGTH, cross=False)]
     assert planned[:6] == [
         "protected, none, resnet18, seed 0",
         "clean, none, resnet18, seed 0",
@@ -301,25 +301,25 @@ def test_the_most_telling_victims_come_first() -> None:
         "clean, mean, resnet18, seed 0",
     ]
     assert len(planned) == 12
-    assert len(plan(images, treatments, archs, [0, 1], LENGTH, cross=True)) == 16
+    assert len(plan(images, countermeasures, archs, [0, 1], LENGTH, cross=True)) == 16
 
 
-def test_treatments_by_name_class_and_settings() -> None:
-    chosen = read_treatments(
+def test_countermeasures_by_name_class_and_settings() -> None:
+    chosen = read_countermeasures(
         ["jpeg", "JPEG", {"class_path": "jpeg", "init_args": {"quality": 50}}, "none", "test_audit.Diverging"]
     )
-    assert [choice.treatment.settings() for choice in chosen[1:3]] == [
+    assert [choice.countermeasure.settings() for choice in chosen[1:3]] == [
         {"name": "jpeg", "quality": 10},
         {"name": "jpeg", "quality": 50},
     ]
-    assert type(chosen[0].treatment) is Treatment
-    assert type(chosen[3].treatment).__name__ == "Diverging"
-    assert [choice.treatment.settings() for choice in read_treatments([choice.text for choice in chosen[:1]])] == [
-        Treatment().settings()
+    assert type(chosen[0].countermeasure) is Countermeasure
+    assert type(chosen[3].countermeasure).__name__ == "Diverging"
+    assert [choice.countermeasure.settings() for choice in read_countermeasures([choice.text for choice in chosen[:1]])] == [
+        Countermeasure().settings()
     ]
     for preset in PRESETS.values():
-        assert len(read_treatments(preset.treatments)) == len(preset.treatments)
-    full = [title_of(choice.treatment) for choice in read_treatments(PRESETS["full"].treatments)]
+        assert len(read_countermeasures(preset.countermeasures)) == len(preset.countermeasures)
+    full = [title_of(choice.countermeasure) for choice in read_countermeasures(PRESETS["full"].countermeasures)]
     assert {title.split()[0] for title in full} == {
         *("none", "mean", "median", "gaussian", "centercrop", "jpeg", "grey", "bitdepth", "resample", "cutout", "mixup", "cutmix"),
         *("strongaugment", "uerasermax", "adversarialtraining", "orthogonalprojection", "totalvariation"),
@@ -329,9 +329,9 @@ def test_treatments_by_name_class_and_settings() -> None:
     assert any(title.startswith("adversarialtraining radius 4 ") for title in full)
 
 
-def test_titles_tell_treatments_apart() -> None:
-    treatments = [Treatment(), JPEG(50), AdversarialTraining(radius=4), CenterCrop(), CenterCrop(on_test=True)]
-    assert [title_of(treatment) for treatment in treatments] == [
+def test_titles_tell_countermeasures_apart() -> None:
+    countermeasures = [Countermeasure(), JPEG(50), AdversarialTraining(radius=4), CenterCrop(), CenterCrop(on_test=True)]
+    assert [title_of(countermeasure) for countermeasure in countermeasures] == [
         "none",
         "jpeg quality 50",
         "adversarialtraining radius 4 pgd steps 7",
@@ -351,7 +351,7 @@ def test_drawn_originals_are_drawn_again(trained: list[str]) -> None:
     data = SyntheticDataModule(num_classes=3, size=16, train_size=20, val_size=8, test_size=10, seed=4)
     settings = {"method": {"name": "sp"}, "seed": 4}
     write_release("drawn", data, [data.split("train").images], settings, {"norm": "linf", "radius": 8})
-    assert run("--source synthetic --treatments [none] --quality false", "drawn") == 0
+    assert run("--source synthetic --countermeasures [none] --quality false", "drawn") == 0
     assert written()["rows"][0]["clean"] is not None
     settings["seed"] = 5
     write_release("drawn", data, [data.split("train").images], settings, {"norm": "linf", "radius": 8}, overwrite=True)
@@ -362,12 +362,12 @@ def test_drawn_originals_are_drawn_again(trained: list[str]) -> None:
 
 
 def test_what_does_not_fit_the_budget_is_listed_with_a_command(trained: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = "--source tiny.npz --quality false --treatments '[none, {class_path: JPEG, init_args: {quality: 50}}]'"
+    arguments = "--source tiny.npz --quality false --countermeasures '[none, {class_path: JPEG, init_args: {quality: 50}}]'"
     assert run(f"{arguments} --budget 59s") == 0  # a victim takes 60 seconds, as the first one shows
-    # What another treatment takes is not known from it: JPEG starts once.
+    # What another countermeasure takes is not known from it: JPEG starts once.
     assert trained == ["protected, none, resnet18, seed 0", "protected, jpeg quality 50, resnet18, seed 0"]
     skipped = written()["skipped"]
-    assert [(victim["trained_on"], victim["treatment"]) for victim in skipped] == [
+    assert [(victim["trained_on"], victim["countermeasure"]) for victim in skipped] == [
         ("clean", "none"),
         ("clean", "jpeg quality 50"),
     ]
@@ -382,7 +382,7 @@ def test_what_does_not_fit_the_budget_is_listed_with_a_command(trained: list[str
 
 
 def test_estimates_follow_the_most_similar_victims(tmp_path: Path) -> None:
-    planned = plan({"protected": {}, "clean": {}}, [Treatment(), Mean()], ["resnet18", "vgg11"], [0], LENGTH, cross=True)
+    planned = plan({"protected": {}, "clean": {}}, [Countermeasure(), Mean()], ["resnet18", "vgg11"], [0], LENGTH, cross=True)
     stores: Any = {"protected": Store(tmp_path), "clean": Store(tmp_path)}
     battery = Battery(planned, {}, stores, tmp_path)
     assert battery.expected(planned[0]) is None
@@ -409,7 +409,7 @@ def test_a_victim_that_is_too_slow_is_given_up_after_some_steps(left: float, see
 
 
 def test_the_first_victim_is_given_up_too(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--steps 100000000 --treatments none --budget 1h") == 0
+    assert run("--steps 100000000 --countermeasures none --budget 1h") == 0
     (victim,) = written()["skipped"]
     assert re.fullmatch(r"no time left within the budget: it takes about \d+ days?, [\d:]+", victim["reason"])
     assert written()["rows"] == []
@@ -431,7 +431,7 @@ def rows(
 ) -> list[dict[str, Any]]:
     records = []
     for cell in cells():
-        treated = cell.treatment.name == "mean"
+        treated = cell.countermeasure.name == "mean"
         acc = clean if cell.trained_on == "clean" else mean if treated else plain
         if acc is not None:
             records.append(fake(cell.identity, acc, best if not treated and cell.trained_on == "protected" else None))
@@ -484,7 +484,7 @@ def test_several_labels_are_judged_by_auc() -> None:
     assert judge(made, {"auc": 0.5}, [])["word"] == "does not protect"
 
 
-def test_treatments_that_ruin_clean_images_too_are_named() -> None:
+def test_countermeasures_that_ruin_clean_images_too_are_named() -> None:
     protected, clean, treated, twin = cells()
     for reached, told in ((0.59, True), (0.61, False)):
         records = [fake(cell.identity, acc) for cell, acc in ((protected, 0.2), (clean, 1.0), (treated, 0.3), (twin, reached))]
@@ -494,7 +494,7 @@ def test_treatments_that_ruin_clean_images_too_are_named() -> None:
 
 def test_seeds_that_are_missing_leave_gaps() -> None:
     images: Any = {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
-    planned = plan(images, [Treatment()], ["resnet18"], [0, 1], LENGTH, cross=True)
+    planned = plan(images, [Countermeasure()], ["resnet18"], [0, 1], LENGTH, cross=True)
     row = make_rows([fake(cell.identity, acc) for cell, acc in zip(planned, (0.3, 0.9, 0.5), strict=False)], FLOORS)[0]
     assert (row["seeds"], row["protected"]["acc"], row["clean"]["acc"]) == ([0, 1], [0.3, 0.5], [0.9, None])
     assert row["drop"] == pytest.approx(0.6)  # of the one seed that both have
@@ -506,11 +506,11 @@ def test_seeds_that_are_missing_leave_gaps() -> None:
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        ("--treatments [jpg]", ["treatments='jpg'", "did you mean 'jpeg'"]),
-        ("--treatments jpg", ["treatments='jpg'", "did you mean 'jpeg'"]),
-        ("--treatments '[{class_path: JPEG, init_args: {qualty: 3}}]'", ["qualty", "did you mean 'quality'"]),
-        ("--treatments '[{class_path: JPEG, init_args: {quality: 300}}]'", ["quality=300 is out of range"]),
-        ("--treatments [3]", ["treatments"]),
+        ("--countermeasures [jpg]", ["countermeasures='jpg'", "did you mean 'jpeg'"]),
+        ("--countermeasures jpg", ["countermeasures='jpg'", "did you mean 'jpeg'"]),
+        ("--countermeasures '[{class_path: JPEG, init_args: {qualty: 3}}]'", ["qualty", "did you mean 'quality'"]),
+        ("--countermeasures '[{class_path: JPEG, init_args: {quality: 300}}]'", ["quality=300 is out of range"]),
+        ("--countermeasures [3]", ["countermeasures"]),
         ("--archs [resnet19]", ["archs='resnet19'", "did you mean 'resnet18'"]),
         ("--archs []", ["archs is empty"]),
         ("--seeds []", ["seeds is empty"]),
@@ -562,15 +562,20 @@ def test_the_commands_of_the_page_can_be_read(monkeypatch: pytest.MonkeyPatch) -
     for line in lines:
         assert line[0] == "salm-cli"
         assert main(line[1:]) == 0
-    assert [choice.treatment.name for choice in read_treatments(taken[1]["treatments"])[1:]] == ["grey", "jpeg"]
+    assert [choice.countermeasure.name for choice in read_countermeasures(taken[1]["countermeasures"])[1:]] == ["grey", "jpeg"]
 
 
 def test_what_trains_a_victim_comes_from_the_shipped_configs() -> None:
     tuning = SimpleNamespace(settings=lambda: {"name": "finetune"})
     rates = {}
-    for arch, treatment in (("resnet18", Treatment()), ("vit", Treatment()), ("resnet18", tuning), ("vit", tuning)):
-        built = optimizer_of(arch, treatment)([nn.Parameter(torch.zeros(1))])  # type: ignore[arg-type]
-        rates[arch, treatment is tuning] = (type(built).__name__, built.defaults["lr"])
+    for arch, countermeasure in (
+        ("resnet18", Countermeasure()),
+        ("vit", Countermeasure()),
+        ("resnet18", tuning),
+        ("vit", tuning),
+    ):
+        built = optimizer_of(arch, countermeasure)([nn.Parameter(torch.zeros(1))])  # type: ignore[arg-type]
+        rates[arch, countermeasure is tuning] = (type(built).__name__, built.defaults["lr"])
         assert arch == "vit" or (built.defaults["momentum"], built.defaults["weight_decay"]) == (0.9, 5e-4)
     assert rates == {
         ("resnet18", False): ("SGD", 0.1),

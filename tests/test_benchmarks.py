@@ -18,11 +18,11 @@ import yaml
 from fakes import write_fake_npz
 from torch import Tensor
 
+from salm_lightning.countermeasures import Grey, Median
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.noise.methods import SALM
 from salm_lightning.release import write_release
 from salm_lightning.sweep.plan import columns_of
-from salm_lightning.treatments import Grey, Median
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

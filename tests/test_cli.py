@@ -22,9 +22,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from salm_lightning import cli
-from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, SyntheticDataModule
+from salm_lightning.main import main
 from salm_lightning.metrics import confusion_image
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import Manifest
@@ -372,13 +371,13 @@ PROTECT = "protect tiny.npz --out out --steps 2 --victim_steps 2 --width 0.125 -
 
 @pytest.mark.parametrize(
     ("arguments", "other"),
-    [(f"fit {GENERATOR} --run g", "salm_lightning.cli"), (PROTECT, "pytorch_lightning")],
+    [(f"fit {GENERATOR} --run g", "salm_lightning.main"), (PROTECT, "pytorch_lightning")],
     ids=["fit", "protect"],
 )
 def test_quiet_about_what_says_nothing(arguments: str, other: str) -> None:
     """In a process of its own, because pytest has its own ideas about logging; `other` is imported after Lightning."""
     write_fake_npz(Path("tiny.npz"), MEDMNIST["breastmnist"], (20, 8, 10))
-    program = f"import salm_lightning.cli, {other}; raise SystemExit(salm_lightning.cli.main())"
+    program = f"import salm_lightning.main, {other}; raise SystemExit(salm_lightning.main.main())"
     command = [sys.executable, "-c", program, *shlex.split(arguments)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=_environment())
     shown = ran.stdout + ran.stderr
@@ -414,7 +413,7 @@ def test_exit_codes_of_interruptions(monkeypatch: pytest.MonkeyPatch, capsys: py
         def interrupt(args: list[str], error: BaseException = error) -> None:
             raise error
 
-        monkeypatch.setattr(cli, "SalmCLI", interrupt)
+        monkeypatch.setattr("salm_lightning.cli.fit.SalmCLI", interrupt)
         assert main(["fit"]) == code
         assert words in capsys.readouterr().err
 
@@ -438,7 +437,7 @@ def test_what_cannot_be_written_or_read_ends_without_a_traceback(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "lightning_logs")
 
-    monkeypatch.setattr(cli, "SalmCLI", refuse)
+    monkeypatch.setattr("salm_lightning.cli.fit.SalmCLI", refuse)
     assert main(["fit"]) == 2
     assert "salm-cli: error: [Errno 13] Permission denied: 'lightning_logs'" in capsys.readouterr().err
 

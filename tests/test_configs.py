@@ -17,15 +17,16 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from processes import before, run
 
-from salm_lightning.cli import SalmCLI, main
-from salm_lightning.config_files import resolve_config, resolve_configs, shipped_configs
+from salm_lightning.cli.config_files import resolve_config, resolve_configs, shipped_configs
+from salm_lightning.cli.fit import SalmCLI
+from salm_lightning.countermeasures import COUNTERMEASURES
 from salm_lightning.data import MEDMNIST, MedMNISTDataModule
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.main import main
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.noise.methods import EM, SALM, SP, TAP, Random
 from salm_lightning.release import Manifest
-from salm_lightning.treatments import TREATMENTS
 
 CONFIGS = shipped_configs()
 SHORT = ["--model.width", "0.125", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
@@ -71,7 +72,7 @@ def test_the_set_is_complete() -> None:
         "quickstart.yaml", "salm_pathmnist.yaml", "victim_pathmnist.yaml", "victim.yaml",
         *(f"dataset/{name}.yaml" for name in [*MEDMNIST, "chestmnist_any"]), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
         *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random")),
-        *(f"treatment/{name}.yaml" for name in TREATMENTS),
+        *(f"countermeasure/{name}.yaml" for name in COUNTERMEASURES),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
         *(f"scenario/{name}.yaml" for name in ("partial_classes", "some_samples", "classwise")),
         "size/224.yaml",
@@ -162,18 +163,18 @@ def test_vit_learns_with_the_optimiser_of_its_config() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*MD5.*")
-@pytest.mark.parametrize("name", sorted(TREATMENTS))
-def test_treatment(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(COUNTERMEASURES))
+def test_countermeasure(name: str) -> None:
     """Each stands with its defaults, so that the command line, Python and the configs mean the same by a name; and takes a step."""
     _fake("bloodmnist")
-    arguments = ["--config", "victim.yaml", "--config", f"treatment/{name}.yaml", "--config", "dataset/bloodmnist.yaml"]
+    arguments = ["--config", "victim.yaml", "--config", f"countermeasure/{name}.yaml", "--config", "dataset/bloodmnist.yaml"]
     required: list[str] = []
     if name == "finetune":  # which cannot have one
         required = [str(_victim_checkpoint())]
-        arguments += ["--model.treatment.checkpoint", *required]
+        arguments += ["--model.countermeasure.checkpoint", *required]
     cli = SalmCLI(resolve_configs(["fit", *arguments, *FAST]))
     assert cli.trainer.global_step == 1
-    assert cli.model.treatment.settings() == TREATMENTS[name](*required).settings()
+    assert cli.model.countermeasure.settings() == COUNTERMEASURES[name](*required).settings()
 
 
 def _victim_checkpoint() -> Path:
@@ -294,13 +295,13 @@ def test_small_configs_say_one_thing() -> None:
         ("method", "model"),
         ("arch", "model"),
         ("trainer", "trainer"),
-        ("treatment", "model"),
+        ("countermeasure", "model"),
     ):
         for path in (CONFIGS / folder).glob("*.yaml"):
             values = yaml.safe_load(path.read_text())
             assert set(values) == {section}, path
             optimised = path.stem in ("vit", "finetune")
-            assert _classes(values) <= (2 if folder in ("method", "treatment") else 1) + optimised, path
+            assert _classes(values) <= (2 if folder in ("method", "countermeasure") else 1) + optimised, path
 
 
 def test_every_config_begins_with_a_comment() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from fakes import write_fake_npz
 
-from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, Task
+from salm_lightning.main import main
 from salm_lightning.release import Manifest
 
 ANY = "chestmnist_any"

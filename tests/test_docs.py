@@ -16,9 +16,9 @@ from pages import only_read, shell_commands
 from test_configs import SHORT, Built
 
 from salm_lightning import commands
-from salm_lightning.cli import main
-from salm_lightning.config_files import resolve_configs
+from salm_lightning.cli.config_files import resolve_configs
 from salm_lightning.data import MEDMNIST, NpzDataModule
+from salm_lightning.main import main
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.selection import class_number
 from salm_lightning.release import write_release

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, DatasetInfo, NpzDataModule, Task
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.generation import generate
+from salm_lightning.main import main
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import EM, SALM
 from salm_lightning.release import Manifest, verify_release
+from salm_lightning.runs.generation import generate
 
 SIZE, SAMPLES, STEPS, SEED, CLASSES = 16, 48, 8, 3, 3
 RADIUS, UNIT = 8 / 255, 8 / 255 / 127

@@ -29,13 +29,13 @@ from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.data.base import Batch
 from salm_lightning.data.device_loader import DeviceLoader
 from salm_lightning.errors import ConfigurationError, ReleaseError
-from salm_lightning.generation import generate
 from salm_lightning.modules import FractionalStepLR, NoiseGeneratorModule
 from salm_lightning.noise.methods import SALM, Method, Perturbation, Random
 from salm_lightning.noise.pgd import FP16_SCALE, Objective, frozen
 from salm_lightning.noise.rounding import release_images
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.release import verify_release
+from salm_lightning.runs.generation import generate
 
 SIZE, SAMPLES, BATCH, STEPS, SEED = 16, 64, 16, 20, 3
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from salm_lightning.cli import LINKED, main
-from salm_lightning.config_files import Setting, read_settings
-from salm_lightning.diagnosis import find_problem
+from salm_lightning.cli.config_files import Setting, read_settings
+from salm_lightning.cli.fit import LINKED
+from salm_lightning.cli.messages import find_problem
+from salm_lightning.cli.parser import salm_error_behind
 from salm_lightning.errors import ConfigurationError, SalmError
-from salm_lightning.parser import own_error
+from salm_lightning.main import main
 
 DATA = "--data SyntheticDataModule"
 GENERATOR = f"fit --model NoiseGeneratorModule --model.method SALM {DATA}"
@@ -228,7 +229,7 @@ def test_an_error_of_the_package_is_found_under_others() -> None:
     wrapped = ValueError("wrapped")
     wrapped.__cause__ = KeyError("in between")
     wrapped.__cause__.__context__ = cause
-    assert own_error(wrapped) is cause
-    bare = own_error(ValueError("Errors:\nbad"))
+    assert salm_error_behind(wrapped) is cause
+    bare = salm_error_behind(ValueError("Errors:\nbad"))
     assert isinstance(bare, ConfigurationError)
     assert str(bare) == "bad"

@@ -156,16 +156,16 @@ def test_drawing_leaves_matplotlibs_settings_alone() -> None:
     assert dict(mpl.rcParams) == before
 
 
-def audit(treatments: dict[str, str], clean: bool = True) -> dict[str, Any]:
+def audit(countermeasures: dict[str, str], clean: bool = True) -> dict[str, Any]:
     measured = {name: [0.6, 0.5] for name in MEASURES}
     rows = [
-        {"treatment": name, "title": title, "arch": "resnet18", "protected": measured, "clean": measured if clean else None,
+        {"countermeasure": name, "title": title, "arch": "resnet18", "protected": measured, "clean": measured if clean else None,
          "worst": name == "jpeg"}
-        for name, title in treatments.items()
+        for name, title in countermeasures.items()
     ]  # fmt: skip
     curves = [
-        {"trained_on": trained_on, "arch": "resnet18", "treatment": title, "seed": 0, "steps": [5, 10], "test_acc": [0.4, 0.5]}
-        for title in treatments.values()
+        {"trained_on": trained_on, "arch": "resnet18", "countermeasure": title, "seed": 0, "steps": [5, 10], "test_acc": [0.4, 0.5]}
+        for title in countermeasures.values()
         for trained_on in ("protected", "clean")[: 1 + clean]
     ]  # fmt: skip
     confusion = {"protected": [[5, 1], [2, 4]], "clean": [[6, 0], [0, 6]] if clean else None, "class_names": ["a", "b"]}
@@ -173,7 +173,7 @@ def audit(treatments: dict[str, str], clean: bool = True) -> dict[str, Any]:
 
 
 def test_pictures_of_an_audit(tmp_path: Path) -> None:
-    draw_audit(audit({"none": "no treatment", "jpeg": "JPEG"}), tmp_path)
+    draw_audit(audit({"none": "no countermeasure", "jpeg": "JPEG"}), tmp_path)
     names = ["battery", "curves", "curves-all", "confusion-protected", "confusion-clean"]
     listed = read_album(tmp_path, "a1")
     assert [entry["file"] for entry in listed] == [f"pictures/{name}.png" for name in names]
@@ -184,7 +184,7 @@ def test_pictures_of_an_audit(tmp_path: Path) -> None:
             assert picture.width == 900
 
 
-def test_rows_of_one_treatment_keep_their_titles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_one_countermeasure_keep_their_titles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels: list[str] = []
     monkeypatch.setattr(
         pictures, "battery_figure", lambda bars, majority: labels.extend(b.label for b in bars) or new_figure(1, 1)
@@ -196,15 +196,15 @@ def test_rows_of_one_treatment_keep_their_titles(tmp_path: Path, monkeypatch: py
 
 
 def test_pictures_of_an_audit_without_clean_twins(tmp_path: Path) -> None:
-    draw_audit(audit({"none": "no treatment"}, clean=False), tmp_path)
+    draw_audit(audit({"none": "no countermeasure"}, clean=False), tmp_path)
     assert [Path(entry["file"]).stem for entry in read_album(tmp_path, "a1")] == ["battery", "curves", "confusion-protected"]
     draw_audit({**audit({}), "confusion": None}, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_pictures_of_another_release_are_taken_from_the_list(tmp_path: Path) -> None:
-    draw_audit(audit({"none": "no treatment"}), tmp_path)
-    draw_audit({**audit({"none": "no treatment"}, clean=False), "release": {"archive_sha256": "b2"}}, tmp_path)
+    draw_audit(audit({"none": "no countermeasure"}), tmp_path)
+    draw_audit({**audit({"none": "no countermeasure"}, clean=False), "release": {"archive_sha256": "b2"}}, tmp_path)
     assert read_album(tmp_path, "a1") == []
     assert "pictures/confusion-clean.png" not in {entry["file"] for entry in read_album(tmp_path, "b2")}
 

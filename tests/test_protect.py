@@ -13,8 +13,8 @@ import pytest
 from fakes import write_fake_npz
 from lightning.pytorch import LightningModule
 
-from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST
+from salm_lightning.main import main
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import Manifest
 

@@ -27,15 +27,15 @@ from salm_lightning.audit.quality import assess
 from salm_lightning.audit.readability import readability
 from salm_lightning.audit.segmentation import Otsu
 from salm_lightning.audit.separability import linear_separability, noise_of
-from salm_lightning.cli import main
 from salm_lightning.commands.quality import quality
 from salm_lightning.data import MEDMNIST, DatasetInfo, MedMNISTDataModule, NpzDataModule
 from salm_lightning.errors import ConfigurationError, ReleaseError
-from salm_lightning.generation import generate
+from salm_lightning.main import main
 from salm_lightning.models import ARCHITECTURES, build_classifier
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import SP
 from salm_lightning.release import write_release
+from salm_lightning.runs.generation import generate
 
 BLOOD, BREAST, CHEST = MEDMNIST["bloodmnist"], MEDMNIST["breastmnist"], MEDMNIST["chestmnist"]
 FOUR = {"mean", "p5", "worst", "worst_index"}

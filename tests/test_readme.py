@@ -14,9 +14,9 @@ import pytest
 from fakes import write_fake_npz
 from pages import only_read
 
-from salm_lightning.cli import main
 from salm_lightning.commands import COMMANDS
 from salm_lightning.data import MEDMNIST
+from salm_lightning.main import main
 from salm_lightning.release import Manifest, verify_release
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ SHORT = {
     ],
     "sweep": ["--dry_run", "true"],
     "verify": [],
-    "audit": ["--treatments", "none", "--steps", "2", "--width", "0.0625", "--quality", "false", "--accelerator", "cpu"],
+    "audit": ["--countermeasures", "none", "--steps", "2", "--width", "0.0625", "--quality", "false", "--accelerator", "cpu"],
     "report": [],
     "quality": [],
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from salm_lightning.cli import main
+from salm_lightning.main import main
 
 pytestmark = pytest.mark.real_data
 

@@ -21,9 +21,9 @@ import pytest
 from fakes import write_fake_npz
 from PIL import Image
 
-from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, NpzDataModule
 from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.main import main
 from salm_lightning.release import Manifest, write_release
 from salm_lightning.report import gather, render
 
@@ -43,13 +43,15 @@ def figures(*acc: float) -> dict[str, list[float]]:
     return {name: [value + shift for value in acc] for name, shift in shifts.items()}
 
 
-def row(treatment: str, title: str, protected: list[float], clean: list[float] | None, worst: bool = False) -> dict[str, Any]:
+def row(
+    countermeasure: str, title: str, protected: list[float], clean: list[float] | None, worst: bool = False
+) -> dict[str, Any]:
     """Return a line of the battery."""
     drop = None if clean is None else float(np.mean(clean) - np.mean(protected))
     return {
-        "treatment": treatment,
+        "countermeasure": countermeasure,
         "title": title,
-        "settings": {"name": treatment},
+        "settings": {"name": countermeasure},
         "arch": "resnet18",
         "seeds": list(range(len(protected))),
         "protected": figures(*protected),
@@ -69,7 +71,7 @@ AUDIT: dict[str, Any] = {
         "batch_size": 128,
         "preset": "quick",
         "seeds": [0, 1],
-        "treatments": [{"name": "none"}, {"name": "grey"}],
+        "countermeasures": [{"name": "none"}, {"name": "grey"}],
         "archs": ["resnet18"],
     },
     "majority": 0.1947,
@@ -81,19 +83,19 @@ AUDIT: dict[str, Any] = {
     ],
     "skipped": [
         {
-            "treatment": "adversarial",
+            "countermeasure": "adversarial",
             "arch": "densenet121",
             "seed": 1,
             "trained_on": "protected",
             "reason": "the budget of 60 minutes was used up",
-            "command": "salm-cli audit protected --archs densenet121 --treatments adversarial",
+            "command": "salm-cli audit protected --archs densenet121 --countermeasures adversarial",
         }
     ],
     "verdict": {
         "word": "protects only against careless training",
         "text": "Greyscale brings a model back to 80.7 %.",
         "broken_by": ["Greyscale (resnet18)", "none (vgg11)"],
-        "not_covered": ["One seed.", "Treatments that were not tried: mixup."],
+        "not_covered": ["One seed.", "Countermeasures that were not tried: mixup."],
         "thresholds": {"broken_within": 0.15, "near_majority": 0.2},
     },
     "confusion": {"protected": [[3, 1], [2, 2]], "clean": [[4, 0], [0, 4]], "class_names": ["basophil", "platelet"]},
@@ -259,7 +261,7 @@ def make(release: Path) -> Make:
 def test_numbers_are_those_of_the_files(make: Make, release: Path) -> None:
     page = make()
     battery = page.rows("Models trained on the protected images")
-    nothing, worst, jpeg = battery["no treatment"], battery["Greyscale worst case"], battery["JPEG at quality 10"]
+    nothing, worst, jpeg = battery["no countermeasure"], battery["Greyscale worst case"], battery["JPEG at quality 10"]
     assert nothing == [
         "resnet18", "2",
         "31.7 %30.1 to 33.2", "29.4 %27.8 to 30.9", "0.328", "34.8 %33.2 to 36.3",
@@ -291,8 +293,8 @@ def test_numbers_are_those_of_the_files(make: Make, release: Path) -> None:
     verdict = AUDIT["verdict"]
     assert f"Verdict: {verdict['word']} " in page.text
     assert verdict["text"] in page.text
-    assert "Models learn from the protected images with: Greyscale (resnet18); no treatment (vgg11)." in page.text
-    assert "One seed. Treatments that were not tried: mixup." in page.text
+    assert "Models learn from the protected images with: Greyscale (resnet18); no countermeasure (vgg11)." in page.text
+    assert "One seed. Countermeasures that were not tried: mixup." in page.text
     assert "width factor 0.25, 1200 training steps" in page.text
 
     manifest = Manifest.read(release)
@@ -303,7 +305,7 @@ def test_numbers_are_those_of_the_files(make: Make, release: Path) -> None:
     assert page.rows("Checksums")["bloodmnist.npz (protected)"] == [manifest.archive.sha256]
     settings = page.rows("Method and training of the noise")
     assert (settings["method.percent"], settings["method.transform.padding"], settings["seed"]) == (["10.0"], ["null"], ["7"])
-    assert page.rows("Audit (audit.json)")["treatments[1].name"] == ["grey"]
+    assert page.rows("Audit (audit.json)")["countermeasures[1].name"] == ["grey"]
     assert page.rows("Thresholds of the verdict")["broken_within"] == ["0.15"]
     assert "salm-cli verify protected --source bloodmnist.npz" in page.text
 
@@ -346,7 +348,7 @@ def edit_manifest(release: Path, path: str, value: Any) -> None:
 AUDIT_TEXTS = (
     *("rows.1.title", "rows.0.arch", "verdict.text", "verdict.broken_by.0", "verdict.not_covered.0", "confusion.class_names.0"),
     *("settings.preset", "verdict.thresholds.broken_within"),
-    *(f"skipped.0.{key}" for key in ("treatment", "arch", "trained_on", "reason", "command")),
+    *(f"skipped.0.{key}" for key in ("countermeasure", "arch", "trained_on", "reason", "command")),
 )
 
 
@@ -484,7 +486,7 @@ def test_values_that_are_not_defined(page: Make) -> None:
     audit = edited(audit, "rows.0.clean.acc", [None, 0.9])
     audit = edited(audit, "confusion.protected", [[0, 0], [2, 2]])
     shown = page(audit=audit)
-    assert shown.rows("Models trained on the protected")["no treatment"][4:7] == ["n/a", "34.8 %33.2 to 36.3", "90.0 %"]
+    assert shown.rows("Models trained on the protected")["no countermeasure"][4:7] == ["n/a", "34.8 %33.2 to 36.3", "90.0 %"]
     assert shown.rows("Share of each class")["basophil"] == ["0", "n/a", "100.0 %"]
 
 
@@ -492,13 +494,13 @@ def test_the_verdict_shows_the_model_that_it_rests_on(page: Make) -> None:
     learned = row("none", "none", [0.7], [0.8]) | {"arch": "vit", "kept": 0.9}
     unknown = row("none", "none", [0.5], None) | {"arch": "linear"}
     shown = page(audit={**AUDIT, "rows": [row("none", "none", [0.4], [0.9]), unknown, learned]})
-    assert "Trained on the originals, vit 80.0 % Trained on the protected copy, no treatment, vit 70.0 %" in shown.text
+    assert "Trained on the originals, vit 80.0 % Trained on the protected copy, no countermeasure, vit 70.0 %" in shown.text
 
 
 def test_a_single_seed_says_so(page: Make) -> None:
     audit = {**AUDIT, "rows": [row("none", "none", [0.4], [0.9])]}
     shown = page(audit=audit)
-    assert shown.rows("Models trained on the protected")["no treatment"][2] == "40.0 %"
+    assert shown.rows("Models trained on the protected")["no countermeasure"][2] == "40.0 %"
     assert "Every row has a single seed here" in shown.text
     assert "Every row has a single seed here" not in page(audit=AUDIT).text
 

@@ -18,18 +18,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from salm_lightning.audit.album import Album
-from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, MedMNISTDataModule
 from salm_lightning.data.datamodule import default_batch_size
 from salm_lightning.errors import ConfigurationError, DataError
+from salm_lightning.main import main
 from salm_lightning.models import build_classifier
 from salm_lightning.release import Manifest
 from salm_lightning.reproduce import calibration, drawings, paper
 from salm_lightning.reproduce.calibration import Calibration, Unit
-from salm_lightning.reproduce.cells import AccuracyOn, Cell, Owners, Recipe, Result, accuracy
+from salm_lightning.reproduce.cells import AccuracyOn, Cell, ClassOwners, Recipe, Result, accuracy
+from salm_lightning.reproduce.experiment import Setup
 from salm_lightning.reproduce.gap import gap, with_gaps
-from salm_lightning.reproduce.lab import Lab
-from salm_lightning.reproduce.report import save
+from salm_lightning.reproduce.pages import save
 from salm_lightning.reproduce.settings import Dataset, Settings
 from salm_lightning.reproduce.targets import TARGETS
 from salm_lightning.reproduce.victims import Victims
@@ -61,7 +61,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def pretend(job: Job, *_: Any, **__: Any) -> None:
         ran.append(job.name)
         model = job.settings["model"]["init_args"]
-        clean, cropped = job.needs is None, model.get("treatment") is not None
+        clean, cropped = job.needs is None, model.get("countermeasure") is not None
         pretend_fit(job, acc=(0.9 if clean else 0.4) - cropped * (0.1 if clean else 0.15) + job.settings["seed_everything"] / 100)
 
     monkeypatch.setattr(runners, "work", pretend)
@@ -191,7 +191,7 @@ def test_settings_are_the_paper_s() -> None:
 
 def _planned(target: str, methods: list[str] | None = None, count: int | None = None) -> list[tuple[Cell, Job]]:
     cells = TARGETS[target].choose(["bloodmnist"], methods)[:count]
-    experiment = TARGETS[target].experiment(cells, Lab(Settings(0.0004, 0.125), Path("out")))
+    experiment = TARGETS[target].experiment(cells, Setup(Settings(0.0004, 0.125), Path("out")))
     assert isinstance(experiment, Victims)
     return [(cell, rows[0].job) for cell, rows in zip(cells, experiment.rows, strict=True)]
 
@@ -219,10 +219,10 @@ def test_tables_share_their_runs(blood: object) -> None:
     assert len(names["table4"]) == 4
 
 
-def test_a_filter_is_a_treatment_of_clean_and_protected_victims(blood: object) -> None:
+def test_a_filter_is_a_countermeasure_of_clean_and_protected_victims(blood: object) -> None:
     for cell, job in _planned("table3", ["sp"], 2):
-        treatment = job.settings["model"]["init_args"]["treatment"]["class_path"]
-        assert (cell.what, treatment.rpartition(".")[2]) == ("mean", "Mean")
+        countermeasure = job.settings["model"]["init_args"]["countermeasure"]["class_path"]
+        assert (cell.what, countermeasure.rpartition(".")[2]) == ("mean", "Mean")
         assert (job.needs is None) == (cell.method == "clean")
 
 
@@ -236,9 +236,9 @@ def test_three_classes_of_pathmnist_are_protected() -> None:
 
 def test_support_classes_are_the_paper_s() -> None:
     recipes = dict.fromkeys(str(cell.recipe) for cell in TARGETS["case7.1"].choose(None, ["salm"]) if cell.method == "salm")
-    assert list(recipes) == [str(Owners(support, ("melanoma",), 9)) for support in ("pathmnist", None)]
+    assert list(recipes) == [str(ClassOwners(support, ("melanoma",), 9)) for support in ("pathmnist", None)]
     found = {cell.recipe for cell in TARGETS["cased2"].choose(None, None) if cell.method == "salm"}
-    assert found == {Owners(support, None, 5) for support in ("pathmnist", "bloodmnist", None)}
+    assert found == {ClassOwners(support, None, 5) for support in ("pathmnist", "bloodmnist", None)}
 
 
 @pytest.mark.slow
@@ -497,7 +497,7 @@ def test_work_is_what_the_paper_s_settings_take() -> None:
 
 
 def test_work_of_owners() -> None:
-    from salm_lightning.training import Training
+    from salm_lightning.runs.training import Training
 
     part, *others = classwise_works(Dataset("dermamnist"), "pathmnist", 9, 1, Training())
     images = 7007 // 7 + 9 * (89996 // 9)

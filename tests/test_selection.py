@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from fakes import write_fake_npz
 
-from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.data.base import DatasetInfo
 from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.main import main
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import EM
 from salm_lightning.noise.selection import Selection

@@ -17,9 +17,9 @@ from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.main import main
 from salm_lightning.noise.methods import SP
 from salm_lightning.noise.pgd import InputGradient
 from salm_lightning.noise.rounding import release_images

@@ -24,14 +24,14 @@ from pages import shell_commands
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from salm_lightning.cli import main
 from salm_lightning.data import SyntheticDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError
-from salm_lightning.folder_lock import alone
+from salm_lightning.files import locked
+from salm_lightning.main import main
 from salm_lightning.sweep import runners
 from salm_lightning.sweep.job import Job, State, work
+from salm_lightning.sweep.options import compose, merge
 from salm_lightning.sweep.plan import FIXED, Planner, Row, columns_of, label, short_names
-from salm_lightning.sweep.settings import compose, merge
 
 ROOT = Path(__file__).parent.parent
 DATA = {"size": 16, "train_size": 20, "val_size": 8, "test_size": 10, "chunk_size": 16, "batch_size": 8}
@@ -310,7 +310,7 @@ def test_victims_never_bring_data_of_their_own(given: dict[str, Any]) -> None:
 
 def test_a_checkpoint_counts_by_its_content() -> None:
     tuning = {"class_path": "FineTune", "init_args": {"checkpoint": "victim.ckpt"}}
-    victim = merge(SWEEP["victim"], {"model": {"treatment": tuning}})
+    victim = merge(SWEEP["victim"], {"model": {"countermeasure": tuning}})
     names = []
     for content in ("one", "other", "one"):
         Path("victim.ckpt").write_text(content)
@@ -474,13 +474,13 @@ def test_two_sweeps_do_not_share_a_folder(
 
 
 def test_runs_of_a_killed_sweep_keep_its_lock(tmp_path: Path) -> None:
-    with alone(tmp_path, "sweep"):
+    with locked(tmp_path, "sweep"):
         left = subprocess.Popen(["sleep", "60"], close_fds=False)
-    with pytest.raises(OutputExistsError, match="a run that it left"), alone(tmp_path, "sweep"):
+    with pytest.raises(OutputExistsError, match="a run that it left"), locked(tmp_path, "sweep"):
         pass
     left.kill()
     left.wait()
-    with alone(tmp_path, "sweep"):
+    with locked(tmp_path, "sweep"):
         pass
 
 

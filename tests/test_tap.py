@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from salm_lightning.cli import main
 from salm_lightning.data import MEDMNIST, DatasetInfo, NpzDataModule, Task
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.generation import generate
+from salm_lightning.main import main
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import TAP
 from salm_lightning.noise.pgd import InputGradient, frozen
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.release import Manifest
+from salm_lightning.runs.generation import generate
 
 CLASSES, SEED = 4, 9
 

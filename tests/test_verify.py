@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from salm_lightning.commands.verify import verify
-from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.medmnist import NpzDataModule
+from salm_lightning.files import file_sha256
 from salm_lightning.release import verify_release, write_release
 from salm_lightning.release.manifest import FORMAT_VERSION
 

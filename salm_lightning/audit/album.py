@@ -12,8 +12,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from salm_lightning.errors import DataError
-from salm_lightning.files import replacing
-from salm_lightning.summary import write_json
+from salm_lightning.files import replacing, write_json
 
 PICTURES = "pictures.json"
 FOLDER = "pictures"

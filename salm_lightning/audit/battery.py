@@ -15,11 +15,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from salm_lightning.audit.cells import Cell, Length, Record, Store, TrainedOn, is_plain, name_of, title_of
-from salm_lightning.callbacks.interruption import interruptible
+from salm_lightning.audit.trials import Length, Record, Store, TrainedOn, Trial, is_plain, name_of, title_of
+from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError, SalmError
-from salm_lightning.treatments import Treatment
+from salm_lightning.interruption import interruptible
 
 DONE, FAILED, SKIPPED, OPEN = "done", "failed", "skipped", "open"
 """What became of a victim; an open one has not been tried yet."""
@@ -84,7 +84,7 @@ class Battery:
         reasons: Why others have not finished, by name: status and reason.
     """
 
-    cells: Sequence[Cell]
+    cells: Sequence[Trial]
     images: Mapping[TrainedOn, ImageDataModule]
     stores: Mapping[TrainedOn, Store]
     logs: Path
@@ -100,16 +100,16 @@ class Battery:
                 self.records[name_of(cell.identity)] = record
 
     @property
-    def pending(self) -> list[Cell]:
+    def pending(self) -> list[Trial]:
         """Victims that have not finished and were not given up."""
         return [cell for cell in self.cells if self.status(cell)[0] == OPEN]
 
-    def status(self, cell: Cell) -> tuple[str, str]:
+    def status(self, cell: Trial) -> tuple[str, str]:
         """Return what became of a victim, and why."""
         name = name_of(cell.identity)
         return (DONE, "") if name in self.records else self.reasons.get(name, (OPEN, "not trained yet"))
 
-    def run(self, budget: float | None, ended: Callable[[Cell], None], progress: Callable[[], list[ProgressBar]] = list) -> None:
+    def run(self, budget: float | None, ended: Callable[[Trial], None], progress: Callable[[], list[ProgressBar]] = list) -> None:
         """Train what is pending; a victim that fails does not stop the others.
 
         Args:
@@ -124,39 +124,39 @@ class Battery:
         with interruptible():
             for cell in self.pending:
                 left = None if deadline is None else deadline - time.monotonic()
-                expected = self._measured.get((cell.arch, title_of(cell.treatment)))
+                expected = self._measured.get((cell.arch, title_of(cell.countermeasure)))
                 if left is not None and (left <= 0 or (expected is not None and expected > left)):
                     self._skip(cell, expected)
                     continue
                 self._train(cell, left, progress())
                 ended(cell)
 
-    def expected(self, cell: Cell) -> float | None:
+    def expected(self, cell: Trial) -> float | None:
         """Return the seconds that a victim will take, judged by the most similar ones; ``None`` without any."""
         known = self._measured
         same_arch = [seconds for (arch, _), seconds in known.items() if arch == cell.arch]
-        alike = known.get((cell.arch, title_of(cell.treatment)))
+        alike = known.get((cell.arch, title_of(cell.countermeasure)))
         if alike is not None:
             return alike
         return fmean(same_arch or known.values()) if known else None
 
     @property
     def _measured(self) -> dict[tuple[str, str], float]:
-        """Seconds by architecture and treatment: of finished victims, and what those given up would have taken."""
+        """Seconds by architecture and countermeasure: of finished victims, and what those given up would have taken."""
         return {(record.identity["arch"], record.title): record.seconds for record in self.records.values()} | self._expected
 
     def remaining(self) -> float:
         """Return the seconds that all pending victims will take."""
         return sum(self.expected(cell) or 0.0 for cell in self.pending)
 
-    def _train(self, cell: Cell, left: float | None, callbacks: Sequence[Callback]) -> None:
+    def _train(self, cell: Trial, left: float | None, callbacks: Sequence[Callback]) -> None:
         name = name_of(cell.identity)
         shutil.rmtree(self.logs / name, ignore_errors=True)  # of a victim that was interrupted
         limits = [] if left is None else [Deadline(left)]
         try:
             record, module = cell.train(self.images[cell.trained_on], self.logs, [*callbacks, *limits], self.accelerator)
         except OutOfTimeError as error:
-            self._expected[cell.arch, title_of(cell.treatment)] = error.expected
+            self._expected[cell.arch, title_of(cell.countermeasure)] = error.expected
             self._skip(cell, error.expected)
         except (SalmError, RuntimeError) as error:  # diverged, or out of memory
             self.reasons[name] = (FAILED, str(error))
@@ -164,41 +164,41 @@ class Battery:
             self.stores[cell.trained_on].write(record, module)
             self.records[name] = record
 
-    def _skip(self, cell: Cell, expected: float | None) -> None:
+    def _skip(self, cell: Trial, expected: float | None) -> None:
         takes = "" if expected is None else f": it takes about {timedelta(seconds=round(expected))}"
         self.reasons[name_of(cell.identity)] = (SKIPPED, f"no time left within the budget{takes}")
 
 
 def plan(
     images: Mapping[TrainedOn, Mapping[str, Any]],
-    treatments: Sequence[Treatment],
+    countermeasures: Sequence[Countermeasure],
     archs: Sequence[str],
     seeds: Sequence[int],
     length: Length,
     cross: bool,
-) -> list[Cell]:
+) -> list[Trial]:
     """Return the victims of a battery, the most telling ones first, so that a battery that is cut short has a verdict.
 
-    For each seed: victims without treatment and their clean twins, then those with treatments on the release, then their twins.
+    For each seed: victims without countermeasure and their clean twins, then those with countermeasures on the release, then their twins.
 
     Args:
         images: What identifies the images, ``protected`` and where the originals are known ``clean``.
-        treatments: What is tried.
+        countermeasures: What is tried.
         archs: Architectures.
         seeds: Seeds.
         length: Width, steps and batch size of all.
-        cross: Every treatment with every architecture; else treatments with the first one, and the others without any.
+        cross: Every countermeasure with every architecture; else countermeasures with the first one, and the others without any.
     """
-    cells: list[Cell] = []
+    cells: list[Trial] = []
     for seed in seeds:
-        stages: list[list[Cell]] = [[], [], []]
+        stages: list[list[Trial]] = [[], [], []]
         for arch in archs:
-            for treatment in treatments:
-                if not (cross or arch == archs[0] or is_plain(treatment)):
+            for countermeasure in countermeasures:
+                if not (cross or arch == archs[0] or is_plain(countermeasure)):
                     continue
                 for trained_on, identity in images.items():
-                    stage = 0 if is_plain(treatment) else 1 if trained_on == "protected" else 2
-                    stages[stage].append(Cell(trained_on, identity, treatment, arch, seed, length))
+                    stage = 0 if is_plain(countermeasure) else 1 if trained_on == "protected" else 2
+                    stages[stage].append(Trial(trained_on, identity, countermeasure, arch, seed, length))
         cells += [cell for stage in stages for cell in stage]
     return cells
 

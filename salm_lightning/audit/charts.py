@@ -70,7 +70,7 @@ def curves_figure(panels: Mapping[str, Sequence[Curve]], majority: float) -> Fig
 
 @styled
 def battery_figure(bars: Sequence[Bar], majority: float) -> Figure:
-    """Draw what each treatment reaches on protected images, beside what it reaches on clean ones."""
+    """Draw what each countermeasure reaches on protected images, beside what it reaches on clean ones."""
     figure = new_figure(1.6 + 0.36 * len(bars))
     axes = figure.subplots()
     for place, bar in enumerate(bars):

@@ -1,4 +1,4 @@
-"""What a user chooses for an audit: a preset, treatments by name or with settings, architectures and seeds."""
+"""What a user chooses for an audit: a preset, countermeasures by name or with settings, architectures and seeds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from salm_lightning.audit.cells import NONE, is_plain, settings_of
+from salm_lightning.audit.trials import NONE, is_plain, settings_of
+from salm_lightning.cli.parser import SalmArgumentParser, explain
+from salm_lightning.countermeasures import COUNTERMEASURES, Countermeasure, Grey
 from salm_lightning.data import DatasetInfo
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.models import ARCHITECTURES
-from salm_lightning.parser import SalmArgumentParser, explain
-from salm_lightning.trainers import check_seed
-from salm_lightning.treatments import TREATMENTS, Grey, Treatment
+from salm_lightning.runs.trainers import check_seed
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ class Preset:
     """Everything that a user may leave open.
 
     Attributes:
-        treatments: As on the command line.
+        countermeasures: As on the command line.
         archs: Architectures; the first one is the main one.
         seeds: Seeds.
         width: Width factor of the victims.
         steps: Training steps of each victim.
-        cross: Every treatment with every architecture; else treatments with the first one, and the others without any.
+        cross: Every countermeasure with every architecture; else countermeasures with the first one, and the others without any.
         compared: At most so many images are compared with their originals; None for all.
     """
 
-    treatments: tuple[Any, ...]
+    countermeasures: tuple[Any, ...]
     archs: tuple[str, ...]
     seeds: tuple[int, ...]
     width: float
@@ -45,13 +45,13 @@ def _with(class_path: str, **options: Any) -> dict[str, Any]:
 
 
 _ALONE = tuple(
-    name for name, kind in TREATMENTS.items() if all(p.default is not p.empty for p in signature(kind).parameters.values())
+    name for name, kind in COUNTERMEASURES.items() if all(p.default is not p.empty for p in signature(kind).parameters.values())
 )
-"""Treatments that need no settings."""
+"""Countermeasures that need no settings."""
 PRESETS = {
     # Minutes on a CPU. Strong augmentation teaches next to nothing in so few steps; adversarial training takes several times as long.
     "quick": Preset(
-        treatments=(NONE, "jpeg", "grey", "resample"),
+        countermeasures=(NONE, "jpeg", "grey", "resample"),
         archs=("resnet18",),
         seeds=(0,),
         width=0.125,
@@ -61,7 +61,7 @@ PRESETS = {
     ),
     # Tables 2 to 4 of the paper, at its settings.
     "paper": Preset(
-        treatments=(NONE, "mean", "median", "gaussian", "centercrop"),
+        countermeasures=(NONE, "mean", "median", "gaussian", "centercrop"),
         archs=("resnet18", "vgg11", "resnet50", "densenet121"),
         seeds=(0,),
         width=1.0,
@@ -69,7 +69,13 @@ PRESETS = {
         cross=False,
     ),
     "full": Preset(
-        treatments=(NONE, *_ALONE, _with("JPEG", quality=50), _with("JPEG", quality=90), _with("AdversarialTraining", radius=4)),
+        countermeasures=(
+            NONE,
+            *_ALONE,
+            _with("JPEG", quality=50),
+            _with("JPEG", quality=90),
+            _with("AdversarialTraining", radius=4),
+        ),
         archs=tuple(ARCHITECTURES),
         seeds=(0, 1, 2),
         width=1.0,
@@ -82,24 +88,24 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """A treatment, and how it is written on the command line.
+    """A countermeasure, and how it is written on the command line.
 
     Attributes:
-        treatment: The treatment.
+        countermeasure: The countermeasure.
         text: A name, or class and options as YAML.
     """
 
-    treatment: Treatment
+    countermeasure: Countermeasure
     text: str
 
 
-def read_treatments(values: Sequence[Any]) -> list[Choice]:
-    """Return treatments from names, such as ``jpeg``, and classes with options; the first one is none at all, given or not.
+def read_countermeasures(values: Sequence[Any]) -> list[Choice]:
+    """Return countermeasures from names, such as ``jpeg``, and classes with options; the first one is none at all, given or not.
 
-    All else is compared with the victims without treatment. What is given twice counts once.
+    All else is compared with the victims without countermeasure. What is given twice counts once.
 
     Args:
-        values: ``none``, names of :data:`~salm_lightning.treatments.TREATMENTS`, class paths, or
+        values: ``none``, names of :data:`~salm_lightning.countermeasures.COUNTERMEASURES`, class paths, or
             ``{class_path: JPEG, init_args: {quality: 10}}``.
 
     Raises:
@@ -107,28 +113,28 @@ def read_treatments(values: Sequence[Any]) -> list[Choice]:
     """
     entries = [entry for value in values if (entry := _entry(value)) != NONE]
     parser = SalmArgumentParser(prog="salm-cli audit")
-    parser.add_argument("--treatments", type=list[Treatment])
-    args = ["--treatments", json.dumps(entries)]
+    parser.add_argument("--countermeasures", type=list[Countermeasure])
+    args = ["--countermeasures", json.dumps(entries)]
     try:
         config = parser.parse_args(args)
-        made = parser.instantiate(config)["treatments"]
+        made = parser.instantiate(config)["countermeasures"]
     except ConfigurationError as error:
         raise explain(parser, args, error) from error
-    chosen = {_key(Treatment()): Choice(Treatment(), NONE)}
-    for entry, treatment in zip(entries, made, strict=True):
-        chosen.setdefault(_key(treatment), Choice(treatment, json.dumps(entry) if isinstance(entry, dict) else entry))
+    chosen = {_key(Countermeasure()): Choice(Countermeasure(), NONE)}
+    for entry, countermeasure in zip(entries, made, strict=True):
+        chosen.setdefault(_key(countermeasure), Choice(countermeasure, json.dumps(entry) if isinstance(entry, dict) else entry))
     return list(chosen.values())
 
 
 def effective(choices: Sequence[Choice], info: DatasetInfo) -> list[Choice]:
-    """Return the treatments that do something to the images: taking the colours away does nothing to grey ones."""
-    return [choice for choice in choices if not (isinstance(choice.treatment, Grey) and info.channels == 1)]
+    """Return the countermeasures that do something to the images: taking the colours away does nothing to grey ones."""
+    return [choice for choice in choices if not (isinstance(choice.countermeasure, Grey) and info.channels == 1)]
 
 
 def untried(names: Iterable[str], info: DatasetInfo) -> list[str]:
-    """Return the names of the known treatments that would do something and are not among those given."""
+    """Return the names of the known countermeasures that would do something and are not among those given."""
     tried = set(names)
-    return [name for name, kind in TREATMENTS.items() if name not in tried and not (kind is Grey and info.channels == 1)]
+    return [name for name, kind in COUNTERMEASURES.items() if name not in tried and not (kind is Grey and info.channels == 1)]
 
 
 def check_archs(archs: Sequence[str]) -> list[str]:
@@ -156,7 +162,7 @@ def check_seeds(seeds: Sequence[int]) -> list[int]:
 
 
 def _entry(value: Any) -> Any:
-    """Return a treatment as the parser takes it, names resolved; what is no name at all is the parser's to refuse."""
+    """Return a countermeasure as the parser takes it, names resolved; what is no name at all is the parser's to refuse."""
     if isinstance(value, dict) and isinstance(value.get("class_path"), str):
         return {**value, "class_path": _class_of(value["class_path"])}
     return _class_of(value) if isinstance(value, str) else value
@@ -165,10 +171,10 @@ def _entry(value: Any) -> Any:
 def _class_of(name: str) -> str:
     if "." in name:
         return name
-    known = {NONE: NONE, **{key: kind.__name__ for key, kind in TREATMENTS.items()}}
-    return name if name in known.values() else known[look_up("treatments", name, known)]
+    known = {NONE: NONE, **{key: kind.__name__ for key, kind in COUNTERMEASURES.items()}}
+    return name if name in known.values() else known[look_up("countermeasures", name, known)]
 
 
-def _key(treatment: Treatment) -> str:
-    kind = NONE if is_plain(treatment) else type(treatment).__qualname__
-    return json.dumps([kind, settings_of(treatment)], sort_keys=True)
+def _key(countermeasure: Countermeasure) -> str:
+    kind = NONE if is_plain(countermeasure) else type(countermeasure).__qualname__
+    return json.dumps([kind, settings_of(countermeasure)], sort_keys=True)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from salm_lightning.data import SPLITS, ImageDataModule
-from salm_lightning.data.arrays import file_sha256
 from salm_lightning.errors import DataError
+from salm_lightning.files import file_sha256
 from salm_lightning.release import PoisonedDataModule
 
 

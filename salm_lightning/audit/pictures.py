@@ -12,6 +12,7 @@ from torch import nn
 
 from salm_lightning.audit.album import Album
 from salm_lightning.audit.charts import Bar, Curve, battery_figure, confusion_figure, curves_figure
+from salm_lightning.audit.extremes import summarise
 from salm_lightning.audit.image_figures import (
     embed,
     examples_figure,
@@ -24,7 +25,6 @@ from salm_lightning.audit.networks import features_of
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.segmentation import Segmenter
 from salm_lightning.audit.similarity import DISTANCES
-from salm_lightning.audit.statistics import summarise
 from salm_lightning.audit.style import CLEAN, PROTECTED
 
 _PerImage = dict[str, NDArray[np.float64]]
@@ -171,20 +171,20 @@ def _draw_curves(album: Album, audit: dict[str, Any]) -> None:
         album.add(
             "curves-all",
             curves_figure(panels, audit["majority"]),
-            "Learning curves of every treatment",
-            "The same for every treatment and architecture.",
+            "Learning curves of every countermeasure",
+            "The same for every countermeasure and architecture.",
         )
 
 
 def _titles(audit: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
-    """Return what names a row or a curve: its treatment's title, and the architecture where there are several.
+    """Return what names a row or a curve: its countermeasure's title, and the architecture where there are several.
 
-    A row's ``treatment`` is a class, whose settings its ``title`` tells apart; a curve's ``treatment`` is such a title.
+    A row's ``countermeasure`` is a class, whose settings its ``title`` tells apart; a curve's ``countermeasure`` is such a title.
     """
     several = len({row["arch"] for row in audit["rows"]}) > 1
 
     def title(entry: dict[str, Any]) -> str:
-        name: str = entry.get("title", entry["treatment"])
+        name: str = entry.get("title", entry["countermeasure"])
         return f"{name}, {entry['arch']}" if several else name
 
     return title

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from salm_lightning.audit.album import Album
+from salm_lightning.audit.extremes import summarise
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.pictures import draw_examples, draw_extremes, draw_features, draw_segmentation, draw_worst
 from salm_lightning.audit.readability import readability
 from salm_lightning.audit.segmentation import Segmenter, compare_masks
 from salm_lightning.audit.separability import linear_separability
 from salm_lightning.audit.similarity import DISTANCES, Similarity
-from salm_lightning.audit.statistics import summarise
 from salm_lightning.data import ImageDataModule
-from salm_lightning.summary import write_json
+from salm_lightning.files import write_json
 
 FORMAT_VERSION = 1
 QUALITY = "quality.json"

@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from salm_lightning.audit.cells import NONE, Record
+from salm_lightning.audit.trials import NONE, Record
 from salm_lightning.audit.verdict import EARLY_STOPPING, kept, mean, reference_of, worst_of
 from salm_lightning.data import Task
 from salm_lightning.files import replacing
@@ -23,7 +23,7 @@ _COLUMNS = {
     **{"best_on_val_acc": "best_on_val_accuracy", "peak_acc": "peak_accuracy"},
 }
 CSV_COLUMNS = (
-    *("treatment", "settings", "arch", "seed", "trained_on", "status", *_COLUMNS.values(), "majority"),
+    *("countermeasure", "settings", "arch", "seed", "trained_on", "status", *_COLUMNS.values(), "majority"),
     *("width", "steps", "batch_size", "seconds", "reason"),
 )
 """Columns of ``audit.csv``; accuracies are shares, kappa is empty unless the task is ordinal."""
@@ -32,9 +32,9 @@ Row = dict[str, Any]
 
 
 def make_rows(records: Sequence[Record], floors: Mapping[str, float]) -> list[Row]:
-    """Return a row for each treatment and architecture, in the order of their first protected victims.
+    """Return a row for each countermeasure and architecture, in the order of their first protected victims.
 
-    After the victims without treatment follow the same ones under early stopping. What a seed lacks is None.
+    After the victims without countermeasure follow the same ones under early stopping. What a seed lacks is None.
 
     Args:
         records: Finished victims, protected ones and clean twins.
@@ -43,14 +43,14 @@ def make_rows(records: Sequence[Record], floors: Mapping[str, float]) -> list[Ro
     groups: dict[tuple[str, str], dict[tuple[str, int], Record]] = {}
     for record in sorted(records, key=lambda record: record.identity["trained_on"] == "clean"):
         identity = record.identity
-        group = groups.setdefault((json.dumps(identity["treatment"], sort_keys=True), identity["arch"]), {})
+        group = groups.setdefault((json.dumps(identity["countermeasure"], sort_keys=True), identity["arch"]), {})
         group[identity["trained_on"], identity["seed"]] = record
     rows: list[Row] = []
     for victims in groups.values():
         seeds = sorted(seed for trained_on, seed in victims if trained_on == "protected")
         if seeds:
             rows.append(_row(victims, seeds))
-            if rows[-1]["treatment"] == NONE:
+            if rows[-1]["countermeasure"] == NONE:
                 rows.append(_row(victims, seeds, stopped=True))
     worst, reference = worst_of(rows, floors), reference_of(rows, floors)
     return [{**row, "kept": kept(row, floors, reference), "worst": number == worst} for number, row in enumerate(rows)]
@@ -59,9 +59,9 @@ def make_rows(records: Sequence[Record], floors: Mapping[str, float]) -> list[Ro
 def _row(victims: Mapping[tuple[str, int], Record], seeds: Sequence[int], stopped: bool = False) -> Row:
     first = victims["protected", seeds[0]]
     protected, clean = (_figures([victims.get((name, seed)) for seed in seeds], stopped) for name in ("protected", "clean"))
-    settings = {"name": EARLY_STOPPING} if stopped else first.identity["treatment"]
+    settings = {"name": EARLY_STOPPING} if stopped else first.identity["countermeasure"]
     return {
-        "treatment": settings["name"],
+        "countermeasure": settings["name"],
         "title": EARLY_STOPPING if stopped else first.title,
         "settings": settings,
         "arch": first.identity["arch"],
@@ -105,7 +105,7 @@ def curves_of(records: Sequence[Record]) -> list[dict[str, Any]]:
     return [
         {
             **{name: record.identity[name] for name in ("trained_on", "arch", "seed")},
-            "treatment": record.title,
+            "countermeasure": record.title,
             **record.curve,
         }
         for record in records
@@ -113,11 +113,11 @@ def curves_of(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def confusion_of(records: Sequence[Record], arch: str, seed: int) -> dict[str, Any] | None:
-    """Return the confusion matrices of the victims without treatment; None without one, or for several labels per image."""
+    """Return the confusion matrices of the victims without countermeasure; None without one, or for several labels per image."""
     chosen = {
         record.identity["trained_on"]: record.results
         for record in records
-        if (record.identity["treatment"]["name"], record.identity["arch"], record.identity["seed"]) == (NONE, arch, seed)
+        if (record.identity["countermeasure"]["name"], record.identity["arch"], record.identity["seed"]) == (NONE, arch, seed)
     }
     if "protected" not in chosen or chosen["protected"]["data"]["task"] == Task.MULTI_LABEL:
         return None
@@ -132,7 +132,8 @@ def write_csv(records: Sequence[Record], skipped: Sequence[Mapping[str, Any]], p
     """Write a line per victim, also for those that did not finish; to a temporary name first."""
     lines = [_line(record) for record in records]
     lines += [
-        {name: victim[name] for name in ("treatment", "arch", "seed", "trained_on", "status", "reason")} for victim in skipped
+        {name: victim[name] for name in ("countermeasure", "arch", "seed", "trained_on", "status", "reason")}
+        for victim in skipped
     ]
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, CSV_COLUMNS)
@@ -143,8 +144,8 @@ def write_csv(records: Sequence[Record], skipped: Sequence[Mapping[str, Any]], p
 def _line(record: Record) -> dict[str, Any]:
     identity = record.identity
     return {
-        "treatment": record.title,
-        "settings": json.dumps(identity["treatment"]),
+        "countermeasure": record.title,
+        "settings": json.dumps(identity["countermeasure"]),
         "status": "done",
         "majority": record.results["majority"],
         "seconds": round(record.seconds, 1),
@@ -153,7 +154,7 @@ def _line(record: Record) -> dict[str, Any]:
     }
 
 
-_HEADINGS = ("treatment", "model", "accuracy", "balanced acc.", "AUC", "peak", "clean accuracy", "drop", "kept")
+_HEADINGS = ("countermeasure", "model", "accuracy", "balanced acc.", "AUC", "peak", "clean accuracy", "drop", "kept")
 
 
 def table_lines(audit: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -215,7 +216,7 @@ def markdown(audit: Mapping[str, Any]) -> str:
 
 
 def _described(victim: Mapping[str, Any]) -> str:
-    return f"{victim['trained_on']}, {victim['treatment']}, {victim['arch']}, seed {victim['seed']}"
+    return f"{victim['trained_on']}, {victim['countermeasure']}, {victim['arch']}, seed {victim['seed']}"
 
 
 def _bold(audit: Mapping[str, Any]) -> list[bool]:

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from salm_lightning.audit.battery import DONE, Battery
-from salm_lightning.audit.cells import Cell, Length, Record, name_of, title_of
 from salm_lightning.audit.choices import Choice, untried
 from salm_lightning.audit.results import confusion_of, curves_of, make_rows, markdown, write_csv
+from salm_lightning.audit.trials import Length, Record, Trial, name_of, title_of
 from salm_lightning.audit.verdict import floors_of, judge, limits
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.files import replacing
+from salm_lightning.files import replacing, write_json
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.release import PoisonedDataModule
-from salm_lightning.summary import write_json
 
 AUDIT = "audit.json"
 _FORMAT_VERSION = 1
@@ -49,11 +48,11 @@ class Summary:
     Attributes:
         release: The release, loaded.
         battery: The victims of this audit.
-        choices: Their treatments.
+        choices: Their countermeasures.
         length: How long and wide they are.
         preset: Preset that they come from.
         out: Folder of the results.
-        command: Arguments of ``salm-cli audit`` but for treatments, architectures, seeds, preset and budget.
+        command: Arguments of ``salm-cli audit`` but for countermeasures, architectures, seeds, preset and budget.
     """
 
     release: PoisonedDataModule
@@ -82,7 +81,7 @@ class Summary:
         rows = make_rows(records, floors)
         archs = list(dict.fromkeys(record.identity["arch"] for record in records))
         seeds = sorted({record.identity["seed"] for record in records})
-        treatments = {record.title: record.identity["treatment"] for record in records}
+        countermeasures = {record.title: record.identity["countermeasure"] for record in records}
         main = self.battery.cells[0]
         return {
             "format_version": _FORMAT_VERSION,
@@ -96,7 +95,7 @@ class Summary:
                 **asdict(self.length),
                 "preset": self.preset,
                 "seeds": seeds,
-                "treatments": list(treatments.values()),
+                "countermeasures": list(countermeasures.values()),
                 "archs": archs,
             },
             "majority": majority,
@@ -107,7 +106,7 @@ class Summary:
                 rows,
                 floors,
                 limits(
-                    untried((treatment["name"] for treatment in treatments.values()), data.info),
+                    untried((countermeasure["name"] for countermeasure in countermeasures.values()), data.info),
                     [arch for arch in ARCHITECTURES if arch not in archs],
                     len(seeds),
                     self.length,
@@ -140,23 +139,23 @@ class Summary:
 
     def _skipped(self) -> list[dict[str, Any]]:
         """Return the victims of this audit that have not finished, with status, reason, and the command that trains them."""
-        texts = {title_of(choice.treatment): choice.text for choice in self.choices}
+        texts = {title_of(choice.countermeasure): choice.text for choice in self.choices}
         found = []
         for cell in self.battery.cells:
             status, reason = self.battery.status(cell)
             if status != DONE:
-                title = title_of(cell.treatment)
+                title = title_of(cell.countermeasure)
                 found.append(
                     {
-                        **{"treatment": title, "arch": cell.arch, "seed": cell.seed, "trained_on": cell.trained_on},
+                        **{"countermeasure": title, "arch": cell.arch, "seed": cell.seed, "trained_on": cell.trained_on},
                         **{"status": status, "reason": reason, "command": self._command(cell, texts[title])},
                     }
                 )
         return found
 
-    def _command(self, cell: Cell, treatment: str) -> str:
+    def _command(self, cell: Trial, countermeasure: str) -> str:
         length = {name: str(value) for name, value in asdict(self.length).items()}
-        options = {**length, "treatments": f"[{treatment}]", "archs": f"[{cell.arch}]", "seeds": f"[{cell.seed}]"}
+        options = {**length, "countermeasures": f"[{countermeasure}]", "archs": f"[{cell.arch}]", "seeds": f"[{cell.seed}]"}
         return shlex.join(
             ["salm-cli", "audit", *self.command, *(part for name, value in options.items() for part in (f"--{name}", value))]
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from salm_lightning.audit.cells import NONE, Length, TrainedOn
+from salm_lightning.audit.trials import NONE, Length, TrainedOn
 from salm_lightning.data import Task
 
 KEPT_LIMIT = 0.5
@@ -24,7 +24,7 @@ FAILS = "does not protect"
 NOT_JUDGED = "not judged"
 
 EARLY_STOPPING = "early stopping"
-"""Row of the victims without treatment as they were at their best on the clean validation split."""
+"""Row of the victims without countermeasure as they were at their best on the clean validation split."""
 _MEASURES = {"acc": "accuracy", "balanced_acc": "balanced accuracy", "auc": "AUC"}
 _FEW_IMAGES = 2500
 """Test images below which the accuracy's 95 % interval is wider than two points to each side."""
@@ -55,7 +55,7 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 def reference_of(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float]) -> dict[str, float]:
     """Return what the best ordinary victim on the originals reaches, for each measure in which it has learned something."""
-    clean = [row["clean"] for row in rows if row["treatment"] == NONE and row["clean"] is not None]
+    clean = [row["clean"] for row in rows if row["countermeasure"] == NONE and row["clean"] is not None]
     reached = {name: max((mean(values[name]) or 0.0 for values in clean), default=0.0) for name in floors}
     return {name: value for name, value in reached.items() if value - floors[name] >= LEARNED}
 
@@ -81,10 +81,10 @@ def worst_of(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float]) -> 
 def judge(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], not_covered: Sequence[str]) -> dict[str, Any]:
     """Return the verdict on a battery.
 
-    - *does not protect*: an ordinary victim, without any treatment, keeps more than :data:`KEPT_LIMIT` in one of the architectures.
-    - *protects only against careless training*: none does, but some treatment lets a victim keep more than that.
+    - *does not protect*: an ordinary victim, without any countermeasure, keeps more than :data:`KEPT_LIMIT` in one of the architectures.
+    - *protects only against careless training*: none does, but some countermeasure lets a victim keep more than that.
     - *protects*: nothing that was tried does, and something was tried that leaves a clean twin more than that.
-    - *holds against careless training, more was not tried*: nothing does, but no such treatment has finished.
+    - *holds against careless training, more was not tried*: nothing does, but no such countermeasure has finished.
     - *not judged*: no ordinary victim has finished, or there is no clean twin that has learned something.
 
     Args:
@@ -97,14 +97,14 @@ def judge(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], not_co
     """
     reference = reference_of(rows, floors)
     shares = [(row, share) for row in rows if (share := kept(row, floors, reference)) is not None]
-    plain = [pair for pair in shares if pair[0]["treatment"] == NONE]
+    plain = [pair for pair in shares if pair[0]["countermeasure"] == NONE]
     broken = [pair for pair in _strongest_first(shares) if pair[1] > KEPT_LIMIT]
     if not plain:
         word, text = NOT_JUDGED, _why_not(rows, floors)
     else:
         row, share = _strongest_first(plain)[0]
         figures = _figures(row, floors, reference)
-        ordinary = f"Trained without any treatment, {figures} and keeps {_percent(share)} of what there is to learn"
+        ordinary = f"Trained without any countermeasure, {figures} and keeps {_percent(share)} of what there is to learn"
         limit = f"more than {KEPT_LIMIT:.0%} counts as learned"
         if share > KEPT_LIMIT:
             word, text = FAILS, f"{ordinary}; {limit}."
@@ -113,7 +113,7 @@ def judge(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], not_co
             word, text = CARELESS, f"{ordinary}, but someone who knows of the noise gets around it ({limit}): {named}."
         elif not _telling(rows, floors, reference):
             word = UNTRIED
-            text = f"{ordinary}; {limit}. No treatment that could have got around the noise has finished."
+            text = f"{ordinary}; {limit}. No countermeasure that could have got around the noise has finished."
         else:
             strongest, most = _strongest_first(shares)[0]
             word = PROTECTS
@@ -131,7 +131,7 @@ def limits(untried: Sequence[str], archs: Sequence[str], seeds: int, length: Len
     """Return what a battery does not show, in plain words.
 
     Args:
-        untried: Names of the treatments that were not tried.
+        untried: Names of the countermeasures that were not tried.
         archs: Architectures that were not tried.
         seeds: Seeds per victim.
         length: How long and wide the victims are.
@@ -140,7 +140,7 @@ def limits(untried: Sequence[str], archs: Sequence[str], seeds: int, length: Len
     """
     found = []
     if untried:
-        found.append(f"Treatments that were not tried: {', '.join(untried)}.")
+        found.append(f"Countermeasures that were not tried: {', '.join(untried)}.")
     if archs:
         found.append(f"Architectures that were not tried: {', '.join(archs)}.")
     if skipped:
@@ -154,25 +154,25 @@ def limits(untried: Sequence[str], archs: Sequence[str], seeds: int, length: Len
     found.append(
         f"Every victim had {length.steps} steps at width {length.width:g}; longer training and wider networks may learn more."
     )
-    found.append("Treatments were tried one at a time; someone may combine them, or think of others.")
+    found.append("Countermeasures were tried one at a time; someone may combine them, or think of others.")
     found.append("Whoever has other images of the same kind can train on those.")
     return found
 
 
 def _blunt(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], reference: Mapping[str, float]) -> list[str]:
-    """Say which treatments could not have broken the protection, because at this length they leave a clean twin too little as well."""
+    """Say which countermeasures could not have broken the protection, because at this length they leave a clean twin too little as well."""
     named = [_named(row) for row, share in _of_twins(rows, floors, reference) if share <= KEPT_LIMIT]
     return (
-        [f"Treatments that left too little of the originals, too, to tell anything at this length: {', '.join(named)}."]
+        [f"Countermeasures that left too little of the originals, too, to tell anything at this length: {', '.join(named)}."]
         if named
         else []
     )
 
 
 def _telling(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float], reference: Mapping[str, float]) -> bool:
-    """Say whether a treatment has been tried that could have broken the protection, as its clean twin shows."""
+    """Say whether a countermeasure has been tried that could have broken the protection, as its clean twin shows."""
     twins = _of_twins(rows, floors, reference)
-    return any(share > KEPT_LIMIT for row, share in twins if row["treatment"] not in (NONE, EARLY_STOPPING))
+    return any(share > KEPT_LIMIT for row, share in twins if row["countermeasure"] not in (NONE, EARLY_STOPPING))
 
 
 def _of_twins(
@@ -205,9 +205,9 @@ def _figures(row: Mapping[str, Any], floors: Mapping[str, float], reference: Map
 
 
 def _why_not(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float]) -> str:
-    plain = [row for row in rows if row["treatment"] == NONE]
+    plain = [row for row in rows if row["countermeasure"] == NONE]
     if not plain:
-        return "No victim without treatment has finished; run the audit again."
+        return "No victim without countermeasure has finished; run the audit again."
     if all(row["clean"] is None for row in plain):
         return "No model trained on the originals has finished to compare with: run the audit again, with --source if it did not name them."
     names = " and ".join(_MEASURES[name] for name in floors)

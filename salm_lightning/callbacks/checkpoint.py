@@ -11,9 +11,9 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from salm_lightning.callbacks.interruption import Interruption
+from salm_lightning.callbacks.run_folder import checkpoint_folder
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.modules.run_folder import checkpoint_folder
+from salm_lightning.interruption import Interruption
 
 _CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
 _OURS = re.compile(r"step=\d+\.ckpt|\.step=\d+\.ckpt\.tmp")

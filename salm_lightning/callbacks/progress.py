@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
-from rich.console import Console
-from rich.progress import track
 
+from salm_lightning.console import is_live
 from salm_lightning.data.base import Batch
-from salm_lightning.terminal import is_live
-
-_T = TypeVar("_T")
 
 SHOWN_METRICS = ("train/loss", "train/source_loss", "val/acc", "val/clean_acc")
 """Logged metrics that stand beside the progress."""
@@ -31,13 +27,6 @@ def progress_bar() -> ProgressBar:
         move its cursor, or the variable ``CI`` is set.
     """
     return RunProgressBar() if is_live(sys.stdout) else PlainProgress()
-
-
-def tracked(blocks: Iterable[_T], total: int, what: str, trainer: Trainer) -> Iterable[_T]:
-    """Yield ``total`` blocks under a bar with the remaining time, where the Trainer's own progress would be a live bar too."""
-    if trainer.progress_bar_callback is None or not is_live(sys.stdout):
-        return blocks
-    return track(blocks, what, total, console=Console())
 
 
 def total_steps(trainer: Trainer) -> int | None:

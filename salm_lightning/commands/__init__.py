@@ -7,7 +7,8 @@ from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its __all__ is made at run time
 
-from salm_lightning.classwise import classwise
+from salm_lightning.cli.config_files import CONFIG_OPTIONS, parse_value, read_settings
+from salm_lightning.cli.parser import SalmArgumentParser, explain, salm_error_behind
 from salm_lightning.commands.audit import audit
 from salm_lightning.commands.protect import protect
 from salm_lightning.commands.quality import quality
@@ -15,9 +16,8 @@ from salm_lightning.commands.report import report
 from salm_lightning.commands.reproduce import reproduce
 from salm_lightning.commands.sweep import sweep
 from salm_lightning.commands.verify import verify
-from salm_lightning.config_files import CONFIG_OPTIONS, parse_value, read_settings
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.parser import SalmArgumentParser, explain, own_error
+from salm_lightning.scenarios.classwise import classwise
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "protect": protect,
@@ -69,7 +69,7 @@ def run(name: str, args: Sequence[str]) -> int:
     try:
         values = parser.instantiate(config)
     except ValueError as error:
-        raise own_error(error) from error
+        raise salm_error_behind(error) from error
     values.pop("config", None)
     arguments = values.as_dict()
     for argument, options in below.items():

@@ -12,25 +12,24 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 
 from salm_lightning.audit.battery import FAILED, Battery, parse_budget, plan
-from salm_lightning.audit.cells import Cell, Length, Store, TrainedOn, name_of
-from salm_lightning.audit.choices import PRESETS, check_archs, check_seeds, effective, read_treatments
+from salm_lightning.audit.choices import PRESETS, check_archs, check_seeds, effective, read_countermeasures
 from salm_lightning.audit.originals import identify, require_original
 from salm_lightning.audit.pictures import draw_audit
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.results import console_table
 from salm_lightning.audit.segmentation import open_segmenter
 from salm_lightning.audit.summary import Summary, audit_folder
+from salm_lightning.audit.trials import Length, Store, TrainedOn, Trial, name_of
 from salm_lightning.callbacks import RunProgressBar, progress_bar
-from salm_lightning.callbacks.interruption import Interrupted
+from salm_lightning.console import progress, say
 from salm_lightning.data import ImageDataModule
-from salm_lightning.data.arrays import cache_root
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.folder_lock import alone
-from salm_lightning.quiet import notices_off
+from salm_lightning.files import cache_root, locked
+from salm_lightning.interruption import Interrupted
 from salm_lightning.release import PoisonedDataModule
-from salm_lightning.summary import progress, say
-from salm_lightning.trainers import Precision, check_accelerator
-from salm_lightning.training import open_original
+from salm_lightning.runs.quiet import notices_off
+from salm_lightning.runs.trainers import Precision, check_accelerator
+from salm_lightning.runs.training import open_original
 
 _LOGS = "tensorboard"
 _SEGMENTER = "otsu"
@@ -45,7 +44,7 @@ def audit(
     source: str | None = None,
     preset: Literal["quick", "paper", "full"] | None = None,
     quick: bool = False,
-    treatments: list | str | None = None,  # type: ignore[type-arg]  # classes are built later, with names for them
+    countermeasures: list | str | None = None,  # type: ignore[type-arg]  # classes are built later, with names for them
     archs: list[str] | str | None = None,
     seeds: list[int] | int | None = None,
     width: float | None = None,
@@ -68,7 +67,7 @@ def audit(
         source: What it was made from, for clean twins: a MedMNIST name, an ``.npz`` file, or ``synthetic``.
         preset: ``quick`` (minutes on a CPU; the default), ``paper`` (its Tables 2 to 4) or ``full``; the options below override it.
         quick: Short for ``--preset quick``.
-        treatments: What is tried against the noise, such as ``[none, jpeg, {class_path: JPEG, init_args: {quality: 50}}]``.
+        countermeasures: What is tried against the noise, such as ``[none, jpeg, {class_path: JPEG, init_args: {quality: 50}}]``.
         archs: Architectures of the victims; the first one is the main one.
         seeds: Seeds of the victims.
         width: Width factor of the victims.
@@ -90,7 +89,7 @@ def audit(
     """
     name = _preset_name(preset, quick)
     chosen = PRESETS[name]
-    choices = read_treatments(chosen.treatments if treatments is None else _as_list(treatments))
+    choices = read_countermeasures(chosen.countermeasures if countermeasures is None else _as_list(countermeasures))
     networks = check_archs(chosen.archs if archs is None else _as_list(archs))
     draws = check_seeds(chosen.seeds if seeds is None else _as_list(seeds))
     limit = None if budget is None else parse_budget(budget)
@@ -112,12 +111,12 @@ def audit(
         segments(np.asarray(protected.split("train").images[:1]))  # refuses what it cannot take
     with notices_off():
         check_accelerator(accelerator)
-    with alone(folder, "audit"), notices_off():
+    with locked(folder, "audit"), notices_off():
         stores: dict[TrainedOn, Store] = {
             "protected": Store(folder / "cells"),
             "clean": Store(cache_root() / "twins", keeps_weights=True),
         }
-        cells = plan(identities, [choice.treatment for choice in choices], networks, draws, length, chosen.cross)
+        cells = plan(identities, [choice.countermeasure for choice in choices], networks, draws, length, chosen.cross)
         battery = Battery(cells, images, stores, folder / _LOGS, accelerator)
         repeated = {
             **{"source": source, "root": root, "out": folder, "accelerator": accelerator, "preset": name},
@@ -131,7 +130,7 @@ def audit(
             shutil.rmtree(board, ignore_errors=True)  # of an earlier audit
             if segments is not None:
                 say("Comparing the protected images with their originals")
-                first = next(cell for cell in cells if cell.trained_on == "clean")  # without treatment
+                first = next(cell for cell in cells if cell.trained_on == "clean")  # without countermeasure
                 twin = stores["clean"].network(first.identity, images["clean"])
                 compared = PRESETS["quick"].compared if limit is not None else chosen.compared
                 with progress("comparing images") as on_progress:
@@ -146,7 +145,7 @@ def _train(battery: Battery, summary: Summary, limit: float | None) -> int:
     total, done = len(battery.cells), len(battery.records)
     say(f"{total} victims, of which {done} are done.")
 
-    def ended(cell: Cell) -> None:
+    def ended(cell: Trial) -> None:
         summary.write()
         left = len(battery.pending)
         rest = f"; about {timedelta(seconds=round(battery.remaining()))} left" if left else ""
@@ -161,7 +160,7 @@ def _train(battery: Battery, summary: Summary, limit: float | None) -> int:
     return 1 if any(battery.status(cell)[0] == FAILED for cell in battery.cells) else 0
 
 
-def _outcome(battery: Battery, cell: Cell) -> str:
+def _outcome(battery: Battery, cell: Trial) -> str:
     record = battery.records.get(name_of(cell.identity))
     if record is not None:
         return f"accuracy {record.results['test']['acc']:.1%}, {timedelta(seconds=round(record.seconds))}"

@@ -12,15 +12,16 @@ from typing import Any, Literal
 from lightning.pytorch import seed_everything
 from rich.console import Console
 
+from salm_lightning.console import command, say
 from salm_lightning.data import ImageDataModule
-from salm_lightning.data.arrays import file_sha256
 from salm_lightning.errors import OutputExistsError
+from salm_lightning.files import file_sha256, write_json
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release import Manifest
 from salm_lightning.release.manifest import MANIFEST
-from salm_lightning.summary import command, measured_table, say, verify_command, write_json
-from salm_lightning.trainers import Precision, check_accelerator
-from salm_lightning.training import (
+from salm_lightning.runs.summary import measured_table, verify_command
+from salm_lightning.runs.trainers import Precision, check_accelerator
+from salm_lightning.runs.training import (
     GENERATOR,
     PROTECTED,
     VICTIMS,

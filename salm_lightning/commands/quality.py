@@ -13,10 +13,10 @@ from salm_lightning.audit.originals import require_original
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.segmentation import open_segmenter
 from salm_lightning.audit.summary import audit_folder
+from salm_lightning.console import progress, say
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.release import PoisonedDataModule
-from salm_lightning.summary import progress, say
-from salm_lightning.training import open_original
+from salm_lightning.runs.training import open_original
 
 _TITLES = {
     "ssim": "structural similarity (SSIM)",

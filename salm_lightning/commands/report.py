@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from salm_lightning.audit.summary import beside
+from salm_lightning.console import say
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.files import replacing
 from salm_lightning.report import Evidence, gather, missing, render
-from salm_lightning.summary import say
 
 _ENDINGS = (".html", ".htm")
 

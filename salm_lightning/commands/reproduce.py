@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from salm_lightning.errors import ConfigurationError, look_up
-from salm_lightning.trainers import Precision, check_accelerator
+from salm_lightning.runs.trainers import Precision, check_accelerator
 
 
 def reproduce(
@@ -51,7 +51,7 @@ def reproduce(
     # Not with this module, or every other command would load them too.
     from salm_lightning.reproduce.calibration import Calibration
     from salm_lightning.reproduce.estimate import show_estimate
-    from salm_lightning.reproduce.lab import Lab
+    from salm_lightning.reproduce.experiment import Setup
     from salm_lightning.reproduce.run import run
     from salm_lightning.reproduce.settings import Settings
     from salm_lightning.reproduce.targets import TARGETS
@@ -62,7 +62,7 @@ def reproduce(
     check_accelerator(accelerator)
     settings = Settings(scale, width, tuple([0] if seeds is None else seeds), root, accelerator, precision)
     cells = chosen.choose(datasets, methods)
-    experiment = chosen.experiment(cells, Lab(settings, out, workers, general, download=not dry_run))
+    experiment = chosen.experiment(cells, Setup(settings, out, workers, general, download=not dry_run))
     if dry_run:
         show_estimate(experiment.runs(), Calibration(accelerator, precision), workers)
         return 0

@@ -7,11 +7,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from salm_lightning.console import progress
 from salm_lightning.data import MEDMNIST, MedMNISTDataModule
 from salm_lightning.errors import ReleaseError
 from salm_lightning.release import Manifest
 from salm_lightning.release.verify import Check, verify_release
-from salm_lightning.summary import progress
 
 
 def verify(release: Path, source: str | None = None, root: Path | None = None) -> int:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -19,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from salm_lightning.console import watched
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.errors import DataError
-from salm_lightning.terminal import watched
+from salm_lightning.files import cache_root, digest
 
 RESIDENT_LIMIT = 2**28
 """Bytes of uint8 images up to which an archive is held in memory; a larger one is memory-mapped.
@@ -44,26 +43,7 @@ class _Header:
 def file_md5(path: str | Path) -> str:
     """Return a file's MD5 sum in hexadecimal; it identifies official MedMNIST files and protects nothing."""
     with Path(path).open("rb") as file, watched(file, Path(path).stat().st_size, "Comparing the checksum") as reader:
-        return _digest(reader, "md5")
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return a file's SHA-256 sum in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return _digest(file, "sha256")
-
-
-def checksums_of(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the SHA-256 of the files that options name, such as a checkpoint's, by option: the path alone says little."""
-    named = {name: Path(value) for name, value in options.items() if isinstance(value, str)}
-    return {name: file_sha256(path) for name, path in named.items() if path.is_file()}
-
-
-def _digest(file: BinaryIO, algorithm: str) -> str:
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    while block := file.read(_BLOCK):
-        digest.update(block)
-    return digest.hexdigest()
+        return digest(reader, "md5")
 
 
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:
@@ -264,13 +244,6 @@ def _check_label_values(path: Path, split: str, labels: NDArray[Any], info: Data
             f"{path}: {split}_labels has {len(wrong)} value(s) outside 0..{highest}, the first at index {wrong[0]}: "
             f"{labels[wrong[0]].tolist()}. {info.name} ({info.task}) has {info.num_classes} classes."
         )
-
-
-def cache_root() -> Path:
-    """Return the folder of what is unpacked or made from datasets: ``SALM_CACHE_DIR``, else ``~/.cache/salm_lightning``."""
-    base = os.environ.get("SALM_CACHE_DIR")
-    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salm_lightning"
-    return root.expanduser()
 
 
 def _cache_folder(path: Path) -> Path:

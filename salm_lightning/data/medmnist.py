@@ -15,11 +15,11 @@ from typing import Any
 import medmnist
 from medmnist.info import INFO
 
+from salm_lightning.console import is_live
 from salm_lightning.data.arrays import file_md5, infer_info, read_npz
 from salm_lightning.data.base import ANY_FINDING, DatasetInfo, Split, Task, any_finding
 from salm_lightning.data.datamodule import ImageDataModule, Resident
 from salm_lightning.errors import ConfigurationError, DataError, look_up
-from salm_lightning.terminal import is_live
 
 SIZES = (28, 64, 128, 224)
 """The sizes in pixels in which MedMNIST offers each dataset."""

@@ -80,7 +80,7 @@ def _apply(
     after = preparation(before, torch.from_numpy(rows.copy()).to(device))
     if after.shape != before.shape or after.dtype != torch.uint8:
         raise ConfigurationError(
-            f"A treatment made {after.dtype} {list(after.shape)} of images uint8 {list(before.shape)}; its preparation has to keep "
+            f"A countermeasure made {after.dtype} {list(after.shape)} of images uint8 {list(before.shape)}; its preparation has to keep "
             "shape and type."
         )
     planes: NDArray[np.uint8] = after.cpu().numpy()

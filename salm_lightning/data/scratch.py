@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_lightning.data.arrays import RESIDENT_LIMIT, cache_root
+from salm_lightning.data.arrays import RESIDENT_LIMIT
 from salm_lightning.errors import DataError
+from salm_lightning.files import cache_root
 
 
 class Scratch:

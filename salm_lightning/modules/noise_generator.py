@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,21 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import SGD
 
+from salm_lightning.callbacks.last_validation import last_validation
+from salm_lightning.callbacks.run_folder import checkpoint_folder
 from salm_lightning.data.base import Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.metrics import ClassificationMetrics, classification_loss
 from salm_lightning.models import ARCHITECTURES, build_classifier
+from salm_lightning.modules.batch_norm import share_statistics
 from salm_lightning.modules.dropout import has_dropout, seed_dropout
-from salm_lightning.modules.last_validation import last_validation
-from salm_lightning.modules.run_folder import checkpoint_folder
 from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, require_finite_weights, training_settings
-from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import InputGradient, frozen
 from salm_lightning.noise.rounding import release_images
 from salm_lightning.noise.selection import Selection
 from salm_lightning.noise.store import LEVELS, NoiseStore, Snapshot, dequantise, merge_checksums, snapshot_folder
+from salm_lightning.release.last_pass import ProtectedChunk
 
 DEVICE_SHARE = 0.4
 """Share of the device's free memory that the noise may take before it goes to a memory-mapped file."""
@@ -42,13 +43,6 @@ HOST_LIMIT = 2**28
 The noise of every MedMNIST dataset at 28 pixels stays below (PathMNIST has 212 MB), and the rest of a run needs far more, so that
 memory is bounded by the batch. Above it the file costs little: a visit of an image reads and writes its noise once, next to several
 passes of the network, and the system keeps in memory what has room."""
-
-
-class ProtectedChunk(NamedTuple):
-    """What ``predict_step`` returns: released images uint8 ``[B, C, H, W]`` and their indices ``[B]``."""
-
-    images: Tensor
-    indices: Tensor
 
 
 class NoiseGeneratorModule(LightningModule):
@@ -399,7 +393,7 @@ class NoiseGeneratorModule(LightningModule):
         if self.trainer.world_size > 1:
             raise ConfigurationError(
                 "ckpt_path=None: each of several ranks holds the noise of its own images only, and the last pass needs all of it. "
-                "Call salm_lightning.generation.generate(...), or give ckpt_path."
+                "Call salm_lightning.runs.generation.generate(...), or give ckpt_path."
             )
         return self._store
 

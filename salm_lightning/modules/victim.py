@@ -12,17 +12,17 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from salm_lightning.callbacks.last_validation import last_validation
+from salm_lightning.countermeasures import Countermeasure, TrainingStep
 from salm_lightning.data.base import SPLITS, Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.metrics import ClassificationMetrics, confusion_image
 from salm_lightning.models import build_classifier
+from salm_lightning.modules.batch_norm import share_statistics
 from salm_lightning.modules.dropout import has_dropout, seed_dropout
-from salm_lightning.modules.last_validation import last_validation
 from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, require_finite_weights, training_settings
-from salm_lightning.modules.statistics import share_statistics
 from salm_lightning.noise.transforms import CropFlip
-from salm_lightning.treatments import TrainingStep, Treatment
 
 
 class VictimModule(LightningModule):
@@ -40,7 +40,7 @@ class VictimModule(LightningModule):
         width: Factor on its width.
         as_rgb: Whether grey images are shown to it in three equal channels.
         transform: Augmentation; ``None`` is ``CropFlip()``.
-        treatment: What is done against the noise, such as ``JPEG(quality=10)``; ``None`` is nothing.
+        countermeasure: What is done against the noise, such as ``JPEG(quality=10)``; ``None`` is nothing.
         optimizer: Builds the optimiser from the parameters.
         lr_scheduler: Builds its schedule, stepped with every batch.
         seed: Settles the weights and every draw.
@@ -59,7 +59,7 @@ class VictimModule(LightningModule):
         width: float = 1.0,
         as_rgb: bool = False,
         transform: CropFlip | None = None,
-        treatment: Treatment | None = None,
+        countermeasure: Countermeasure | None = None,
         optimizer: OptimizerCallable = lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, gamma=0.1),
         seed: int = 0,
@@ -71,7 +71,7 @@ class VictimModule(LightningModule):
         self.width = width
         self.as_rgb = as_rgb
         self.transform = transform or CropFlip()
-        self.treatment = treatment or Treatment()
+        self.countermeasure = countermeasure or Countermeasure()
         self.seed = seed
         self.build_optimizer = optimizer
         self.build_scheduler = lr_scheduler
@@ -102,21 +102,22 @@ class VictimModule(LightningModule):
         return last_validation(self.trainer)
 
     def setup(self, stage: str) -> None:
-        """Ask the data for the test split's curve during training, and for images as the treatment prepares them.
+        """Ask the data for the test split's curve during training, and for images as the countermeasure prepares them.
 
         Raises:
-            ConfigurationError: The treatment cannot work here.
+            ConfigurationError: The countermeasure cannot work here.
         """
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
-            self.treatment.initialise(self.network)
+            self.countermeasure.initialise(self.network)
         if isinstance(data, ImageDataModule):
             data.monitor_test |= stage == "fit"
-            splits = SPLITS if self.treatment.on_test else ("train",)
-            data.prepare_images(lambda: self.treatment.preparation(data.split("train"), data.info, self.seed), splits)
-        elif type(self.treatment).preparation is not Treatment.preparation:
+            splits = SPLITS if self.countermeasure.on_test else ("train",)
+            data.prepare_images(lambda: self.countermeasure.preparation(data.split("train"), data.info, self.seed), splits)
+        elif type(self.countermeasure).preparation is not Countermeasure.preparation:
             raise ConfigurationError(
-                f"treatment={self.treatment.name} prepares images, which takes a DataModule of this package and not {type(data).__name__}."
+                f"countermeasure={self.countermeasure.name} prepares images, which takes a DataModule of this package and not "
+                f"{type(data).__name__}."
             )
 
     def on_train_start(self) -> None:
@@ -131,7 +132,7 @@ class VictimModule(LightningModule):
         step = TrainingStep(
             self.network, images, labels, indices, self.task, self.num_classes, self.transform, self.seed, self.global_step
         )
-        loss = self.treatment.loss(step)
+        loss = self.countermeasure.loss(step)
         # Lightning writes after this step, which is not counted yet; what is logged at other steps is stale by then, or lost.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             require_finite(loss, self.global_step)
@@ -218,7 +219,7 @@ class VictimModule(LightningModule):
             "width": self.width,
             "as_rgb": self.as_rgb,
             "transform": dict(vars(self.transform)),
-            "treatment": self.treatment.settings(),
+            "countermeasure": self.countermeasure.settings(),
             **training_settings(self.network.parameters(), self.build_optimizer, self.build_scheduler),
             "seed": self.seed,
         }

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from salm_lightning.data.arrays import file_sha256
 from salm_lightning.errors import ReleaseError
+from salm_lightning.files import file_sha256
 
 LEVELS = 127
 """Steps of the int8 scale from zero to the radius."""

@@ -12,9 +12,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.base import ANY_FINDING, SPLITS, any_finding
 from salm_lightning.errors import ReleaseError
+from salm_lightning.files import file_sha256
 from salm_lightning.release.archive import ARRAYS, NpzReader
 from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, Manifest, archive_name
 from salm_lightning.release.measure import Measured, Meter

@@ -16,10 +16,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from salm_lightning.data.arrays import file_sha256
 from salm_lightning.data.base import SPLITS, Split
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
+from salm_lightning.files import file_sha256
 from salm_lightning.release.archive import ARRAYS, ArraySpec, slices, write_array
 from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, FileSum, Manifest, archive_name, info_of, safe_name
 from salm_lightning.release.measure import Bound, Meter

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from salm_lightning.audit.album import PICTURES
-from salm_lightning.audit.cells import NONE
 from salm_lightning.audit.quality import QUALITY
 from salm_lightning.audit.summary import AUDIT, audit_folder
-from salm_lightning.data.arrays import file_sha256
+from salm_lightning.audit.trials import NONE
 from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.files import file_sha256
 from salm_lightning.release import Check, Manifest, verify_release
 from salm_lightning.release.manifest import MANIFEST
 from salm_lightning.report.pictures import Picture, read_pictures
 from salm_lightning.report.values import Value
-from salm_lightning.report.words import NO_TREATMENT, VERDICT_MEANINGS
+from salm_lightning.report.words import NO_COUNTERMEASURE, VERDICT_MEANINGS
 
 _FORMAT_VERSION = 1
 _T = TypeVar("_T")
@@ -54,14 +54,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the battery: one treatment and one architecture.
+    """A line of the battery: one countermeasure and one architecture.
 
     Attributes:
-        title: The treatment, for people.
+        title: The countermeasure, for people.
         arch: The victim's architecture.
         seeds: Its seeds.
         protected: Trained on the protected images.
-        clean: Trained on the originals under the same treatment; None if it was not.
+        clean: Trained on the originals under the same countermeasure; None if it was not.
         drop: Mean accuracy of ``clean`` minus that of ``protected``.
         kept: Share of what an ordinary victim learns from the originals that this one learns; the verdict goes by it.
         worst: Whether this is where the protection is weakest.
@@ -81,7 +81,7 @@ class Row:
 class Skipped:
     """A victim that was not trained, why, and the command that trains it."""
 
-    treatment: str
+    countermeasure: str
     arch: str
     seed: int
     trained_on: str
@@ -125,8 +125,8 @@ class Audit:
 
     @property
     def untreated(self) -> Row:
-        """The row without treatment from which most is learned, on which the verdict rests; the first one if there is none."""
-        plain = [row for row in self.rows if row.title == NO_TREATMENT]
+        """The row without countermeasure from which most is learned, on which the verdict rests; the first one if there is none."""
+        plain = [row for row in self.rows if row.title == NO_COUNTERMEASURE]
         return max(plain, key=lambda row: -inf if row.kept is None else row.kept, default=self.rows[0])
 
 
@@ -290,13 +290,13 @@ def _series(value: Value, seeds: int) -> Series:
 
 def _skipped(value: Value) -> Skipped:
     texts = {name: value[name].text() for name in ("arch", "trained_on", "reason", "command")}
-    return Skipped(treatment=_title(value["treatment"]), seed=value["seed"].count(), **texts)
+    return Skipped(countermeasure=_title(value["countermeasure"]), seed=value["seed"].count(), **texts)
 
 
 def _title(value: Value) -> str:
-    """Return a treatment as people call it; what follows in brackets is the architecture."""
+    """Return a countermeasure as people call it; what follows in brackets is the architecture."""
     title, bracket, arch = value.text().partition(" (")
-    return (NO_TREATMENT if title == NONE else title) + bracket + arch
+    return (NO_COUNTERMEASURE if title == NONE else title) + bracket + arch
 
 
 def _verdict(value: Value) -> Verdict:

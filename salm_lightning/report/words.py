@@ -9,7 +9,7 @@ from salm_lightning.audit.verdict import CARELESS, FAILS, NOT_JUDGED, PROTECTS, 
 
 MISSING = "n/a"
 """Stands where there is no number."""
-NO_TREATMENT = "no treatment"
+NO_COUNTERMEASURE = "no countermeasure"
 """Title of what somebody does who does nothing."""
 
 

@@ -56,7 +56,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Owners:
+class ClassOwners:
     """Owners who each hold one class, and support classes from elsewhere (Section 7.1, Appendix D.2).
 
     Attributes:
@@ -90,7 +90,7 @@ class Cell:
     method: str
     what: str = ""
     paper: float | None = None
-    recipe: Recipe | Owners | None = None
+    recipe: Recipe | ClassOwners | None = None
     measure: Measure = accuracy
     unit: str = "accuracy"
 

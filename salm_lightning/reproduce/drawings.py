@@ -24,7 +24,7 @@ from salm_lightning.release import PoisonedDataModule
 from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, Recipe
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.reproduce.victims import Victims
-from salm_lightning.summary import RESULTS
+from salm_lightning.runs.results import RESULTS
 from salm_lightning.sweep.job import DONE, Job
 from salm_lightning.sweep.plan import Row
 

@@ -8,9 +8,9 @@ from datetime import timedelta
 from rich.console import Console
 from rich.table import Table
 
+from salm_lightning.console import say
 from salm_lightning.reproduce.calibration import Calibration
-from salm_lightning.reproduce.lab import Run
-from salm_lightning.summary import say
+from salm_lightning.reproduce.experiment import Run
 from salm_lightning.sweep.job import DONE
 
 _MEGABYTE = 1e6

@@ -8,18 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from salm_lightning.classwise import classwise
+from salm_lightning.console import say
 from salm_lightning.data import MEDMNIST
 from salm_lightning.errors import ConfigurationError, SalmError
-from salm_lightning.folder_lock import alone
-from salm_lightning.reproduce.cells import SKIPPED, Cell, Owners, Result, accuracy
-from salm_lightning.reproduce.lab import Lab, Run
+from salm_lightning.files import address, locked
+from salm_lightning.reproduce.cells import SKIPPED, Cell, ClassOwners, Result, accuracy
+from salm_lightning.reproduce.experiment import Run, Setup
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.reproduce.work import Work, classwise_works
-from salm_lightning.summary import say
+from salm_lightning.runs.training import Training, results_file
+from salm_lightning.scenarios.classwise import classwise
 from salm_lightning.sweep.job import DONE, FAILED, OPEN
-from salm_lightning.sweep.plan import address
-from salm_lightning.training import Training, results_file
 
 _GENERAL = "no folder of general images is given: name one with --general FOLDER, with one subfolder of images per class"
 
@@ -35,7 +34,7 @@ class ClassByClass:
         ConfigurationError: ``general`` is no folder.
     """
 
-    def __init__(self, cells: Sequence[Cell], lab: Lab) -> None:
+    def __init__(self, cells: Sequence[Cell], lab: Setup) -> None:
         if lab.general is not None and not lab.general.is_dir():
             raise ConfigurationError(f"general={lab.general} is no folder; give one with a subfolder of images per class.")
         self.cells, self.lab = cells, lab
@@ -53,7 +52,7 @@ class ClassByClass:
 
     def run(self) -> int:
         """Protect and train what is not done yet, one after another in this process."""
-        with alone(self.lab.out, "sweep"):
+        with locked(self.lab.out, "sweep"):
             for cell in self.cells:
                 for seed in self.lab.settings.seeds:
                     self._protect(cell, seed)
@@ -104,7 +103,7 @@ class ClassByClass:
         classes = len(recipe.classes or MEDMNIST[cell.dataset.name].class_names)
         return classwise_works(cell.dataset, recipe.support, self._num_support(recipe), classes, training)
 
-    def _num_support(self, recipe: Owners) -> int:
+    def _num_support(self, recipe: ClassOwners) -> int:
         """Return how many support classes there are, at most as many as are wanted."""
         available = len(MEDMNIST[recipe.support].class_names) if recipe.support else _subfolders(self.lab.general)
         return min(recipe.num_support or available, available)
@@ -144,6 +143,6 @@ def _subfolders(folder: Path | None) -> int:
     return 0 if folder is None else sum(path.is_dir() for path in folder.iterdir())
 
 
-def _recipe(cell: Cell) -> Owners:
-    assert isinstance(cell.recipe, Owners)
+def _recipe(cell: Cell) -> ClassOwners:
+    assert isinstance(cell.recipe, ClassOwners)
     return cell.recipe

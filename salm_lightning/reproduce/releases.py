@@ -12,12 +12,13 @@ import numpy as np
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.segmentation import Otsu, Segmenter, Vessels, compare_masks
 from salm_lightning.audit.similarity import Similarity
+from salm_lightning.console import say
 from salm_lightning.errors import SalmError
+from salm_lightning.files import write_json
 from salm_lightning.reproduce.cells import SKIPPED, Cell, Result
-from salm_lightning.reproduce.lab import Lab
+from salm_lightning.reproduce.experiment import Setup
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.reproduce.victims import Victims, worst
-from salm_lightning.summary import say, write_json
 from salm_lightning.sweep.job import DONE, FAILED, Job
 from salm_lightning.sweep.plan import Row
 from salm_lightning.sweep.run import all_jobs, make_releases
@@ -35,7 +36,7 @@ class Releases(Victims):
     name: str
     """Of the comparison, for its files."""
 
-    def __init__(self, cells: Sequence[Cell], lab: Lab) -> None:
+    def __init__(self, cells: Sequence[Cell], lab: Setup) -> None:
         super().__init__(cells, lab)
         self._errors: dict[str, str] = {}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from salm_lightning.audit.album import Album
-from salm_lightning.reproduce.lab import Experiment
-from salm_lightning.reproduce.report import CSV, MARKDOWN, picture_folder, save, show
+from salm_lightning.console import say
+from salm_lightning.reproduce.experiment import Experiment
+from salm_lightning.reproduce.pages import CSV, MARKDOWN, picture_folder, save, show
 from salm_lightning.reproduce.settings import Settings
 from salm_lightning.reproduce.targets import Target
-from salm_lightning.summary import say
 from salm_lightning.sweep.job import DONE
 
 

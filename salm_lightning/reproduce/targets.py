@@ -10,9 +10,9 @@ from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.noise.selection import class_number
 from salm_lightning.reproduce import drawings
-from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, Measure, Owners, Recipe, Result, trained
+from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, ClassOwners, Measure, Recipe, Result, trained
+from salm_lightning.reproduce.experiment import Experiment
 from salm_lightning.reproduce.gap import PARTS, with_gaps
-from salm_lightning.reproduce.lab import Experiment
 from salm_lightning.reproduce.owners import ClassByClass
 from salm_lightning.reproduce.paper import figure, table
 from salm_lightning.reproduce.releases import MEASURES, Segmented, Similar
@@ -102,7 +102,7 @@ def _filters(dataset: Dataset) -> list[Cell]:
         return figure("table3_filters", _column(method), dataset=str(dataset), filter=name)
 
     return [
-        Cell(dataset, method, name, paper(name, method), trained(method, victim__model__treatment={"class_path": kind}))
+        Cell(dataset, method, name, paper(name, method), trained(method, victim__model__countermeasure={"class_path": kind}))
         for name, kind in (("mean", "Mean"), ("median", "Median"), ("gaussian", "Gaussian"))
         for method in _ALL
     ]
@@ -115,9 +115,9 @@ def _cropping(dataset: Dataset) -> list[Cell]:
         return figure("table4_cropping", column, method=method) if str(dataset) == "pathmnist" else None
 
     return [
-        Cell(dataset, method, column.replace("_", " "), paper(method, column), trained(images, victim__model__treatment=treatment))
+        Cell(dataset, method, column.replace("_", " "), paper(method, column), trained(images, victim__model__countermeasure=applied))
         for method in METHODS
-        for column, images, treatment in zip(
+        for column, images, applied in zip(
             PARTS, (CLEAN, CLEAN, method, method), (None, crop, None, crop), strict=True
         )
     ]  # fmt: skip
@@ -207,7 +207,7 @@ def _melanoma(dataset: Dataset) -> list[Cell]:
     for support, key, shown in (("pathmnist", "case7.1_medical", "pathmnist"), (None, "case7.1_general", "general images")):
         paper = figure("text", "value", key=key)
         for method, number_of_paper in ((CLEAN, None), ("salm", paper)):
-            recipe = Owners(support, ("melanoma",), 9, method == CLEAN)
+            recipe = ClassOwners(support, ("melanoma",), 9, method == CLEAN)
             what = f"melanoma among {shown}"
             cells.append(Cell(dataset, method, what, number_of_paper, recipe))
             cells.append(Cell(dataset, method, what, number_of_paper, recipe, AccuracyOn((number,)), "recall of melanoma"))
@@ -219,7 +219,11 @@ def _every_class(dataset: Dataset) -> list[Cell]:
     clean = figure("table1_methods", CLEAN, dataset=str(dataset))
     return [
         Cell(
-            dataset, method, f"each class among {support or 'general images'}", number, Owners(support, None, 5, method == CLEAN)
+            dataset,
+            method,
+            f"each class among {support or 'general images'}",
+            number,
+            ClassOwners(support, None, 5, method == CLEAN),
         )
         for support in ("pathmnist", "bloodmnist", None)
         for method, number in ((CLEAN, clean), ("salm", paper))

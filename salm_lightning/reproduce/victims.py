@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from salm_lightning.reproduce.cells import CLEAN, SKIPPED, Cell, Recipe, Result, accuracy
-from salm_lightning.reproduce.lab import Lab, Run
+from salm_lightning.reproduce.experiment import Run, Setup
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.reproduce.work import generator_work, victim_work
-from salm_lightning.summary import RESULTS
+from salm_lightning.runs.results import RESULTS
 from salm_lightning.sweep.job import DONE, Job
 from salm_lightning.sweep.plan import Planner, Row
-from salm_lightning.sweep.report import record
+from salm_lightning.sweep.results import record
 from salm_lightning.sweep.run import all_jobs, run_sweep
 from salm_lightning.sweep.runners import Local
 
@@ -32,7 +32,7 @@ class Victims:
         rows: The victims of each cell, one for each seed; none if its dataset is missing.
     """
 
-    def __init__(self, cells: Sequence[Cell], lab: Lab) -> None:
+    def __init__(self, cells: Sequence[Cell], lab: Setup) -> None:
         self.cells, self.lab = cells, lab
         self._keys = sorted({key for cell in cells for key in _recipe(cell).options})
         self._planners: dict[Dataset, Planner] = {}

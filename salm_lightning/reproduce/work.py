@@ -13,8 +13,8 @@ from salm_lightning.data.combined import MAX_PER_CLASS
 from salm_lightning.data.datamodule import default_batch_size
 from salm_lightning.noise import methods
 from salm_lightning.reproduce.settings import Dataset
-from salm_lightning.trainers import check_interval
-from salm_lightning.training import Training
+from salm_lightning.runs.trainers import check_interval
+from salm_lightning.runs.training import Training
 
 _PGD_STEPS = 10
 """K_a, in the loop and in the last pass (Appendix B.2)."""
@@ -70,7 +70,7 @@ def generator_work(settings: Mapping[str, Any], dataset: Dataset) -> Work:
         network,
         training=steps * trains,
         gradient=steps * model["pgd_steps"] * perturbs + last * -(-sizes["train"] // batch_size) * trains,
-        reading=_looks(settings) * -(-sizes["val"] // batch_size) * trains,
+        reading=_validations(settings) * -(-sizes["val"] // batch_size) * trains,
         release=sum(sizes.values()) * network.channels * dataset.size**2,
     )
 
@@ -80,7 +80,7 @@ def victim_work(settings: Mapping[str, Any], dataset: Dataset) -> Work:
     model, sizes = settings["model"]["init_args"], _sizes(dataset)
     batch_size = _batch_size(settings, dataset)
     network = _network(model["arch"], model["width"], dataset, batch_size)
-    read = _looks(settings) * (sizes["val"] + sizes["test"]) + sizes["test"]
+    read = _validations(settings) * (sizes["val"] + sizes["test"]) + sizes["test"]
     return Work(network, training=settings["trainer"]["max_steps"], reading=-(-read // batch_size))
 
 
@@ -135,7 +135,7 @@ def _sizes(dataset: Dataset) -> Mapping[str, int]:
     return sizes
 
 
-def _looks(settings: Mapping[str, Any]) -> int:
+def _validations(settings: Mapping[str, Any]) -> int:
     """Return how often the clean images are measured while training."""
     steps, interval = settings["trainer"]["max_steps"], settings["trainer"]["val_check_interval"]
     return int(-(-steps // interval))

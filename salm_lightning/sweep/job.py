@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from salm_lightning.callbacks.checkpoint import latest_checkpoint
+from salm_lightning.files import write_json
 from salm_lightning.release.manifest import MANIFEST
-from salm_lightning.summary import RESULTS, write_json
+from salm_lightning.runs.results import RESULTS
 
 DONE, FAILED, INTERRUPTED, OPEN = "done", "failed", "interrupted", "open"
 """What became of a job; an open one has not ended yet."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import itertools
 import json
@@ -12,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from salm_lightning.data import ImageDataModule
-from salm_lightning.data.arrays import checksums_of, file_sha256
 from salm_lightning.errors import ConfigurationError, SalmError, did_you_mean
+from salm_lightning.files import address, checksums_of, file_sha256
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.release.manifest import safe_name
 from salm_lightning.sweep.job import Job
-from salm_lightning.sweep.settings import FitOptions, compose, merge
+from salm_lightning.sweep.options import FitOptions, compose, merge
 
 CLEAN = "clean"
 FIXED = ("dataset", "trained_on", "arch", "seed")
@@ -144,8 +143,8 @@ class Planner:
         arch, seed = settings["model"]["init_args"].get("arch", ""), str(settings["seed_everything"])
         # The release's address stands for its folder, which may be moved.
         identity = merge(settings, {"data.root": release.name}) if release else [settings, generator.source]
-        treatment = settings["model"]["init_args"].get("treatment") or {}
-        if files := checksums_of(treatment.get("init_args") or {}):
+        countermeasure = settings["model"]["init_args"].get("countermeasure") or {}
+        if files := checksums_of(countermeasure.get("init_args") or {}):
             identity = [identity, files]
         if release is not None:
             settings = merge(settings, {"data.root": str(release.release)})
@@ -226,11 +225,6 @@ def _labels(options: Mapping[str, Any], path: str) -> Iterable[str]:
             yield from _labels(value, path if name == "init_args" else f"{path}.{name}".lstrip("."))
         else:
             yield f"{path}.{name}={label(value)}".lstrip(".")
-
-
-def address(*settings: Any) -> str:
-    """Return the SHA-256 of JSON values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _fixed(*values: str) -> dict[str, str]:

@@ -11,12 +11,12 @@ from statistics import mean
 from rich.console import Console
 from rich.table import Table
 
-from salm_lightning.callbacks.interruption import Interrupted, interruptible
-from salm_lightning.folder_lock import alone
-from salm_lightning.summary import say
+from salm_lightning.console import say
+from salm_lightning.files import locked
+from salm_lightning.interruption import Interrupted, interruptible
 from salm_lightning.sweep.job import DONE, Job
 from salm_lightning.sweep.plan import Row
-from salm_lightning.sweep.report import record, results_table, title, write_csv, write_hparams
+from salm_lightning.sweep.results import record, results_table, title, write_csv, write_hparams
 from salm_lightning.sweep.runners import Runner, run_jobs
 
 RESULTS = "results.csv"
@@ -79,7 +79,7 @@ def all_jobs(rows: Sequence[Row]) -> list[Job]:
 
 def _run(rows: Sequence[Row], jobs: Sequence[Job], runner: Runner, out: Path, write: Callable[[], None]) -> int:
     """Run jobs of the rows, and write what is known before and after each; return 0, or the exit code after a stop."""
-    with alone(out, "sweep"), interruptible():
+    with locked(out, "sweep"), interruptible():
         progress = _Progress(rows, jobs, min(runner.limit, len(jobs)))
 
         def ended(job: Job) -> None:

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import torch
 
-from salm_lightning.callbacks.interruption import Interrupted
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.interruption import Interrupted
 from salm_lightning.sweep.job import DONE, INTERRUPTED, OPEN, Job, State, work
 
 

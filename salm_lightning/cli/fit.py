@@ -1,0 +1,321 @@
+"""``salm-cli``: the command line, and the only place that knows the commands."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, cast, get_args
+
+import torch
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
+from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
+from salm_lightning.callbacks.run_folder import checkpoint_folder, run_folder
+from salm_lightning.cli.config_files import read_settings, resolve_checkpoint
+from salm_lightning.cli.parser import SalmArgumentParser, explain, salm_error_behind
+from salm_lightning.console import command
+from salm_lightning.data import ImageDataModule
+from salm_lightning.errors import ConfigurationError, OutputExistsError, look_up
+from salm_lightning.modules import NoiseGeneratorModule, VictimModule
+from salm_lightning.release import check_destination
+from salm_lightning.release.last_pass import is_published
+from salm_lightning.runs.generation import generate
+from salm_lightning.runs.results import gather_predictions, save_predictions
+from salm_lightning.runs.summary import print_release, print_victim
+from salm_lightning.runs.trainers import Precision, check_seed
+
+FROM_DATA = ("num_classes", "channels", "image_size", "task")
+"""Arguments of a module that the command line takes from the data."""
+LINKED = (*(f"model.{name}" for name in FROM_DATA), "model.seed", "data.seed")
+"""Options that are settled by others; a value for them would be replaced silently."""
+HELP = {
+    "fit": "Train a noise generator and write the protected dataset, or train a victim.",
+    "validate": "Measure a checkpoint on the clean validation split.",
+    "test": "Measure a checkpoint on the clean test split.",
+    "predict": "Write the protected dataset from a generator's checkpoint, or a victim's predictions.",
+}
+"""What the Trainer's subcommands do here."""
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_steps": 5000,
+    "max_epochs": -1,
+    "check_val_every_n_epoch": None,
+    "val_check_interval": 250,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+}
+"""Training is counted in steps, as in the paper; the loaders shard by themselves."""
+
+
+class SalmCLI(LightningCLI):
+    """LightningCLI over the two modules and all DataModules."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self._args = args
+        self._checkpoint: str | None = None
+        self._overwrites = False
+        super().__init__(
+            LightningModule,
+            ImageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_class=SalmArgumentParser,
+            parser_kwargs={"prog": "salm-cli"},
+            save_config_kwargs={"overwrite": True},
+            args=list(args),
+        )
+
+    # Parsing ------------------------------------------------------------------------------------------------------------------
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the Trainer's subcommands with the arguments that the command line settles itself.
+
+        Only the one that is asked for, where that is plain: a parser takes a while to build.
+        """
+        found = {name: skipped | {"weights_only", "return_predictions"} for name, skipped in LightningCLI.subcommands().items()}
+        asked = self._args[0]
+        return {asked: found[asked]} if asked in found else found
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the one seed that settles everything."""
+        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, shards, batches and every draw.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's name and place, and hand the data's facts and the seed to the module."""
+        parser.add_argument(
+            "--run", type=str | None, default=None, help="Folder name under lightning_logs; version_N by default."
+        )
+        parser.add_argument(
+            "--release", type=str | None, default=None, help="Where the protected dataset goes; <run>/protected by default."
+        )
+        parser.add_argument("--overwrite", type=bool, default=False, help="Replace a run or a release that stands there.")
+        for name in FROM_DATA:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        for target in ("model", "data"):
+            parser.link_arguments("seed_everything", f"{target}.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; refuse values for linked options, and say what is wrong in the user's words."""
+        settings = read_settings(self._args)
+        for path in LINKED:
+            given = settings.find(path)
+            if given is not None:
+                way_out = "use --seed_everything" if path.endswith("seed") else "it is taken from the data, remove it"
+                raise ConfigurationError(f"{next(given.origins(), path)} cannot be set: {way_out}.")
+        try:
+            super().parse_arguments(parser, args)
+        except ConfigurationError as error:
+            raise explain(self._subcommand_parsers.get(self._args[0], parser), self._args[1:], error, LINKED) from error
+        check_seed(self.config[self.config["subcommand"]]["seed_everything"], "seed_everything")
+
+    def _parse_ckpt_path(self) -> None:
+        """Find the checkpoint; the command line wins over its settings, and the modules say what differs."""
+        config = self.config[self.config["subcommand"]]
+        self._overwrites = config["overwrite"]
+        if config["ckpt_path"]:
+            self._checkpoint = config["ckpt_path"] = resolve_checkpoint(config["ckpt_path"])
+
+    # Building -----------------------------------------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a run's folder that is in use."""
+        folder = self._run_path()
+        if folder is not None and not self._checkpoint and self.subcommand == "fit" and folder.is_dir() and any(folder.iterdir()):
+            if not self._overwrites:
+                raise OutputExistsError(
+                    f"run={folder.name}: {folder} is in use. Go on with {command('--ckpt_path', folder)}, choose another --run, or replace "
+                    "it with --overwrite true."
+                )
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                _clear_run(folder)
+
+    def instantiate_classes(self) -> None:
+        """Build data, module and Trainer; an error of this package arrives as it is, whatever was wrapped around it.
+
+        Raises:
+            SalmError: A setting cannot work.
+        """
+        try:
+            super().instantiate_classes()
+        except (MisconfigurationException, ImportError, ValueError) as error:
+            raise salm_error_behind(error) from error
+        except KeyError as error:
+            if "SLURM" not in str(error):
+                raise
+            raise ConfigurationError(
+                f"SLURMEnvironment in trainer.plugins needs a SLURM job ({error} is not set): start it with srun, or use "
+                "--config trainer/ddp.yaml instead."
+            ) from error
+        if self._checkpoint:
+            _require_fit(self._checkpoint, self.model)
+        elif self.subcommand != "fit" and _has_weights(self.model) and not self._rehearses:
+            raise ConfigurationError(f"{self.subcommand} needs --ckpt_path: the folder of a run, or one of its .ckpt files.")
+
+    def _run_path(self) -> Path | None:
+        """Return the folder of a named or resumed run; ``None`` lets the logger choose the next version."""
+        run = self._get(self.config, "run")
+        if self._checkpoint and Path(self._checkpoint).parent.name == "checkpoints":
+            return Path(self._checkpoint).parent.parent
+        root = Path(self._get(self.config, "trainer").get("default_root_dir") or ".") / "lightning_logs"
+        return root / run if run else None
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        config["callbacks"] = _with_default_callbacks(config, self.model)
+        if config["logger"] in (None, True) and not config["fast_dev_run"]:
+            folder = self._run_path()
+            root = Path(config["default_root_dir"] or ".") / "lightning_logs"
+            config["logger"] = TensorBoardLogger(
+                folder.parent if folder else root, name="", version=folder.name if folder else None
+            )
+        if self.subcommand != "fit":
+            self.save_config_callback = None  # a run's config.yaml is that of its fit
+        # The saved config begins anew: by then this checkpoint may be gone, and a run must not be replaced without being asked.
+        self.config[str(self.subcommand)].update(Namespace(ckpt_path=None, overwrite=False))  # type: ignore[no-untyped-call]
+        config["enable_model_summary"] = bool(config["enable_model_summary"])
+        for name in ("max_steps", "val_check_interval"):
+            if config[name] == 0:
+                raise ConfigurationError(f"--trainer.{name}=0 is out of range; give 1 or more.")
+        trainer = super()._instantiate_trainer(config, callbacks)
+        look_up("trainer.precision", str(trainer.precision), get_args(Precision))  # as Lightning calls it, which takes 16 too
+        return trainer
+
+    # Running ------------------------------------------------------------------------------------------------------------------
+
+    def before_fit(self) -> None:
+        """Look at the data and the place of the release before any long work."""
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        if isinstance(self.model, NoiseGeneratorModule) and not self._rehearses and not self._is_complete(self.model):
+            check_destination(self._release_folder(), self._overwrites)
+
+    def _is_complete(self, module: NoiseGeneratorModule) -> bool:
+        """Return whether a run is resumed that has nothing left to train and whose release stands already."""
+        if not self._checkpoint:
+            return False
+        path = Path(self._checkpoint)
+        trained = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        return trained >= self.trainer.max_steps and is_published(module, self.datamodule, self._release_folder(), path)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train; a method without a source model has nothing to train."""
+        if _has_weights(self.model):
+            self.trainer.fit(**kwargs, weights_only=True)
+
+    def after_fit(self) -> None:
+        """Make the release, or measure the victim, and say what to do next."""
+        if self._rehearses:
+            return
+        if isinstance(self.model, NoiseGeneratorModule):
+            self._generate(latest_checkpoint(checkpoint_folder(self.trainer)))
+        elif isinstance(self.model, VictimModule):
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+            self.after_test()
+
+    def after_test(self) -> None:
+        """Save and show what a victim's test found."""
+        if not isinstance(self.model, VictimModule) or self._rehearses:
+            return
+        folder = run_folder(self.trainer)  # asked of all ranks, which agree on it
+        if self.trainer.is_global_zero:
+            print_victim(self.model, self.datamodule, folder)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Measure on the clean validation split."""
+        self.trainer.validate(**kwargs, weights_only=True)
+
+    def test(self, **kwargs: Any) -> None:
+        """Measure on the clean test split; a victim's results get their own table."""
+        kwargs["verbose"] = kwargs["verbose"] and not isinstance(self.model, VictimModule)
+        self.trainer.test(**kwargs, weights_only=True)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Make a release from a generator's checkpoint, or write a victim's test predictions."""
+        checkpoint = kwargs.get("ckpt_path")
+        if isinstance(self.model, NoiseGeneratorModule):
+            self._generate(Path(checkpoint) if checkpoint else None)
+            return
+        # In place of the last pass's chunks; handed over by itself, a loader would do without the DataModule's way to floats.
+        self.datamodule.predict_dataloader = self.datamodule.test_dataloader
+        batches = self.trainer.predict(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        predictions = gather_predictions(cast("list[dict[str, Tensor]]", batches))
+        folder = run_folder(self.trainer)  # asked of all ranks, which agree on it
+        if self.trainer.is_global_zero:
+            save_predictions(predictions, folder / "predictions.npz")
+
+    def _generate(self, checkpoint: Path | None) -> None:
+        folder = generate(self.trainer, self.model, self.datamodule, self._release_folder(), checkpoint, self._overwrites)
+        run = run_folder(self.trainer)  # asked of all ranks, which agree on it
+        if self.trainer.is_global_zero:
+            print_release(folder, run, self.datamodule)
+
+    @property
+    def _rehearses(self) -> bool:
+        """Whether this is a ``fast_dev_run``, which leaves nothing behind."""
+        return bool(getattr(self.trainer, "fast_dev_run", False))
+
+    def _release_folder(self) -> Path:
+        chosen = self._get(self.config, "release")
+        return Path(chosen) if chosen else run_folder(self.trainer) / "protected"
+
+
+def _has_weights(module: LightningModule) -> bool:
+    """Return whether a module trains a network; some methods have none."""
+    return not (isinstance(module, NoiseGeneratorModule) and module.method.trains_source_on is None)
+
+
+def _with_default_callbacks(config: dict[str, Any], model: LightningModule) -> list[Callback]:
+    """Return the configured callbacks and those that every run has unless one of their kind is configured."""
+    given = config["callbacks"] or []
+    callbacks: list[Callback] = list(given) if isinstance(given, list) else [given]
+    defaults: list[tuple[type, Any]] = [(Throughput, Throughput)]
+    if isinstance(model, NoiseGeneratorModule):
+        defaults.append((NoisePictures, NoisePictures))
+    if config["enable_checkpointing"] is not False:
+        defaults.append((RunCheckpoint, RunCheckpoint))
+    if config["enable_progress_bar"] is not False:
+        defaults.append((ProgressBar, progress_bar))
+    return callbacks + [build() for kind, build in defaults if not any(isinstance(callback, kind) for callback in callbacks)]
+
+
+def _require_fit(path: str, module: LightningModule) -> None:
+    """Compare a checkpoint's weights with the module's before any work.
+
+    Raises:
+        ConfigurationError: They differ in name or shape, or the file is damaged.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    except (RuntimeError, KeyError, UnpicklingError) as error:
+        raise ConfigurationError(f"--ckpt_path {path} is damaged, or no checkpoint of this program ({error}).") from error
+    now = module.state_dict()
+    names = saved.keys() | now.keys()
+    other = sorted(name for name in names if name not in saved or name not in now or saved[name].shape != now[name].shape)
+    if other:
+        raise ConfigurationError(
+            f"--ckpt_path {path} does not fit this {type(module).__name__}: {len(other)} weights differ in name or shape: "
+            f"{other[0]}, ... Give the architecture, width, data and image size that it was trained with, as in its run's "
+            "config.yaml."
+        )
+
+
+def _clear_run(folder: Path) -> None:
+    """Remove a run that is to be replaced; only what looks like one."""
+    if not (folder / "config.yaml").is_file():
+        raise OutputExistsError(
+            f"{folder} does not look like a run (it has no config.yaml) and is left alone; choose another --run."
+        )
+    shutil.rmtree(folder)

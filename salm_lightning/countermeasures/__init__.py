@@ -1,0 +1,63 @@
+"""What an unauthorised user may do to the images, or to the training, against the noise: a file for each family, behind ``base``."""
+
+from salm_lightning.countermeasures.adversarial import AdversarialTraining
+from salm_lightning.countermeasures.base import Countermeasure, ImageCountermeasure, TrainingStep
+from salm_lightning.countermeasures.denoising import TotalVariation
+from salm_lightning.countermeasures.filters import Gaussian, Mean, Median
+from salm_lightning.countermeasures.finetuning import FineTune
+from salm_lightning.countermeasures.jpeg import JPEG
+from salm_lightning.countermeasures.levels import BitDepth, Grey
+from salm_lightning.countermeasures.mixing import CutMix, Cutout, Mixup
+from salm_lightning.countermeasures.projection import OrthogonalProjection
+from salm_lightning.countermeasures.scaling import CenterCrop, Resample
+from salm_lightning.countermeasures.strong import StrongAugment, UEraserMax
+from salm_lightning.data.prepared import Preparation
+
+COUNTERMEASURES: dict[str, type[Countermeasure]] = {
+    kind.__name__.lower(): kind
+    for kind in (
+        Mean,
+        Median,
+        Gaussian,
+        CenterCrop,
+        JPEG,
+        Grey,
+        BitDepth,
+        Resample,
+        Cutout,
+        Mixup,
+        CutMix,
+        StrongAugment,
+        UEraserMax,
+        AdversarialTraining,
+        OrthogonalProjection,
+        TotalVariation,
+        FineTune,
+    )
+}
+"""Countermeasures by their name in files and tables; nothing at all is :class:`Countermeasure`."""
+
+__all__ = [
+    "COUNTERMEASURES",
+    "JPEG",
+    "AdversarialTraining",
+    "BitDepth",
+    "CenterCrop",
+    "Countermeasure",
+    "CutMix",
+    "Cutout",
+    "FineTune",
+    "Gaussian",
+    "Grey",
+    "ImageCountermeasure",
+    "Mean",
+    "Median",
+    "Mixup",
+    "OrthogonalProjection",
+    "Preparation",
+    "Resample",
+    "StrongAugment",
+    "TotalVariation",
+    "TrainingStep",
+    "UEraserMax",
+]

@@ -1,0 +1,109 @@
+"""The interface of a countermeasure: how images are prepared before training, and what a training step minimises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from salm_lightning.data.base import DatasetInfo, Split, Task
+from salm_lightning.data.prepared import Preparation
+from salm_lightning.metrics import classification_loss
+from salm_lightning.noise.transforms import CropFlip
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What a victim's training step is made of.
+
+    Attributes:
+        network: The victim in training mode; takes images in [0, 1], returns logits.
+        images: Training images in [0, 1] before augmentation, ``[B, C, H, W]``.
+        labels: int64 ``[B]``, or for multi-label tasks float32 of 0 and 1 ``[B, L]``.
+        indices: Sample indices ``[B]``, which key the draws.
+        task: What is predicted.
+        num_classes: Classes or labels.
+        transform: The ordinary augmentation, crop and flip.
+        seed: The victim's seed.
+        number: Training steps taken before, which key the draws too.
+    """
+
+    network: nn.Module
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    task: Task
+    num_classes: int
+    transform: CropFlip
+    seed: int
+    number: int
+
+    def augmented(self, *counters: int) -> Tensor:
+        """Return the images under crop and flip; other counters draw anew."""
+        return self.transform(self.images, self.indices, self.seed, "victim", self.number, *counters)
+
+
+class Countermeasure:
+    """Something that a user does in the hope of learning from protected images; as it stands, nothing.
+
+    A countermeasure is stateless, so that one object serves any number of victims. It prepares images once, before training, or
+    changes what a training step minimises, or both.
+
+    Attributes:
+        on_test: Whether the images that the finished model meets (val and test) are prepared as well, as they would be by a user whose
+            model expects that; else they stay untouched.
+    """
+
+    on_test: bool = False
+
+    @property
+    def name(self) -> str:
+        """Lower-case name for files and tables."""
+        return type(self).__name__.lower()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the countermeasure's name and every setting as JSON values."""
+        plain = {key: value.value if isinstance(value, StrEnum) else value for key, value in vars(self).items()}
+        return {"name": self.name, **plain}
+
+    def preparation(self, train: Split, info: DatasetInfo, seed: int) -> Preparation | None:
+        """Return what is done to images before training, or ``None`` for nothing.
+
+        Args:
+            train: The training split, for countermeasures that learn from it.
+            info: What the data is.
+            seed: The victim's seed.
+        """
+        return None
+
+    def initialise(self, network: nn.Module) -> None:
+        """Give a victim's network its first weights, in place, before training; by default it keeps its random ones.
+
+        Args:
+            network: What :func:`~salm_lightning.models.build_classifier` has built.
+        """
+
+    def loss(self, step: TrainingStep) -> Tensor:
+        """Return what a training step minimises: by default the loss on augmented images."""
+        return classification_loss(step.network(step.augmented()), step.labels, step.task)
+
+
+class ImageCountermeasure(Countermeasure, ABC):
+    """A countermeasure that puts a function of each image in its place."""
+
+    def preparation(self, train: Split, info: DatasetInfo, seed: int) -> Preparation | None:
+        """Return the function, which needs nothing but the images."""
+        return lambda images, indices: self.prepare(images)
+
+    @abstractmethod
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return what takes the images' place: uint8 ``[B, C, H, W]``, as they are."""
+
+
+def to_bytes(values: Tensor) -> Tensor:
+    """Round values in units of grey levels to uint8, clipped to 0..255."""
+    return values.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,54 @@
+"""What takes information out of each pixel's value: its colour, or its finest levels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from salm_lightning.countermeasures.base import ImageCountermeasure
+from salm_lightning.data.base import DatasetInfo, Split
+from salm_lightning.data.prepared import Preparation
+from salm_lightning.errors import ConfigurationError
+
+_LUMA = (19595, 38470, 7471)
+"""ITU-R 601 weights of red, green and blue, in units of 2^-16, as Pillow has them."""
+
+
+class Grey(ImageCountermeasure):
+    """Put an image's brightness into all its channels; the finished model gets grey images as well. Grey datasets stay as they are."""
+
+    on_test = True
+
+    def preparation(self, train: Split, info: DatasetInfo, seed: int) -> Preparation | None:
+        """Return the conversion, or ``None`` for a grey dataset."""
+        return None if info.channels == 1 else super().preparation(train, info, seed)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return three equal channels."""
+        red, green, blue = images.int().unbind(dim=1)
+        luma: Tensor = (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue + 2**15) >> 16
+        return luma.to(torch.uint8)[:, None].repeat(1, 3, 1, 1)
+
+
+class BitDepth(ImageCountermeasure):
+    """Round each value to the nearest of ``2**bits`` evenly spaced levels from 0 to 255 (Xu et al. 2018: feature squeezing).
+
+    Args:
+        bits: Bits per value that are left, 1 to 7.
+
+    Raises:
+        ConfigurationError: ``bits`` is out of range.
+    """
+
+    def __init__(self, bits: int = 2) -> None:
+        if not 1 <= bits <= 7:
+            raise ConfigurationError(f"bits={bits} is out of range; give 1 to 7.")
+        self.bits = bits
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return images with fewer levels."""
+        steps = 2**self.bits - 1
+        # Whole numbers: neither division is ever half-way between two.
+        level = (2 * images.int() * steps + 255) // 510
+        values: Tensor = (2 * level * 255 + steps) // (2 * steps)
+        return values.to(torch.uint8)

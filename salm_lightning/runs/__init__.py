@@ -1,0 +1,1 @@
+"""Runs: what identifies one, what became of it, how its models are trained, and how long it takes."""

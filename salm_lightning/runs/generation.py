@@ -1,0 +1,64 @@
+"""From a trained noise generator to a protected dataset on disk: which checkpoint the last pass takes, and where its release goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+
+from salm_lightning.callbacks.checkpoint import save_run
+from salm_lightning.callbacks.run_folder import run_folder
+from salm_lightning.data import ImageDataModule
+from salm_lightning.modules import NoiseGeneratorModule
+from salm_lightning.release.last_pass import is_published, last_pass
+from salm_lightning.release.writer import check_destination
+
+
+def generate(
+    trainer: Trainer,
+    module: NoiseGeneratorModule,
+    data: ImageDataModule,
+    folder: Path | None = None,
+    ckpt_path: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Run the last pass over every training image and write the protected dataset; all ranks call it together.
+
+    Finished chunks are kept next to the release until it stands: a call that was interrupted goes on where it stopped.
+
+    Args:
+        trainer: Any Trainer; its devices share the chunks.
+        module: The noise generator.
+        data: The images to protect.
+        folder: Where the release goes; ``None`` is ``<run>/protected``.
+        ckpt_path: Checkpoint to load; ``None`` saves the module as it is and loads that, except for a method without a source
+            model.
+        overwrite: Replace a release that stands there.
+
+    Returns:
+        The folder of the release.
+
+    Raises:
+        OutputExistsError: Another release stands there, and ``overwrite`` is false.
+    """
+    _gather_ranks(trainer)
+    folder = folder or run_folder(trainer) / "protected"
+    if ckpt_path is None or not is_published(module, data, folder, ckpt_path):
+        check_destination(folder, overwrite)
+    if ckpt_path is None and module.method.trains_source_on is not None:
+        ckpt_path = save_run(trainer)
+    last_pass(trainer, module, data, folder, ckpt_path, overwrite)
+    return folder
+
+
+def _gather_ranks(trainer: Trainer) -> None:
+    """Start all ranks and wait for them before anything is written, which a late one would take for another run's.
+
+    The Trainer does so when it trains; a method without a source model has not trained.
+    """
+    start = trainer.strategy.setup_environment
+    launcher = trainer.strategy.launcher
+    if launcher is None:
+        start()
+    else:
+        launcher.launch(start, trainer=trainer)

@@ -1,0 +1,106 @@
+"""Trainers for commands that train a model themselves, on one device; ``salm-cli fit`` has Lightning's own options for that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.optim import SGD
+
+from salm_lightning.callbacks.checkpoint import RunCheckpoint
+from salm_lightning.data import ImageDataModule
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.runs.quiet import notices_off
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def single_device_trainer(
+    folder: Path, name: str, steps: int, callbacks: list[Callback], accelerator: str = "auto", precision: Precision = "32-true"
+) -> Trainer:
+    """Return a Trainer that logs to ``folder/name`` and validates five times, or every 250 steps of a long training.
+
+    Args:
+        folder: Folder of the logs.
+        name: Name of this training's log in it.
+        steps: Training steps.
+        callbacks: All callbacks; checkpoints are kept if a ``RunCheckpoint`` is among them.
+        accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
+        precision: Numerical precision.
+
+    Raises:
+        ConfigurationError: The accelerator is unknown, or this machine has none.
+    """
+    with _refused(accelerator):
+        return Trainer(
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,
+            use_distributed_sampler=False,
+            max_epochs=-1,
+            max_steps=steps,
+            check_val_every_n_epoch=None,
+            val_check_interval=check_interval(steps),
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            logger=TensorBoardLogger(folder, name="", version=name),
+            callbacks=callbacks,
+            enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        )
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Refuse an accelerator that is unknown or not there, before any other work.
+
+    Raises:
+        ConfigurationError: It cannot be used.
+    """
+    with notices_off(), _refused(accelerator):
+        Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+
+@contextmanager
+def _refused(accelerator: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, ImportError, MisconfigurationException) as error:
+        raise ConfigurationError(f"accelerator={accelerator}: {error} Give auto, cpu or gpu.") from error
+
+
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Refuse a seed that NumPy does not take.
+
+    Raises:
+        ConfigurationError: It is out of range.
+    """
+    if not 0 <= seed < 2**32:
+        raise ConfigurationError(f"{name}={seed} is out of range; give 0 to {2**32 - 1}.")
+
+
+def check_interval(steps: int) -> int:
+    """Return the steps between two looks at the clean images in a training of so many steps."""
+    return min(250, max(1, steps // 5))
+
+
+def sgd(learning_rate: float) -> OptimizerCallable:
+    """Return a builder of the paper's optimiser (Section 4.1): SGD with momentum 0.9 and weight decay 5e-4."""
+    return partial(SGD, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
+
+
+def facts_of(images: ImageDataModule) -> dict[str, Any]:
+    """Return the arguments of a module that its data settle."""
+    return {
+        "num_classes": images.num_classes,
+        "channels": images.channels,
+        "image_size": images.image_size,
+        "task": images.task,
+    }

@@ -1,0 +1,244 @@
+"""What the commands that protect have in common: training a noise generator, making its release, training victims as proof."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, Trainer
+from rich.table import Table
+
+from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
+from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
+from salm_lightning.console import metrics_table, say
+from salm_lightning.data import MEDMNIST, ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule, Task
+from salm_lightning.data.base import ANY_FINDING
+from salm_lightning.errors import ConfigurationError, DataError, OutputExistsError, did_you_mean, look_up
+from salm_lightning.files import file_sha256, write_json
+from salm_lightning.models import ARCHITECTURES
+from salm_lightning.modules import NoiseGeneratorModule, VictimModule
+from salm_lightning.noise.methods import Method
+from salm_lightning.release import Manifest, PoisonedDataModule, check_destination
+from salm_lightning.runs.generation import generate
+from salm_lightning.runs.results import RESULTS, victim_results
+from salm_lightning.runs.trainers import Precision, check_seed, facts_of, sgd, single_device_trainer
+
+SYNTHETIC = "synthetic"
+"""Name of the embedded data."""
+VICTIMS = ("clean", "protected")
+"""What the victims of a proof are trained on."""
+GENERATOR, PROTECTED = "generator", "protected"
+"""Folders of the noise generator's run and of the release in that of a result."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How noise generators and victims are trained, on one device; ``salm-cli fit`` takes several.
+
+    Args:
+        source: Architecture of the source model.
+        width: Width factor of the source model and the victims.
+        steps: Training steps of the noise generator, M.
+        loop: ``persistent`` keeps each image's noise between visits; ``fresh``, the paper's way, starts anew at each step.
+        updates_per_visit: PGD steps per visit of an image, or ``auto``.
+        victim: Architecture of the victims.
+        victim_steps: Training steps of each victim.
+        source_learning_rate: First learning rate of the source model; a smaller one leaves the noise more time to get ahead of what
+            the source model learns of the images.
+        learning_rate: First learning rate of the victims.
+        accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
+        precision: Numerical precision.
+        seed: Settles everything random.
+
+    Raises:
+        ConfigurationError: A value is unknown or out of range.
+    """
+
+    source: str = "resnet18"
+    width: float = 1.0
+    steps: int = 5000
+    loop: Literal["persistent", "fresh"] = "persistent"
+    updates_per_visit: int | Literal["auto"] = "auto"
+    victim: str = "resnet18"
+    victim_steps: int = 20000
+    source_learning_rate: float = 0.1
+    learning_rate: float = 0.1
+    accelerator: str = "auto"
+    precision: Precision = "32-true"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        for name in ("source_learning_rate", "learning_rate", "width"):
+            if getattr(self, name) <= 0:
+                raise ConfigurationError(f"{name}={getattr(self, name)} is out of range; give more than 0, such as 0.1.")
+        for name in ("steps", "victim_steps", "updates_per_visit"):
+            if getattr(self, name) != "auto" and getattr(self, name) < 1:
+                raise ConfigurationError(f"{name}={getattr(self, name)} is out of range; give 1 or more.")
+        for name in ("source", "victim"):
+            look_up(name, getattr(self, name), ARCHITECTURES)
+
+    def release(self, method: Method, images: ImageDataModule, folder: Path, overwrite: bool) -> Path:
+        """Train a noise generator in ``folder/generator`` and write the protected dataset to ``folder/protected``.
+
+        A training that was interrupted there goes on.
+
+        Returns:
+            The folder of the release.
+        """
+        module = NoiseGeneratorModule(
+            method,
+            **facts_of(images),
+            source=self.source,
+            width=self.width,
+            loop=self.loop,
+            updates_per_visit=self.updates_per_visit,
+            optimizer=sgd(self.source_learning_rate),
+            seed=self.seed,
+        )
+        trainer = self._trainer(folder, GENERATOR, self.steps, [RunCheckpoint(max(1, self.steps // 10)), NoisePictures()])
+        saved = folder / GENERATOR / "checkpoints"
+        if method.trains_source_on is not None:
+            trainer.fit(module, datamodule=images, ckpt_path=latest_checkpoint(saved), weights_only=True)
+        return generate(trainer, module, images, folder / PROTECTED, latest_checkpoint(saved), overwrite)
+
+    def compare(
+        self, images: ImageDataModule, release: Path, folder: Path, prefixes: tuple[str, str] = ("", "")
+    ) -> dict[str, dict[str, Any]]:
+        """Train a victim on the clean images and one on their release, each in ``folder/victim-<name>``.
+
+        A victim whose results are there is not trained again.
+
+        Args:
+            images: The clean images.
+            release: Folder of the release.
+            folder: Folder of the result.
+            prefixes: What stands before the line that announces each training.
+
+        Returns:
+            Results on the clean test split under ``clean`` and ``protected``.
+        """
+        poisoned = PoisonedDataModule(release, batch_size=images.batch_size, seed=images.seed)
+        results = {}
+        for prefix, (name, data) in zip(prefixes, zip(VICTIMS, (images, poisoned), strict=True), strict=True):
+            path = results_file(folder, name)
+            if path.is_file():
+                say(f"{prefix}a victim on the {name} images: done before")
+                results[name] = json.loads(path.read_text(encoding="utf-8"))
+                continue
+            say(f"{prefix}training a victim on the {name} images: {self.victim}, {self.victim_steps} steps")
+            results[name] = self._prove(data, folder, name)
+            write_json(path, results[name])
+        return results
+
+    def _prove(self, images: ImageDataModule, folder: Path, name: str) -> dict[str, Any]:
+        optimizer = sgd(self.learning_rate)
+        model = VictimModule(**facts_of(images), arch=self.victim, width=self.width, optimizer=optimizer, seed=self.seed)
+        trainer = self._trainer(folder, f"victim-{name}", self.victim_steps, [])
+        trainer.fit(model, datamodule=images)
+        trainer.test(model, datamodule=images, verbose=False)
+        return victim_results(model, images)
+
+    def _trainer(self, folder: Path, name: str, steps: int, callbacks: list[Callback]) -> Trainer:
+        return single_device_trainer(
+            folder, name, steps, [Throughput(), progress_bar(), *callbacks], self.accelerator, self.precision
+        )
+
+
+def settings_of(method: Method, training: Training, images: ImageDataModule) -> dict[str, Any]:
+    """Return all that a result depends on, as JSON values: an unfinished one only goes on with the same."""
+    source = None if images.source_path is None else file_sha256(images.source_path)
+    data = {"dataset": images.describe(), "source": source, "batch_size": images.batch_size}
+    return {"method": method.settings(), **asdict(training), **data}
+
+
+def results_file(folder: Path, name: str) -> Path:
+    """Return where :meth:`Training.compare` puts the results of a victim."""
+    return folder / f"victim-{name}" / RESULTS
+
+
+def open_data(data: str, size: int | None, root: Path | None, argument: str = "data", **options: Any) -> ImageDataModule:
+    """Return the DataModule for what a user names as data, loaded.
+
+    Args:
+        data: A MedMNIST name, an ``.npz`` file in MedMNIST's layout, or ``synthetic``.
+        size: Height and width for a name; ``None`` is 28.
+        root: Folder of MedMNIST's files.
+        argument: What the user calls it.
+        **options: Further options of the DataModule.
+
+    Raises:
+        SalmError: It is neither a MedMNIST name, nor an ``.npz`` file, nor ``synthetic``; or it cannot be read.
+    """
+    images = _choose_data(data, size, root, argument, **options)
+    images.prepare_data()
+    images.setup("fit")
+    return images
+
+
+def open_original(source: str, root: Path | None, manifest: Manifest, **options: Any) -> ImageDataModule:
+    """Return what a release was made from, loaded; the manifest says what the user's word for it leaves open.
+
+    Args:
+        source: A MedMNIST name, an ``.npz`` file in MedMNIST's layout, or ``synthetic``.
+        root: Folder of MedMNIST's files.
+        manifest: The release's manifest.
+        **options: Further options of the DataModule.
+
+    Raises:
+        SalmError: There is nothing at ``source``, or it cannot be read.
+    """
+    info, dataset = manifest.info, manifest.dataset
+    derived = dataset.get("labels") == ANY_FINDING
+    if source in MEDMNIST:
+        return open_data(source, info.size, root, "source", any_finding=derived, **options)
+    if derived:
+        raise ConfigurationError(
+            f"source={source}: its labels were derived from several per image; give the MedMNIST name, and its folder with --root."
+        )
+    if source != SYNTHETIC:
+        return open_data(source, None, root, "source", task=info.task, **options)
+    drawn = {f"{name}_size": count for name, count in dataset["num_samples"].items()}
+    drawn |= {"num_classes": info.num_classes, "channels": info.channels, "multi_label": info.task is Task.MULTI_LABEL}
+    return open_data(source, info.size, root, seed=manifest.settings["seed"], **drawn, **options)
+
+
+def check_result(folder: Path, overwrite: bool) -> None:
+    """Refuse the folder of a result in which no release may be written.
+
+    Raises:
+        OutputExistsError: A release stands there, and ``overwrite`` is off, or it is none that may be replaced.
+    """
+    try:
+        check_destination(folder / PROTECTED, overwrite)
+    except OutputExistsError as error:
+        raise OutputExistsError(f"out={folder}: {error}") from error
+
+
+def proof_table(results: dict[str, dict[str, Any]], images: ImageDataModule) -> Table:
+    """Return a table of victims' results by what they were trained on, with the majority-class line."""
+    rows = {f"{name} images": result["test"] for name, result in results.items()}
+    blind = 0.5 if images.task is Task.MULTI_LABEL else 1 / images.num_classes
+    majority = next(iter(results.values()))["majority"]
+    rows["majority class (no model)"] = {"acc": majority, "auc": 0.5, "balanced_acc": blind, "kappa": 0.0}
+    title = f"A model trained on it, measured on the clean test split of {images.info.name}"
+    return metrics_table(title, "trained on", rows, digits=1)
+
+
+def _choose_data(data: str, size: int | None, root: Path | None, argument: str, **options: Any) -> ImageDataModule:
+    if data == SYNTHETIC:
+        return SyntheticDataModule(size=size or 28, **options)
+    if data in MEDMNIST:
+        return MedMNISTDataModule(data, size=size or 28, root=root, **options)
+    if Path(data).exists() or data.endswith(".npz"):
+        if size is not None:
+            raise ConfigurationError(
+                f"size={size} is for MedMNIST names; the images of {data} have the size that they have. Leave it out."
+            )
+        return NpzDataModule(data, **options)
+    raise DataError(
+        f"{argument}={data!r} is neither a MedMNIST name, nor an .npz file in MedMNIST's layout, nor {SYNTHETIC!r}"
+        f"{did_you_mean(data, [*MEDMNIST, SYNTHETIC]) or '.'} Names: {', '.join(MEDMNIST)}."
+    )

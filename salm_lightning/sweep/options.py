@@ -1,0 +1,122 @@
+"""Options of a cell's fits: composed of config files, a sweep's own options and grid values, and read as ``salm-cli fit`` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from salm_lightning.cli.config_files import read_config, resolve_config
+from salm_lightning.cli.fit import SalmCLI
+from salm_lightning.errors import ConfigurationError, SalmError
+
+OF_THE_SWEEP = ("run", "release", "overwrite", "ckpt_path")
+"""Options of ``fit`` that a sweep settles for each of its runs."""
+_WRAPPERS = ("class_path", "init_args", "dict_kwargs")
+
+
+def compose(name: str, section: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a fit: those of its config files, then those of the section, then those of the grid; later ones win.
+
+    Args:
+        name: ``generator`` or ``victim``, for messages.
+        section: Options of ``fit``, nested or with dotted names; ``config`` names config files.
+        chosen: What the grid adds, by dotted name; its ``config`` comes after the section's.
+
+    Raises:
+        ConfigurationError: A config file does not exist or is no YAML, or an option is set that the sweep settles.
+    """
+    options: dict[str, Any] = {}
+    for file in (*_files(section), *_files(chosen)):
+        options = merge(options, read_config(resolve_config(file)))
+    for option in OF_THE_SWEEP:
+        options.pop(option, None)  # the config of a single run may name that run
+    for given in (section, chosen):
+        options = merge(options, {key: value for key, value in given.items() if key != "config"})
+    for option in OF_THE_SWEEP:
+        if option in options:
+            raise ConfigurationError(f"{name}.{option} cannot be set: a sweep settles it for each of its runs, remove it.")
+    return options
+
+
+def merge(base: Any, value: Any) -> Any:
+    """Return an option's value after a later one was given for it.
+
+    Options are merged one by one, wherever ``init_args`` is spelt out or left out; dotted names reach below. Another class takes the
+    place of the earlier one with all its options.
+    """
+    if isinstance(base, str) and isinstance(value, dict):
+        base = {"class_path": base}
+    if isinstance(value, str) and isinstance(base, dict) and "class_path" in base:
+        value = {"class_path": value}
+    if not isinstance(value, dict):
+        return deepcopy(value)
+    merged: dict[str, Any] = deepcopy(base) if isinstance(base, dict) else {}
+    if "class_path" in value:
+        if merged.get("class_path", value["class_path"]) != value["class_path"]:
+            merged = {}
+        merged["class_path"] = value["class_path"]
+    for key, below in value.items():
+        name, dot, rest = key.partition(".")
+        owner = merged
+        if "class_path" in merged and name not in _WRAPPERS:
+            owner = merged["init_args"] = merged.get("init_args") or {}
+        owner[name] = merge(owner.get(name), {rest: below} if dot else below)
+    return merged
+
+
+def _files(options: Mapping[str, Any]) -> list[str]:
+    files = options.get("config") or []
+    return [files] if isinstance(files, str) else list(files)
+
+
+class FitOptions(SalmCLI):
+    """Reads options as ``salm-cli fit`` does and runs nothing.
+
+    Args:
+        options: What a config file of ``fit`` may hold.
+        name: ``generator`` or ``victim``; messages put it before the name of an option.
+
+    Raises:
+        ConfigurationError: ``fit`` would refuse the options.
+    """
+
+    def __init__(self, options: Mapping[str, Any], name: str) -> None:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "options.yaml"
+            path.write_text(yaml.safe_dump(dict(options)), encoding="utf-8")
+            try:
+                super().__init__(["fit", "--config", str(path)])
+            except SalmError as error:
+                raise ConfigurationError(str(error).replace(f"{path}: ", f"{name}.")) from error
+
+    def before_instantiate_classes(self) -> None:
+        """Leave all folders alone."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing yet: the release that a victim trains on may not exist."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+    def build(self) -> FitOptions:
+        """Build the data and the module, which check their arguments, and return this object.
+
+        Raises:
+            SalmError: An argument cannot work.
+        """
+        super().instantiate_classes()
+        return self
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Build no Trainer: its devices may be those of another machine."""
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every option of ``fit`` with its value, defaults included, as JSON values; those that a sweep settles left out."""
+        text = self._parser("fit").dump(self.config["fit"], skip_none=False, format="json")
+        return {name: value for name, value in json.loads(text).items() if name not in OF_THE_SWEEP}
