@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, Trainer
 from rich.table import Table
 
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
@@ -18,12 +17,13 @@ from salm_lightning.data.base import ANY_FINDING
 from salm_lightning.errors import ConfigurationError, DataError, OutputExistsError, did_you_mean, look_up
 from salm_lightning.files import file_sha256, write_json
 from salm_lightning.models import ARCHITECTURES
-from salm_lightning.modules import NoiseGeneratorModule, VictimModule
+from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import Method
 from salm_lightning.release import Manifest, PoisonedDataModule, check_destination
 from salm_lightning.runs.generation import generate
-from salm_lightning.runs.results import RESULTS, victim_results
-from salm_lightning.runs.trainers import Precision, check_seed, facts_of, sgd, single_device_trainer
+from salm_lightning.runs.results import RESULTS
+from salm_lightning.runs.trainers import Precision, facts_of, sgd, single_device_trainer
+from salm_lightning.runs.victims import VictimSettings, train_victim
 
 SYNTHETIC = "synthetic"
 """Name of the embedded data."""
@@ -70,15 +70,15 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        for name in ("source_learning_rate", "learning_rate", "width"):
-            if getattr(self, name) <= 0:
-                raise ConfigurationError(f"{name}={getattr(self, name)} is out of range; give more than 0, such as 0.1.")
-        for name in ("steps", "victim_steps", "updates_per_visit"):
+        look_up("source", self.source, ARCHITECTURES)
+        if not self.source_learning_rate > 0:
+            raise ConfigurationError(
+                f"source_learning_rate={self.source_learning_rate} is out of range; give more than 0, such as 0.1."
+            )
+        for name in ("steps", "updates_per_visit"):
             if getattr(self, name) != "auto" and getattr(self, name) < 1:
                 raise ConfigurationError(f"{name}={getattr(self, name)} is out of range; give 1 or more.")
-        for name in ("source", "victim"):
-            look_up(name, getattr(self, name), ARCHITECTURES)
+        _ = self._victim  # refuses what is wrong about it
 
     def release(self, method: Method, images: ImageDataModule, folder: Path, overwrite: bool) -> Path:
         """Train a noise generator in ``folder/generator`` and write the protected dataset to ``folder/protected``.
@@ -98,7 +98,8 @@ class Training:
             optimizer=sgd(self.source_learning_rate),
             seed=self.seed,
         )
-        trainer = self._trainer(folder, GENERATOR, self.steps, [RunCheckpoint(max(1, self.steps // 10)), NoisePictures()])
+        callbacks = [Throughput(), progress_bar(), RunCheckpoint(max(1, self.steps // 10)), NoisePictures()]
+        trainer = single_device_trainer(folder, GENERATOR, self.steps, callbacks, self.accelerator, self.precision)
         saved = folder / GENERATOR / "checkpoints"
         if method.trains_source_on is not None:
             trainer.fit(module, datamodule=images, ckpt_path=latest_checkpoint(saved), weights_only=True)
@@ -129,21 +130,15 @@ class Training:
                 results[name] = json.loads(path.read_text(encoding="utf-8"))
                 continue
             say(f"{prefix}training a victim on the {name} images: {self.victim}, {self.victim_steps} steps")
-            results[name] = self._prove(data, folder, name)
+            callbacks = [Throughput(), progress_bar()]
+            results[name] = train_victim(self._victim, data, folder, f"victim-{name}", callbacks, self.accelerator).results
             write_json(path, results[name])
         return results
 
-    def _prove(self, images: ImageDataModule, folder: Path, name: str) -> dict[str, Any]:
-        optimizer = sgd(self.learning_rate)
-        model = VictimModule(**facts_of(images), arch=self.victim, width=self.width, optimizer=optimizer, seed=self.seed)
-        trainer = self._trainer(folder, f"victim-{name}", self.victim_steps, [])
-        trainer.fit(model, datamodule=images)
-        trainer.test(model, datamodule=images, verbose=False)
-        return victim_results(model, images)
-
-    def _trainer(self, folder: Path, name: str, steps: int, callbacks: list[Callback]) -> Trainer:
-        return single_device_trainer(
-            folder, name, steps, [Throughput(), progress_bar(), *callbacks], self.accelerator, self.precision
+    @property
+    def _victim(self) -> VictimSettings:
+        return VictimSettings(
+            self.victim, self.width, self.victim_steps, self.precision, learning_rate=self.learning_rate, seed=self.seed
         )
 
 

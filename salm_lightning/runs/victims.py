@@ -1,0 +1,120 @@
+"""Victims: assembling, training and measuring one, for every command that trains victims itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from salm_lightning.countermeasures import Countermeasure
+from salm_lightning.data import ImageDataModule
+from salm_lightning.errors import ConfigurationError, look_up
+from salm_lightning.models import ARCHITECTURES
+from salm_lightning.modules import VictimModule
+from salm_lightning.runs.results import victim_results
+from salm_lightning.runs.trainers import Precision, check_seed, facts_of, sgd, single_device_trainer
+
+
+@dataclass(frozen=True)
+class VictimSettings:
+    """What shapes a victim beside its images.
+
+    Args:
+        arch: Architecture.
+        width: Factor on its width.
+        steps: Training steps; ``victim_steps`` on the command line.
+        precision: Numerical precision.
+        countermeasure: What is done against the noise.
+        learning_rate: First learning rate of SGD; ``None`` is the optimiser that belongs to the architecture and the countermeasure.
+        seed: Settles the weights and every draw.
+
+    Raises:
+        ConfigurationError: A value is unknown or out of range.
+    """
+
+    arch: str = "resnet18"
+    width: float = 1.0
+    steps: int = 20000
+    precision: Precision = "32-true"
+    countermeasure: Countermeasure = field(default_factory=Countermeasure)
+    learning_rate: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        look_up("victim", self.arch, ARCHITECTURES)
+        if not self.width > 0:
+            raise ConfigurationError(f"width={self.width} is out of range; give a factor above 0, such as 0.25 or 1.")
+        if self.steps < 1:
+            raise ConfigurationError(f"victim_steps={self.steps} is out of range; give 1 or more.")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ConfigurationError(f"learning_rate={self.learning_rate} is out of range; give more than 0, such as 0.1.")
+        check_seed(self.seed)
+
+    def module(self, data: ImageDataModule) -> VictimModule:
+        """Return the victim, untrained, for images such as ``data``."""
+        optimizer: dict[str, Any] = {} if self.learning_rate is None else {"optimizer": sgd(self.learning_rate)}
+        return VictimModule(
+            **facts_of(data), arch=self.arch, width=self.width, countermeasure=self.countermeasure, seed=self.seed, **optimizer
+        )
+
+
+@dataclass(frozen=True)
+class TrainedVictim:
+    """A victim that was trained and measured on the clean test split.
+
+    Attributes:
+        module: The victim.
+        results: As in ``results.json``.
+        curve: ``steps``, and ``test_acc`` after each of them.
+        seconds: Time that it took.
+    """
+
+    module: VictimModule
+    results: dict[str, Any]
+    curve: dict[str, list[float]]
+    seconds: float
+
+
+class LearningCurve(Callback):
+    """Keeps the accuracy on the clean test split at every validation."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {"steps": [], "test_acc": []}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the accuracy that the validation has just logged."""
+        self.values["steps"].append(trainer.global_step)
+        self.values["test_acc"].append(float(trainer.callback_metrics["test_curve/acc"]))
+
+
+def train_victim(
+    settings: VictimSettings,
+    data: ImageDataModule,
+    folder: Path,
+    name: str,
+    callbacks: Sequence[Callback] = (),
+    accelerator: str = "auto",
+) -> TrainedVictim:
+    """Train a victim on one device and measure it on the clean test split.
+
+    Args:
+        settings: The victim.
+        data: What it trains on, loaded; its own seed settles the order of the images.
+        folder: Folder of TensorBoard's logs.
+        name: Name of this training's log in it.
+        callbacks: Further callbacks of the Trainer.
+        accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
+
+    Raises:
+        DivergedError: The loss or the weights are no longer finite.
+        ConfigurationError: The accelerator is unknown, or the victim does not fit the images.
+    """
+    begin, curve, module = time.monotonic(), LearningCurve(), settings.module(data)
+    trainer = single_device_trainer(folder, name, settings.steps, [curve, *callbacks], accelerator, settings.precision)
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    return TrainedVictim(module, victim_results(module, data), curve.values, time.monotonic() - begin)

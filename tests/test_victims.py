@@ -1,0 +1,51 @@
+"""Victims of commands: assembled, trained and measured in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import write_fake_npz
+
+from salm_lightning.countermeasures import Grey
+from salm_lightning.data import MEDMNIST, NpzDataModule
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.runs.victims import VictimSettings, train_victim
+
+
+def test_a_victim_is_trained_and_measured(tmp_path: Path) -> None:
+    write_fake_npz(tmp_path / "bloodmnist.npz", MEDMNIST["bloodmnist"], (16, 8, 10))
+    data = NpzDataModule(tmp_path / "bloodmnist.npz", batch_size=8, seed=3)
+    data.setup("fit")
+    settings = VictimSettings("linear", steps=10, countermeasure=Grey(), learning_rate=0.02, seed=3)
+    victim = train_victim(settings, data, tmp_path / "logs", "victim-clean", accelerator="cpu")
+    made = victim.module.settings()
+    assert (made["arch"], made["countermeasure"], made["seed"]) == ("linear", Grey().settings(), 3)
+    assert (made["optimizer"]["class"], made["optimizer"]["lr"]) == ("SGD", 0.02)
+    assert victim.curve["steps"] == [2, 4, 6, 8, 10]
+    assert victim.curve["test_acc"][-1] == victim.results["test"]["acc"] == victim.results["history"]["last"]["acc"]
+    assert victim.results["steps"] == 10
+    assert list((tmp_path / "logs/victim-clean").glob("events.*"))
+
+
+def test_without_a_learning_rate_the_optimiser_is_the_module_s_own(tmp_path: Path) -> None:
+    write_fake_npz(tmp_path / "bloodmnist.npz", MEDMNIST["bloodmnist"], (16, 8, 10))
+    optimizer = VictimSettings().module(NpzDataModule(tmp_path / "bloodmnist.npz")).settings()["optimizer"]
+    assert (optimizer["class"], optimizer["lr"], optimizer["momentum"], optimizer["weight_decay"]) == ("SGD", 0.1, 0.9, 5e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"arch": "resnet19"}, "victim='resnet19'"),
+        ({"width": 0.0}, "width=0.0"),
+        ({"width": float("nan")}, "width=nan"),
+        ({"steps": 0}, "victim_steps=0"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        VictimSettings(**options)
