@@ -1,0 +1,39 @@
+"""Estimates of time and disk: sums of timed steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from salm_lightning.models import build_classifier
+from salm_lightning.runs import estimate
+from salm_lightning.runs.estimate import Estimator, Network, Work
+
+NETWORK = Network("resnet18", 0.125, 3, 28, 128)
+
+
+def test_estimates_follow_timed_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that knows how long a step on so many images takes."""
+    per_batch, timed = {"training": 2.0, "gradient": 1.0, "reading": 0.5}, []
+
+    def once(self: Estimator, model: object, optimizer: object, kind: str, images: object) -> float:
+        timed.append(kind)
+        return per_batch[kind] * len(images) / 128  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Estimator, "_once", once)
+    clock = Estimator("cpu", "32-true")
+    work = Work(NETWORK, training=100, gradient=1000, reading=10, bytes=1000, keeps_weights=True)
+    assert clock.seconds([work]) == pytest.approx(100 * 2.0 + 1000 * 1.0 + 10 * 0.5)
+    assert clock.seconds([work, Work(NETWORK, training=1)]) == pytest.approx(1205 + 2.0)
+    steps = len(timed)
+    assert clock.bytes([work]) == 1000 + 8 * clock.unit(NETWORK).weights
+    assert len(timed) == steps, "a network is timed once"
+    untimed = Work(NETWORK._replace(width=0.25), bytes=5)
+    assert (clock.seconds([untimed]), clock.bytes([untimed, untimed])) == (0.0, 10)
+    assert len(timed) == steps, "what takes no steps is not timed"
+
+
+def test_real_steps_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "_PATIENCE", 0.0)
+    unit = Estimator("cpu", "32-true").unit(NETWORK._replace(channels=1))
+    assert min(unit.training, unit.gradient) > unit.reading > 0
+    assert unit.weights == sum(weight.numel() for weight in build_classifier("resnet18", 10, 1, 28, 0.125).parameters())
