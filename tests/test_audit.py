@@ -28,13 +28,25 @@ from torch.optim import SGD
 from salm_lightning import commands
 from salm_lightning.audit.battery import Battery, Deadline, OutOfTimeError, parse_budget, plan
 from salm_lightning.audit.choices import PRESETS, read_countermeasures
-from salm_lightning.audit.results import make_rows
-from salm_lightning.audit.summary import audit_folder
+from salm_lightning.audit.findings import attempts_of
+from salm_lightning.audit.results import (
+    CARELESS,
+    UNTRIED,
+    Attempt,
+    AuditedRelease,
+    AuditResult,
+    Confusion,
+    Figures,
+    Unfinished,
+    Verdict,
+    VictimCurve,
+    audit_folder,
+)
 from salm_lightning.audit.trials import Length, Record, Store, Trial, name_of, optimizer_of, title_of
-from salm_lightning.audit.verdict import CARELESS, UNTRIED, floors_of, judge
+from salm_lightning.audit.verdict import floors_of, judge
 from salm_lightning.countermeasures import JPEG, AdversarialTraining, CenterCrop, Countermeasure, Mean, TrainingStep
 from salm_lightning.data import DatasetInfo, NpzDataModule, SyntheticDataModule, Task
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.main import main
 from salm_lightning.metrics import majority_baseline
@@ -82,10 +94,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Titles of the victims that were trained, each in no time; a protected one is right half as often as a clean one."""
     titles: list[str] = []
 
-    def train(cell: Trial, images: Any, *_: Any) -> tuple[Record, Any]:
-        titles.append(cell.title)
-        record = replace(fake(cell.identity, 0.8 if cell.trained_on == "clean" else 0.4), title=title_of(cell.countermeasure))
-        return record, SimpleNamespace(countermeasure=cell.countermeasure, network=nn.Linear(1, 1))
+    def train(trial: Trial, images: Any, *_: Any) -> tuple[Record, Any]:
+        titles.append(trial.title)
+        record = replace(fake(trial.identity, 0.8 if trial.trained_on == "clean" else 0.4), title=title_of(trial.countermeasure))
+        return record, SimpleNamespace(countermeasure=trial.countermeasure, network=nn.Linear(1, 1))
 
     monkeypatch.setattr(Trial, "train", train)
     monkeypatch.setattr(importlib.import_module("salm_lightning.commands.audit"), "draw_audit", lambda *_: None)
@@ -110,7 +122,7 @@ def written() -> dict[str, Any]:
     return audit
 
 
-def cells(**images: Any) -> list[Trial]:
+def trials(**images: Any) -> list[Trial]:
     identities = images or {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
     return plan(identities, [Countermeasure(), Mean()], ["resnet18"], [0], LENGTH, cross=True)  # type: ignore[arg-type]
 
@@ -152,6 +164,9 @@ def test_an_audit_from_release_to_verdict(capsys: pytest.CaptureFixture[str]) ->
     assert [row["worst"] for row in audit["rows"]].count(True) == 1
     assert (OUT / "audit.md").read_text().count("**" + max(audit["rows"], key=lambda row: row["worst"])["title"] + "**") == 1
     assert audit["verdict"]["word"] in shown
+    read = AuditResult.read(OUT, audit["release"]["archive_sha256"])
+    assert read is not None
+    assert json.loads(json.dumps(read.to_json())) == audit, "the report reads what the audit wrote"
     curve = next(c for c in audit["curves"] if (c["trained_on"], c["countermeasure"], c["seed"]) == ("protected", "mean", 1))
     assert curve["steps"] == [1, 2, 3]
     assert curve["test_acc"][-1] == audit["rows"][2]["protected"]["acc"][1]
@@ -196,8 +211,8 @@ def accuracy_of_twin() -> float:
 
 def test_a_victim_equals_one_that_is_trained_without_the_audit(tmp_path: Path) -> None:
     data = PoisonedDataModule("protected", batch_size=8)
-    cell = Trial("protected", {}, Mean(), "resnet18", 3, replace(LENGTH, steps=7))
-    record, _ = cell.train(data, tmp_path / "logs", [], "cpu")
+    trial = Trial("protected", {}, Mean(), "resnet18", 3, replace(LENGTH, steps=7))
+    record, _ = trial.train(data, tmp_path / "logs", [], "cpu")
 
     own = PoisonedDataModule("protected", batch_size=8, seed=3)
     module = VictimModule(
@@ -262,36 +277,36 @@ def test_nothing_runs_twice(trained: list[str]) -> None:
 
 
 def test_a_name_stands_for_all_that_a_result_depends_on(tmp_path: Path) -> None:
-    cell = Trial("protected", {"sha256": "a"}, JPEG(quality=50), "resnet18", 0, LENGTH)
+    trial = Trial("protected", {"sha256": "a"}, JPEG(quality=50), "resnet18", 0, LENGTH)
     others = [
-        replace(cell, trained_on="clean"),
-        replace(cell, images={"sha256": "b"}),
-        replace(cell, countermeasure=JPEG(quality=51)),
-        replace(cell, countermeasure=Countermeasure()),
-        replace(cell, arch="vgg11"),
-        replace(cell, seed=1),
-        *(replace(cell, length=replace(LENGTH, **{key: 9})) for key in ("width", "steps", "batch_size")),
-        replace(cell, length=replace(LENGTH, precision="bf16-mixed")),
+        replace(trial, trained_on="clean"),
+        replace(trial, images={"sha256": "b"}),
+        replace(trial, countermeasure=JPEG(quality=51)),
+        replace(trial, countermeasure=Countermeasure()),
+        replace(trial, arch="vgg11"),
+        replace(trial, seed=1),
+        *(replace(trial, length=replace(LENGTH, **{key: 9})) for key in ("width", "steps", "batch_size")),
+        replace(trial, length=replace(LENGTH, precision="bf16-mixed")),
     ]
-    names = [name_of(other.identity) for other in (cell, *others)]
+    names = [name_of(other.identity) for other in (trial, *others)]
     assert len(set(names)) == len(names)
-    assert names[0] == name_of(replace(cell, countermeasure=JPEG(quality=50)).identity)
+    assert names[0] == name_of(replace(trial, countermeasure=JPEG(quality=50)).identity)
     assert names[0].startswith("protected-jpeg-resnet18-0-")
 
     store = Store(tmp_path)
-    path = store.path(cell.identity)
+    path = store.path(trial.identity)
     path.write_text("{}")
-    assert store.read(cell.identity) is None
+    assert store.read(trial.identity) is None
     path.write_text(json.dumps(vars(fake(others[0].identity, 0.5))))
-    assert store.read(cell.identity) is None, "a file under a wrong name"
-    path.write_text(json.dumps(vars(fake(cell.identity, 0.5))))
-    assert store.read(cell.identity) == fake(cell.identity, 0.5)
+    assert store.read(trial.identity) is None, "a file under a wrong name"
+    path.write_text(json.dumps(vars(fake(trial.identity, 0.5))))
+    assert store.read(trial.identity) == fake(trial.identity, 0.5)
 
 
 def test_the_most_telling_victims_come_first() -> None:
     images: Any = {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
     archs, countermeasures = ["resnet18", "vgg11"], [Countermeasure(), Mean()]
-    planned = [cell.title for cell in plan(images, countermeasures, archs, [0, 1], LENGTH, cross=False)]
+    planned = [trial.title for trial in plan(images, countermeasures, archs, [0, 1], LENGTH, cross=False)]
     assert planned[:6] == [
         "protected, none, resnet18, seed 0",
         "clean, none, resnet18, seed 0",
@@ -386,7 +401,7 @@ def test_estimates_follow_the_most_similar_victims(tmp_path: Path) -> None:
     stores: Any = {"protected": Store(tmp_path), "clean": Store(tmp_path)}
     battery = Battery(planned, {}, stores, tmp_path)
     assert battery.expected(planned[0]) is None
-    by_title = {cell.title: cell for cell in planned}
+    by_title = {trial.title: trial for trial in planned}
     for title, seconds in (("protected, none, resnet18", 10.0), ("protected, mean, resnet18", 30.0)):
         identity = by_title[f"{title}, seed 0"].identity
         battery.records[name_of(identity)] = fake(identity, 0.5, seconds=seconds)
@@ -426,16 +441,14 @@ def test_budgets(text: str, seconds: float) -> None:
 FLOORS = {"acc": 0.2, "balanced_acc": 0.2}
 
 
-def rows(
-    plain: float, mean: float, clean: float | None = 1.0, best: float | None = None, floors: Any = FLOORS
-) -> list[dict[str, Any]]:
+def rows(plain: float, mean: float, clean: float | None = 1.0, best: float | None = None, floors: Any = FLOORS) -> list[Attempt]:
     records = []
-    for cell in cells():
-        treated = cell.countermeasure.name == "mean"
-        acc = clean if cell.trained_on == "clean" else mean if treated else plain
+    for trial in trials():
+        treated = trial.countermeasure.name == "mean"
+        acc = clean if trial.trained_on == "clean" else mean if treated else plain
         if acc is not None:
-            records.append(fake(cell.identity, acc, best if not treated and cell.trained_on == "protected" else None))
-    return make_rows(records, floors)
+            records.append(fake(trial.identity, acc, best if not treated and trial.trained_on == "protected" else None))
+    return attempts_of(records, floors)
 
 
 @pytest.mark.parametrize(
@@ -454,50 +467,126 @@ def rows(
 def test_verdicts(figures: dict[str, Any], word: str, broken_by: list[str], worst: str) -> None:
     made = rows(**figures)
     verdict = judge(made, FLOORS, ["a limit"])
-    assert (verdict["word"], verdict["broken_by"]) == (word, broken_by)
-    assert [row["title"] for row in made if row["worst"]] == [worst]
-    assert verdict["not_covered"] == ["a limit"]
-    assert word != CARELESS or broken_by[0] in verdict["text"]
+    assert (verdict.word, list(verdict.broken_by)) == (word, broken_by)
+    assert [row.title for row in made if row.worst] == [worst]
+    assert verdict.not_covered == ("a limit",)
+    assert word != CARELESS or broken_by[0] in verdict.text
 
 
 @pytest.mark.parametrize(("twin", "word"), [(None, UNTRIED), (0.59, UNTRIED), (0.61, "protects")])
 def test_a_release_protects_only_if_something_was_tried_that_could_have_broken_it(twin: float | None, word: str) -> None:
-    plain, clean, treated, treated_twin = cells()
+    plain, clean, treated, treated_twin = trials()
     records = [fake(plain.identity, 0.3), fake(clean.identity, 1.0), fake(treated.identity, 0.3)]
-    assert judge(make_rows(records[:2], FLOORS), FLOORS, [])["word"] == UNTRIED
+    assert judge(attempts_of(records[:2], FLOORS), FLOORS, []).word == UNTRIED
     records += [] if twin is None else [fake(treated_twin.identity, twin)]
-    assert judge(make_rows(records, FLOORS), FLOORS, [])["word"] == word
+    assert judge(attempts_of(records, FLOORS), FLOORS, []).word == word
 
 
 def test_what_is_kept_is_the_larger_share_of_both_measures() -> None:
     """The victim never beats the most common class, and yet tells classes apart half as well as its twin."""
-    protected, clean = cells()[:2]
+    protected, clean = trials()[:2]
     weak, strong = fake(protected.identity, 0.6), fake(clean.identity, 0.8)
     weak.results["test"]["balanced_acc"] = 0.5
-    row = make_rows([weak, strong], {"acc": 0.6, "balanced_acc": 0.2})[0]
-    assert row["kept"] == pytest.approx((0.5 - 0.2) / (0.8 - 0.2))
+    row = attempts_of([weak, strong], {"acc": 0.6, "balanced_acc": 0.2})[0]
+    assert row.kept == pytest.approx((0.5 - 0.2) / (0.8 - 0.2))
 
 
 def test_several_labels_are_judged_by_auc() -> None:
     assert floors_of(Task.MULTI_LABEL, 14, 0.95) == {"auc": 0.5}
     made = rows(0.7, 0.55, clean=0.8, floors={"auc": 0.5})
-    assert judge(made, {"auc": 0.5}, [])["word"] == "does not protect"
+    assert judge(made, {"auc": 0.5}, []).word == "does not protect"
 
 
 def test_countermeasures_that_ruin_clean_images_too_are_named() -> None:
-    protected, clean, treated, twin = cells()
+    protected, clean, treated, twin = trials()
     for reached, told in ((0.59, True), (0.61, False)):
-        records = [fake(cell.identity, acc) for cell, acc in ((protected, 0.2), (clean, 1.0), (treated, 0.3), (twin, reached))]
-        verdict = judge(make_rows(records, FLOORS), FLOORS, [])
-        assert ["mean (resnet18)" in limit for limit in verdict["not_covered"]] == [True] * told
+        records = [fake(trial.identity, acc) for trial, acc in ((protected, 0.2), (clean, 1.0), (treated, 0.3), (twin, reached))]
+        verdict = judge(attempts_of(records, FLOORS), FLOORS, [])
+        assert ["mean (resnet18)" in limit for limit in verdict.not_covered] == [True] * told
 
 
 def test_seeds_that_are_missing_leave_gaps() -> None:
     images: Any = {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
     planned = plan(images, [Countermeasure()], ["resnet18"], [0, 1], LENGTH, cross=True)
-    row = make_rows([fake(cell.identity, acc) for cell, acc in zip(planned, (0.3, 0.9, 0.5), strict=False)], FLOORS)[0]
-    assert (row["seeds"], row["protected"]["acc"], row["clean"]["acc"]) == ([0, 1], [0.3, 0.5], [0.9, None])
-    assert row["drop"] == pytest.approx(0.6)  # of the one seed that both have
+    row = attempts_of([fake(trial.identity, acc) for trial, acc in zip(planned, (0.3, 0.9, 0.5), strict=False)], FLOORS)[0]
+    assert row.clean is not None
+    assert (row.seeds, row.protected.acc, row.clean.acc) == ((0, 1), (0.3, 0.5), (0.9, None))
+    assert row.drop == pytest.approx(0.6)  # of the one seed that both have
+
+
+# The file of results --------------------------------------------------------------------------------------------------------
+
+FIGURES = Figures(*[(0.6, None)] * 5)
+RESULT = AuditResult(
+    release=AuditedRelease("tiny", "salm", "a1"),
+    settings={"width": 0.125, "seeds": [0, 1]},
+    majority=0.5,
+    chance_balanced=0.25,
+    rows=(Attempt("none", "none", {"name": "none"}, "resnet18", (0, 1), FIGURES, FIGURES, drop=-0.1, kept=1.2, worst=True),),
+    skipped=(Unfinished("mean", "vit", 1, "clean", "too long", "salm-cli audit", "skipped"),),
+    verdict=Verdict(UNTRIED, "text", ("none (resnet18)",), ("a limit",), {"kept_limit": 0.5}),
+    confusion=Confusion(((3, 1), (2, 2)), None, ("left", "right")),
+    curves=(VictimCurve("clean", "vit", 0, "none", (5, 10), (0.4, 0.5)),),
+    seconds=3.5,
+)
+
+
+def edited(path: str, value: Any) -> dict[str, Any]:
+    """Return the JSON of a result with another value at a path such as ``rows.0.title``; ``...`` takes it away."""
+    values: Any = json.loads(json.dumps(RESULT.to_json()))
+    *parents, last = (int(key) if key.isdigit() else key for key in path.split("."))
+    place = functools.reduce(lambda inner, key: inner[key], parents, values)
+    place[last] = value
+    if value is ...:
+        del place[last]
+    return values  # type: ignore[no-any-return]
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert AuditResult.read(tmp_path, "a1") is None
+    RESULT.write(tmp_path)
+    assert AuditResult.read(tmp_path, "a1") == RESULT
+    (tmp_path / "audit.json").write_text(json.dumps(edited("skipped.0.status", ...) | {"of a later version": 1}))
+    read = AuditResult.read(tmp_path, "a1")
+    assert read is not None
+    assert read.skipped[0].status == "open"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("format_version", 2, "has format_version=2, this version of salm_lightning reads 1"),
+        ("release.archive_sha256", "b2", "audit.json is about another release (archive_sha256='b2'"),
+        ("release", ..., "audit.json lacks 'release'"),
+        ("majority", 1.2, "audit.json: majority must be a number from 0 to 1, it is 1.2"),
+        ("rows", {}, "audit.json: rows must be a list, it is {}"),
+        ("rows.0", None, "audit.json: rows[0] must be an object, it is None"),
+        ("rows.0.title", 3, "audit.json: rows[0].title must be a text, it is 3"),
+        ("rows.0.worst", 1, "audit.json: rows[0].worst must be true or false, it is 1"),
+        ("rows.0.kept", "1", "audit.json: rows[0].kept must be a number, it is '1'"),
+        ("rows.0.seeds.0", True, "audit.json: rows[0].seeds[0] must be a whole number from 0, it is True"),
+        ("rows.0.seeds.0", 0.0, "audit.json: rows[0].seeds[0] must be a whole number from 0, it is 0.0"),
+        ("rows.0.clean.acc", [0.5], "audit.json: rows[0].clean.acc must have a number for each of the 2 seeds, it has 1"),
+        ("verdict.word", "fine", "audit.json: verdict.word='fine' must be one of: protects, "),
+        ("verdict.word", [], "audit.json: verdict.word=[] must be one of: protects, "),
+        ("confusion.protected", [[1, 2]], "audit.json: confusion.protected must have 2 rows and columns"),
+        ("confusion.protected.0.1", -1, "audit.json: confusion.protected[0][1] must be a whole number from 0, it is -1"),
+        ("curves.0.trained_on", "cleann", "audit.json: curves[0].trained_on='cleann' must be one of: protected, clean."),
+        ("settings", [], "audit.json: settings must be an object, it is []"),
+        ("seconds", 10**400, "audit.json: seconds must be a number, it is 1000"),
+    ],
+)
+def test_a_result_that_was_tampered_with_is_refused(tmp_path: Path, path: str, value: Any, message: str) -> None:
+    (tmp_path / "audit.json").write_text(json.dumps(edited(path, value)))
+    with pytest.raises(ReleaseError, match=re.escape(message)):
+        AuditResult.read(tmp_path, "a1")
+
+
+@pytest.mark.parametrize("text", ["", "[" * 10**5, '{"majority": NaN}', "3", '{"format_version": 1, "release": []}'])
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "audit.json").write_text(text)
+    with pytest.raises(ReleaseError, match=r"audit\.json.*make the audit again"):
+        AuditResult.read(tmp_path, "a1")
 
 
 # Errors -----------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,19 @@ from salm_lightning.audit.album import Album, read_album
 from salm_lightning.audit.charts import Bar, Curve, battery_figure, confusion_figure, curves_figure, percent_figure
 from salm_lightning.audit.image_figures import embed, examples_figure, noise_image, pairs_figure, segmentation_figure, tsne_figure
 from salm_lightning.audit.pictures import draw_audit
+from salm_lightning.audit.results import (
+    NOT_JUDGED,
+    Attempt,
+    AuditedRelease,
+    AuditResult,
+    Confusion,
+    Figures,
+    TrainedOn,
+    Verdict,
+    VictimCurve,
+)
 from salm_lightning.audit.style import CLEAN, COLORS, PROTECTED, new_figure, short
 from salm_lightning.errors import DataError
-
-MEASURES = ("acc", "auc", "balanced_acc", "peak_acc", "best_on_val_acc")
 
 
 def noisy(count: int, shape: tuple[int, ...] = (6, 6, 3)) -> tuple[np.ndarray, np.ndarray]:
@@ -156,20 +166,22 @@ def test_drawing_leaves_matplotlibs_settings_alone() -> None:
     assert dict(mpl.rcParams) == before
 
 
-def audit(countermeasures: dict[str, str], clean: bool = True) -> dict[str, Any]:
-    measured = {name: [0.6, 0.5] for name in MEASURES}
-    rows = [
-        {"countermeasure": name, "title": title, "arch": "resnet18", "protected": measured, "clean": measured if clean else None,
-         "worst": name == "jpeg"}
+def audit(countermeasures: dict[str, str], clean: bool = True, sha256: str = "a1") -> AuditResult:
+    measured = Figures(*[(0.6, 0.5)] * 5)
+    rows = tuple(
+        Attempt(name, title, {"name": name}, "resnet18", (0, 1), measured, measured if clean else None, worst=name == "jpeg")
         for name, title in countermeasures.items()
-    ]  # fmt: skip
-    curves = [
-        {"trained_on": trained_on, "arch": "resnet18", "countermeasure": title, "seed": 0, "steps": [5, 10], "test_acc": [0.4, 0.5]}
+    )
+    kinds: tuple[TrainedOn, ...] = ("protected", "clean") if clean else ("protected",)
+    curves = tuple(
+        VictimCurve(trained_on, "resnet18", 0, title, (5, 10), (0.4, 0.5))
         for title in countermeasures.values()
-        for trained_on in ("protected", "clean")[: 1 + clean]
-    ]  # fmt: skip
-    confusion = {"protected": [[5, 1], [2, 4]], "clean": [[6, 0], [0, 6]] if clean else None, "class_names": ["a", "b"]}
-    return {"rows": rows, "curves": curves, "majority": 0.5, "confusion": confusion, "release": {"archive_sha256": "a1"}}
+        for trained_on in kinds
+    )
+    confusion = Confusion(((5, 1), (2, 4)), ((6, 0), (0, 6)) if clean else None, ("a", "b"))
+    verdict = Verdict(NOT_JUDGED, "", (), (), {})
+    release = AuditedRelease("tiny", "salm", sha256)
+    return AuditResult(release, {}, 0.5, 0.5, rows, (), verdict, confusion, curves, seconds=0.0)
 
 
 def test_pictures_of_an_audit(tmp_path: Path) -> None:
@@ -190,21 +202,21 @@ def test_rows_of_one_countermeasure_keep_their_titles(tmp_path: Path, monkeypatc
         pictures, "battery_figure", lambda bars, majority: labels.extend(b.label for b in bars) or new_figure(1, 1)
     )
     both = audit({"jpeg": "JPEG 10"})
-    both["rows"] += [{**both["rows"][0], "title": "JPEG 50"}, {**both["rows"][0], "title": "JPEG 50", "arch": "vgg11"}]
-    draw_audit(both, tmp_path)
+    other = replace(both.rows[0], title="JPEG 50")
+    draw_audit(replace(both, rows=(*both.rows, other, replace(other, arch="vgg11"))), tmp_path)
     assert labels == ["JPEG 10, resnet18", "JPEG 50, resnet18", "JPEG 50, vgg11"]
 
 
 def test_pictures_of_an_audit_without_clean_twins(tmp_path: Path) -> None:
     draw_audit(audit({"none": "no countermeasure"}, clean=False), tmp_path)
     assert [Path(entry["file"]).stem for entry in read_album(tmp_path, "a1")] == ["battery", "curves", "confusion-protected"]
-    draw_audit({**audit({}), "confusion": None}, tmp_path / "none")
+    draw_audit(replace(audit({}), confusion=None), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_pictures_of_another_release_are_taken_from_the_list(tmp_path: Path) -> None:
     draw_audit(audit({"none": "no countermeasure"}), tmp_path)
-    draw_audit({**audit({"none": "no countermeasure"}, clean=False), "release": {"archive_sha256": "b2"}}, tmp_path)
+    draw_audit(audit({"none": "no countermeasure"}, clean=False, sha256="b2"), tmp_path)
     assert read_album(tmp_path, "a1") == []
     assert "pictures/confusion-clean.png" not in {entry["file"] for entry in read_album(tmp_path, "b2")}
 

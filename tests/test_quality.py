@@ -25,6 +25,7 @@ from salm_lightning.audit.networks import features_of, logits_of
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.readability import readability
+from salm_lightning.audit.results import Quality, Separability
 from salm_lightning.audit.segmentation import Otsu
 from salm_lightning.audit.separability import linear_separability, noise_of
 from salm_lightning.commands.quality import quality
@@ -85,15 +86,17 @@ def test_everything_that_is_written(tmp_path: Path) -> None:
     result = assess(
         release, source, out, classifier, Otsu(), board=tmp_path / "board", on_progress=lambda *done: seen.append(done)
     )
-    assert json.loads((out / "quality.json").read_text()) == result
-    assert (result["format_version"], result["images"], result["protected_images"]) == (1, 40, 40)
-    assert result["release"] == {"archive_sha256": hashlib.sha256((release / f"{BLOOD.name}.npz").read_bytes()).hexdigest()}
-    assert list(result["similarity"]) == ["ssim", "psnr", "ahash", "phash", "dhash", "nmi", "linf", "l0", "changed_share"]
-    assert all(set(measure) == FOUR for measure in result["similarity"].values())
-    assert result["segmentation"].pop("segmenter") == "otsu"
-    assert {name: set(measure) for name, measure in result["segmentation"].items()} == {"changed_share": FOUR, "dice": FOUR}
-    assert set(result["readable"]) == {"clean_acc", "protected_acc", "clean_auc", "protected_auc", "majority"}
-    assert set(result["linear_separability"]) == {"noise_acc", "majority", "images", "held_out"}
+    assert json.loads((out / "quality.json").read_text()) == result.to_json()
+    assert Quality.read(out, result.release.archive_sha256) == result
+    values = result.to_json()
+    assert (values["format_version"], values["images"], values["protected_images"]) == (1, 40, 40)
+    assert values["release"] == {"archive_sha256": hashlib.sha256((release / f"{BLOOD.name}.npz").read_bytes()).hexdigest()}
+    assert list(values["similarity"]) == ["ssim", "psnr", "ahash", "phash", "dhash", "nmi", "linf", "l0", "changed_share"]
+    assert all(set(measure) == FOUR for measure in values["similarity"].values())
+    assert values["segmentation"].pop("segmenter") == "otsu"
+    assert {name: set(measure) for name, measure in values["segmentation"].items()} == {"changed_share": FOUR, "dice": FOUR}
+    assert set(values["readable"]) == {"clean_acc", "protected_acc", "clean_auc", "protected_auc", "majority"}
+    assert set(values["linear_separability"]) == {"noise_acc", "majority", "images", "held_out"}
     assert seen == [(40, 40)]
 
     names = ["examples", "extremes", "worst", "segmentation", "features"]
@@ -113,7 +116,7 @@ def test_worst_images_are_named_by_their_place_in_the_split(tmp_path: Path) -> N
     selected = np.arange(40) % 3 == 1
     release, source = make(tmp_path, BREAST, selected=selected)
     original, protected = stored(release, source)
-    result = assess(release, source, tmp_path / "audit")
+    result = assess(release, source, tmp_path / "audit").to_json()
     assert (result["images"], result["segmentation"], result["readable"]) == (13, None, None)
     rows = np.flatnonzero(selected)
     nmi = [normalized_mutual_info_score(original[row].ravel(), protected[row].ravel()) for row in rows]
@@ -139,7 +142,7 @@ def test_chunks_do_not_matter_nor_does_a_memory_map(tmp_path: Path, monkeypatch:
     parts = assess(release, mapped, tmp_path / "parts", classifier, Otsu(), on_progress=lambda *done: seen.append(done))
     assert isinstance(mapped.split("train").images, np.memmap)
     assert seen == [(7, 20), (14, 20), (20, 20)]
-    assert flat(parts) == pytest.approx(flat(whole), abs=1e-12)
+    assert flat(parts.to_json()) == pytest.approx(flat(whole.to_json()), abs=1e-12)
     for name in ("examples", "extremes", "worst", "segmentation"):
         ours, theirs = (tmp_path / folder / f"pictures/{name}.png" for folder in ("whole", "parts"))
         assert ours.read_bytes() == theirs.read_bytes()
@@ -147,7 +150,7 @@ def test_chunks_do_not_matter_nor_does_a_memory_map(tmp_path: Path, monkeypatch:
 
 def test_a_sample_is_seeded_and_said(tmp_path: Path) -> None:
     release, source = make(tmp_path)
-    result = assess(release, source, tmp_path / "audit", max_images=9)
+    result = assess(release, source, tmp_path / "audit", max_images=9).to_json()
     assert (result["images"], result["protected_images"]) == (9, 40)
     first, again, other = (Pairs(release, source, 9, seed).rows for seed in (0, 0, 1))
     assert len(np.unique(first)) == 9
@@ -188,11 +191,11 @@ def test_the_command_takes_the_very_original_only(
 def test_readability_stays_when_it_is_not_measured_again(tmp_path: Path) -> None:
     release, source = make(tmp_path)
     out = tmp_path / "audit"
-    before = assess(release, source, out, build_classifier("resnet18", 8, width=0.125))["readable"]
+    before = assess(release, source, out, build_classifier("resnet18", 8, width=0.125)).readable
     assert before is not None
-    assert assess(release, source, out)["readable"] == before
+    assert assess(release, source, out).readable == before
     other, _ = make(tmp_path / "b", separable=True)
-    assert assess(other, source, out)["readable"] is None
+    assert assess(other, source, out).readable is None
 
 
 def test_labels_that_were_made_from_several(tmp_path: Path) -> None:
@@ -251,16 +254,16 @@ def test_readability_is_scikit_learns(tmp_path: Path, info: DatasetInfo, monkeyp
         answers = scores > 0.5 if info is CHEST else scores.argmax(1)
         accuracy = np.mean(answers == labels) if info is CHEST else accuracy_score(labels, answers)
         auc = roc_auc_score(labels, scores[:, 1] if info is BREAST else scores, multi_class="ovr")
-        assert (found[f"{name}_acc"], found[f"{name}_auc"]) == pytest.approx((accuracy, auc), abs=1e-6)
-    assert found["clean_auc"] != found["protected_auc"]
+        assert (getattr(found, f"{name}_acc"), getattr(found, f"{name}_auc")) == pytest.approx((accuracy, auc), abs=1e-6)
+    assert found.clean_auc != found.protected_auc
 
 
 def test_noise_of_a_class_is_separable_and_random_noise_is_not(tmp_path: Path) -> None:
     found = linear_separability(Pairs(*make(tmp_path / "a", BREAST, 200, separable=True)))
-    assert found == {"noise_acc": 1.0, "majority": pytest.approx(0.5, abs=0.15), "images": 200, "held_out": 40}
+    assert found == Separability(1.0, pytest.approx(0.5, abs=0.15), 200, 40)
     found = linear_separability(Pairs(*make(tmp_path / "b", BREAST, 200)))
     assert found is not None
-    assert found["noise_acc"] < 0.8
+    assert found.noise_acc < 0.8
 
 
 def test_separability_of_several_labels_and_of_one_class(tmp_path: Path) -> None:
@@ -269,8 +272,8 @@ def test_separability_of_several_labels_and_of_one_class(tmp_path: Path) -> None
     assert found is not None
     held_out = np.random.default_rng(0).permutation(30)[:6]
     positive = source.split("train").labels[held_out].mean(axis=0)
-    assert found["majority"] == pytest.approx(np.maximum(positive, 1 - positive).mean())
-    assert 0 < found["noise_acc"] < 1
+    assert found.majority == pytest.approx(np.maximum(positive, 1 - positive).mean())
+    assert 0 < found.noise_acc < 1
     of_one_class = fake_arrays(BREAST, (40, 8, 8), seed=3)["train_labels"][:, 0] == 1
     assert linear_separability(Pairs(*make(tmp_path / "b", BREAST, 40, of_one_class))) is None
     assert linear_separability(Pairs(*make(tmp_path / "c", BREAST, 2), max_images=1)) is None
@@ -320,7 +323,7 @@ def test_the_page_in_the_documentation(tmp_path: Path, monkeypatch: pytest.Monke
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(code, names)  # the page's own code
-    assert json.loads(Path("quality/quality.json").read_text()) == names["result"]
+    assert json.loads(Path("quality/quality.json").read_text()) == names["result"].to_json()
     read: list[dict[str, Any]] = []
     monkeypatch.setitem(commands.COMMANDS, "quality", functools.wraps(quality)(lambda **given: read.append(given) or 0))
     for line in re.findall(r"^salm-cli (quality .*)$", page, flags=re.MULTILINE):
@@ -334,7 +337,7 @@ def test_sp_on_real_images(tmp_path: Path, real_data_root: Path) -> None:
     source = NpzDataModule(real_data_root / "breastmnist.npz")
     module = NoiseGeneratorModule(SP(), source.num_classes, source.channels, source.image_size, source.task)
     release = generate(make_trainer(tmp_path, 1), module, source, tmp_path / "protected")
-    result = assess(release, source, tmp_path / "audit", segmenter=Otsu())
+    result = assess(release, source, tmp_path / "audit", segmenter=Otsu()).to_json()
     assert result["linear_separability"]["noise_acc"] == 1.0
     assert result["similarity"]["ssim"]["mean"] == pytest.approx(0.929, abs=5e-4)
     assert result["similarity"]["nmi"]["mean"] == pytest.approx(0.781, abs=5e-4)

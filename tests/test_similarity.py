@@ -13,6 +13,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from salm_lightning.audit.extremes import summarise
 from salm_lightning.audit.hashes import HASHES, resize
 from salm_lightning.audit.pairs import grey
+from salm_lightning.audit.results import Extremes
 from salm_lightning.audit.similarity import Similarity, normalised_mutual_information
 
 LIBRARY = {"ahash": imagehash.average_hash, "phash": imagehash.phash, "dhash": imagehash.dhash}
@@ -101,13 +102,13 @@ def test_every_measure_per_image(channels: int) -> None:
 def test_four_numbers_of_a_measure() -> None:
     values, rows = np.array([0.5, 0.9, 0.1, 0.7, 0.3]), np.array([10, 20, 30, 40, 50])
     low = summarise(values, rows, high_is_bad=False)
-    assert low == {"mean": pytest.approx(0.5), "p5": pytest.approx(0.14), "worst": 0.1, "worst_index": 30}
+    assert low == Extremes(pytest.approx(0.5), pytest.approx(0.14), 0.1, 30)
     high = summarise(values, rows, high_is_bad=True)
-    assert high == {"mean": pytest.approx(0.5), "p5": pytest.approx(0.86), "worst": 0.9, "worst_index": 20}
+    assert high == Extremes(pytest.approx(0.5), pytest.approx(0.86), 0.9, 20)
 
 
 def test_what_is_not_finite_stays_out() -> None:
     found = summarise(np.array([np.inf, 30.0, 32.0]), np.array([4, 5, 6]), high_is_bad=False)
     assert found is not None
-    assert (found["mean"], found["worst"], found["worst_index"]) == (31.0, 30.0, 5)
+    assert (found.mean, found.worst, found.worst_index) == (31.0, 30.0, 5)
     assert summarise(np.array([np.inf]), np.array([4]), high_is_bad=False) is None

@@ -15,7 +15,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from salm_lightning.audit.trials import Length, Record, Store, TrainedOn, Trial, is_plain, name_of, title_of
+from salm_lightning.audit.results import TrainedOn
+from salm_lightning.audit.trials import Length, Record, Store, Trial, is_plain, name_of, title_of
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError, SalmError
@@ -75,7 +76,7 @@ class Battery:
     """Victims and what has become of them.
 
     Attributes:
-        cells: The victims, in the order in which they are trained.
+        trials: The victims, in the order in which they are trained.
         images: What they train on.
         stores: Where finished ones are kept.
         logs: Folder of TensorBoard's logs.
@@ -84,7 +85,7 @@ class Battery:
         reasons: Why others have not finished, by name: status and reason.
     """
 
-    cells: Sequence[Trial]
+    trials: Sequence[Trial]
     images: Mapping[TrainedOn, ImageDataModule]
     stores: Mapping[TrainedOn, Store]
     logs: Path
@@ -94,19 +95,19 @@ class Battery:
     _expected: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for cell in self.cells:
-            record = self.stores[cell.trained_on].read(cell.identity)
+        for trial in self.trials:
+            record = self.stores[trial.trained_on].read(trial.identity)
             if record is not None:
-                self.records[name_of(cell.identity)] = record
+                self.records[name_of(trial.identity)] = record
 
     @property
     def pending(self) -> list[Trial]:
         """Victims that have not finished and were not given up."""
-        return [cell for cell in self.cells if self.status(cell)[0] == OPEN]
+        return [trial for trial in self.trials if self.status(trial)[0] == OPEN]
 
-    def status(self, cell: Trial) -> tuple[str, str]:
+    def status(self, trial: Trial) -> tuple[str, str]:
         """Return what became of a victim, and why."""
-        name = name_of(cell.identity)
+        name = name_of(trial.identity)
         return (DONE, "") if name in self.records else self.reasons.get(name, (OPEN, "not trained yet"))
 
     def run(self, budget: float | None, ended: Callable[[Trial], None], progress: Callable[[], list[ProgressBar]] = list) -> None:
@@ -122,20 +123,20 @@ class Battery:
         """
         deadline = None if budget is None else time.monotonic() + budget
         with interruptible():
-            for cell in self.pending:
+            for trial in self.pending:
                 left = None if deadline is None else deadline - time.monotonic()
-                expected = self._measured.get((cell.arch, title_of(cell.countermeasure)))
+                expected = self._measured.get((trial.arch, title_of(trial.countermeasure)))
                 if left is not None and (left <= 0 or (expected is not None and expected > left)):
-                    self._skip(cell, expected)
+                    self._skip(trial, expected)
                     continue
-                self._train(cell, left, progress())
-                ended(cell)
+                self._train(trial, left, progress())
+                ended(trial)
 
-    def expected(self, cell: Trial) -> float | None:
+    def expected(self, trial: Trial) -> float | None:
         """Return the seconds that a victim will take, judged by the most similar ones; ``None`` without any."""
         known = self._measured
-        same_arch = [seconds for (arch, _), seconds in known.items() if arch == cell.arch]
-        alike = known.get((cell.arch, title_of(cell.countermeasure)))
+        same_arch = [seconds for (arch, _), seconds in known.items() if arch == trial.arch]
+        alike = known.get((trial.arch, title_of(trial.countermeasure)))
         if alike is not None:
             return alike
         return fmean(same_arch or known.values()) if known else None
@@ -147,26 +148,26 @@ class Battery:
 
     def remaining(self) -> float:
         """Return the seconds that all pending victims will take."""
-        return sum(self.expected(cell) or 0.0 for cell in self.pending)
+        return sum(self.expected(trial) or 0.0 for trial in self.pending)
 
-    def _train(self, cell: Trial, left: float | None, callbacks: Sequence[Callback]) -> None:
-        name = name_of(cell.identity)
+    def _train(self, trial: Trial, left: float | None, callbacks: Sequence[Callback]) -> None:
+        name = name_of(trial.identity)
         shutil.rmtree(self.logs / name, ignore_errors=True)  # of a victim that was interrupted
         limits = [] if left is None else [Deadline(left)]
         try:
-            record, module = cell.train(self.images[cell.trained_on], self.logs, [*callbacks, *limits], self.accelerator)
+            record, module = trial.train(self.images[trial.trained_on], self.logs, [*callbacks, *limits], self.accelerator)
         except OutOfTimeError as error:
-            self._expected[cell.arch, title_of(cell.countermeasure)] = error.expected
-            self._skip(cell, error.expected)
+            self._expected[trial.arch, title_of(trial.countermeasure)] = error.expected
+            self._skip(trial, error.expected)
         except (SalmError, RuntimeError) as error:  # diverged, or out of memory
             self.reasons[name] = (FAILED, str(error))
         else:
-            self.stores[cell.trained_on].write(record, module)
+            self.stores[trial.trained_on].write(record, module)
             self.records[name] = record
 
-    def _skip(self, cell: Trial, expected: float | None) -> None:
+    def _skip(self, trial: Trial, expected: float | None) -> None:
         takes = "" if expected is None else f": it takes about {timedelta(seconds=round(expected))}"
-        self.reasons[name_of(cell.identity)] = (SKIPPED, f"no time left within the budget{takes}")
+        self.reasons[name_of(trial.identity)] = (SKIPPED, f"no time left within the budget{takes}")
 
 
 def plan(
@@ -189,7 +190,7 @@ def plan(
         length: Width, steps and batch size of all.
         cross: Every countermeasure with every architecture; else countermeasures with the first one, and the others without any.
     """
-    cells: list[Trial] = []
+    trials: list[Trial] = []
     for seed in seeds:
         stages: list[list[Trial]] = [[], [], []]
         for arch in archs:
@@ -199,8 +200,8 @@ def plan(
                 for trained_on, identity in images.items():
                     stage = 0 if is_plain(countermeasure) else 1 if trained_on == "protected" else 2
                     stages[stage].append(Trial(trained_on, identity, countermeasure, arch, seed, length))
-        cells += [cell for stage in stages for cell in stage]
-    return cells
+        trials += [trial for stage in stages for trial in stage]
+    return trials
 
 
 def parse_budget(text: str) -> float:

@@ -44,8 +44,8 @@ class Bar:
     """
 
     label: str
-    protected: Sequence[float]
-    clean: Sequence[float]
+    protected: Sequence[float | None]
+    clean: Sequence[float | None]
     worst: bool = False
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from salm_lightning.audit.trials import NONE, is_plain, settings_of
+from salm_lightning.audit.results import NONE
+from salm_lightning.audit.trials import is_plain, settings_of
 from salm_lightning.cli.parser import SalmArgumentParser, explain
 from salm_lightning.countermeasures import COUNTERMEASURES, Countermeasure, Grey
 from salm_lightning.data import DatasetInfo

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
+
+from salm_lightning.audit.results import Extremes
 
 _TAIL = 5  # percent
 
 
-def summarise(values: NDArray[np.float64], rows: NDArray[np.int64], *, high_is_bad: bool) -> dict[str, Any] | None:
+def summarise(values: NDArray[np.float64], rows: NDArray[np.int64], *, high_is_bad: bool) -> Extremes | None:
     """Return mean, 5th percentile on the bad side, and the worst image.
 
     Args:
@@ -19,16 +19,12 @@ def summarise(values: NDArray[np.float64], rows: NDArray[np.int64], *, high_is_b
         high_is_bad: Whether a larger value is worse.
 
     Returns:
-        ``mean``, ``p5``, ``worst`` and ``worst_index``, ready for JSON; ``None`` when no value is finite.
+        ``None`` when no value is finite.
     """
     finite = np.isfinite(values)
     values, rows = values[finite], rows[finite]
     if len(values) == 0:
         return None
     worst = int(values.argmax() if high_is_bad else values.argmin())
-    return {
-        "mean": float(values.mean()),
-        "p5": float(np.percentile(values, 100 - _TAIL if high_is_bad else _TAIL)),
-        "worst": float(values[worst]),
-        "worst_index": int(rows[worst]),
-    }
+    tail = np.percentile(values, 100 - _TAIL if high_is_bad else _TAIL)
+    return Extremes(float(values.mean()), float(tail), float(values[worst]), int(rows[worst]))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from salm_lightning.audit.image_figures import (
 )
 from salm_lightning.audit.networks import features_of
 from salm_lightning.audit.pairs import Pairs
+from salm_lightning.audit.results import AuditResult, Matrix
 from salm_lightning.audit.segmentation import Segmenter
 from salm_lightning.audit.similarity import DISTANCES
 from salm_lightning.audit.style import CLEAN, PROTECTED
@@ -68,7 +68,7 @@ def draw_worst(album: Album, pairs: Pairs, similarity: _PerImage) -> None:
     for name, values in similarity.items():
         summary = summarise(values, np.arange(len(values)), high_is_bad=name in DISTANCES)
         if summary is not None and (values != values[0]).any():
-            found.setdefault(summary["worst_index"], []).append(f"{name} {summary['worst']:.4g}")
+            found.setdefault(summary.worst_index, []).append(f"{name} {summary.worst:.4g}")
     if not found:
         return
     original, protected = pairs.at(np.array(list(found)))
@@ -113,87 +113,73 @@ def draw_features(album: Album, pairs: Pairs, classifier: nn.Module, seed: int) 
     )
 
 
-def draw_audit(audit: dict[str, Any], out: Path, board: Path | None = None) -> None:
+def draw_audit(result: AuditResult, out: Path, board: Path | None = None) -> None:
     """Draw the battery, learning curves and confusion matrices of an audit into ``out/pictures``.
 
     Args:
-        audit: What ``audit.json`` holds.
+        result: What the audit found.
         out: Folder of the results.
         board: A run folder in which TensorBoard is to show them as well.
 
     Raises:
         DataError: ``out`` holds a ``pictures.json`` that cannot be read.
     """
-    with Album(out, board, audit["release"]["archive_sha256"]) as album:
-        if audit["rows"]:
-            _draw_battery(album, audit)
-        if audit["curves"]:
-            _draw_curves(album, audit)
-        for trained_on in ("protected", "clean"):
-            if audit["confusion"] and audit["confusion"][trained_on] is not None:
-                _draw_confusion(album, audit["confusion"], trained_on)
+    with Album(out, board, result.release.archive_sha256) as album:
+        if result.rows:
+            _draw_battery(album, result)
+        if result.curves:
+            _draw_curves(album, result)
+        if result.confusion is not None:
+            for trained_on, matrix in (("protected", result.confusion.protected), ("clean", result.confusion.clean)):
+                if matrix is not None:
+                    _draw_confusion(album, trained_on, matrix, result.confusion.class_names)
 
 
-def _draw_battery(album: Album, audit: dict[str, Any]) -> None:
-    rows, title = audit["rows"], _titles(audit)
+def _draw_battery(album: Album, result: AuditResult) -> None:
+    title = _titles(result)
     bars = [
-        Bar(
-            label=title(row),
-            protected=row["protected"]["acc"],
-            clean=row["clean"]["acc"] if row["clean"] else (),
-            worst=row["worst"],
-        )
-        for row in rows
+        Bar(title(row.title, row.arch), row.protected.acc, row.clean.acc if row.clean else (), row.worst) for row in result.rows
     ]
     album.add(
         "battery",
-        battery_figure(bars, audit["majority"]),
+        battery_figure(bars, result.majority),
         "What each attempt to learn from the protected images reaches",
         "Accuracy on clean test images of models trained on protected images (circles) and, treated alike, on clean ones (squares); "
         "a mark per seed. The worst case is in bold, the dotted line is what always answering the most common class reaches.",
     )
 
 
-def _draw_curves(album: Album, audit: dict[str, Any]) -> None:
-    title, panels = _titles(audit), dict[str, list[Curve]]()
-    for curve in audit["curves"]:
-        panels.setdefault(title(curve), []).append(
-            Curve(curve["trained_on"], curve["steps"], curve["test_acc"], _COLORS[curve["trained_on"]])
-        )
+def _draw_curves(album: Album, result: AuditResult) -> None:
+    title, panels = _titles(result), dict[str, list[Curve]]()
+    for curve in result.curves:
+        line = Curve(curve.trained_on, curve.steps, curve.test_acc, _COLORS[curve.trained_on])
+        panels.setdefault(title(curve.countermeasure, curve.arch), []).append(line)
     first = next(iter(panels))
     album.add(
         "curves",
-        curves_figure({first: panels[first]}, audit["majority"]),
+        curves_figure({first: panels[first]}, result.majority),
         "Learning curves",
         f"{first}: accuracy on clean test images while training on clean and on protected images.",
     )
     if len(panels) > 1:
         album.add(
             "curves-all",
-            curves_figure(panels, audit["majority"]),
+            curves_figure(panels, result.majority),
             "Learning curves of every countermeasure",
             "The same for every countermeasure and architecture.",
         )
 
 
-def _titles(audit: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
-    """Return what names a row or a curve: its countermeasure's title, and the architecture where there are several.
-
-    A row's ``countermeasure`` is a class, whose settings its ``title`` tells apart; a curve's ``countermeasure`` is such a title.
-    """
-    several = len({row["arch"] for row in audit["rows"]}) > 1
-
-    def title(entry: dict[str, Any]) -> str:
-        name: str = entry.get("title", entry["countermeasure"])
-        return f"{name}, {entry['arch']}" if several else name
-
-    return title
+def _titles(result: AuditResult) -> Callable[[str, str], str]:
+    """Return what names a row or a curve: its countermeasure's title, and the architecture where there are several."""
+    several = len({row.arch for row in result.rows}) > 1
+    return lambda title, arch: f"{title}, {arch}" if several else title
 
 
-def _draw_confusion(album: Album, confusion: dict[str, Any], trained_on: str) -> None:
+def _draw_confusion(album: Album, trained_on: str, matrix: Matrix, class_names: Sequence[str]) -> None:
     album.add(
         f"confusion-{trained_on}",
-        confusion_figure(confusion[trained_on], confusion["class_names"]),
+        confusion_figure(matrix, class_names),
         f"Answers of a model trained on {trained_on} images",
         "Confusion matrix on clean test images: a row for each true class, a column for each answer; numbers are images.",
     )

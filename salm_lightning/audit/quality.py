@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +14,13 @@ from salm_lightning.audit.extremes import summarise
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.pictures import draw_examples, draw_extremes, draw_features, draw_segmentation, draw_worst
 from salm_lightning.audit.readability import readability
+from salm_lightning.audit.results import ComparedRelease, Extremes, Quality, Readability, Segmentation
 from salm_lightning.audit.segmentation import Segmenter, compare_masks
 from salm_lightning.audit.separability import linear_separability
 from salm_lightning.audit.similarity import DISTANCES, Similarity
 from salm_lightning.data import ImageDataModule
-from salm_lightning.files import write_json
+from salm_lightning.errors import ReleaseError
 
-FORMAT_VERSION = 1
-QUALITY = "quality.json"
 Progress = Callable[[int, int], None]
 """Called with the number of pairs compared so far, and of all."""
 
@@ -38,7 +35,7 @@ def assess(
     seed: int = 0,
     board: Path | None = None,
     on_progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Quality:
     """Measure what protection did to the images; write ``quality.json``, ``pictures/*.png`` and ``pictures.json``.
 
     Args:
@@ -53,27 +50,24 @@ def assess(
         board: A run folder in which TensorBoard is to show the pictures as well.
         on_progress: Called now and then while images are compared.
 
-    Returns:
-        What ``quality.json`` holds.
-
     Raises:
         ReleaseError: The release is damaged, or ``source`` is not what it was made from.
         ConfigurationError: An argument is out of range.
     """
     pairs = Pairs(Path(release), source, max_images, seed)
     similarity, masks = _compare(pairs, segmenter, on_progress)
-    result = {
-        "format_version": FORMAT_VERSION,
-        "release": {"archive_sha256": pairs.manifest.archive.sha256},
-        "images": len(pairs),
-        "protected_images": pairs.protected_images,
-        "similarity": _summary(similarity, pairs.rows),
-        "segmentation": None if segmenter is None else {"segmenter": segmenter.name, **_summary(masks, pairs.rows)},
-        "readable": _measured_before(Path(out), pairs) if classifier is None else readability(classifier, pairs),
-        "linear_separability": linear_separability(pairs, seed),
-    }
-    write_json(Path(out) / QUALITY, result)
-    with Album(Path(out), board, pairs.manifest.archive.sha256) as album:
+    sha256 = pairs.manifest.archive.sha256
+    result = Quality(
+        release=ComparedRelease(sha256),
+        images=len(pairs),
+        protected_images=pairs.protected_images,
+        similarity=_summary(similarity, pairs.rows),
+        segmentation=None if segmenter is None else Segmentation(segmenter.name, **_summary(masks, pairs.rows)),  # type: ignore[arg-type]
+        readable=_measured_before(Path(out), sha256) if classifier is None else readability(classifier, pairs),
+        linear_separability=linear_separability(pairs, seed),
+    )
+    result.write(Path(out))
+    with Album(Path(out), board, sha256) as album:
         draw_examples(album, pairs)
         draw_extremes(album, pairs, similarity)
         draw_worst(album, pairs, similarity)
@@ -84,13 +78,13 @@ def assess(
     return result
 
 
-def _measured_before(out: Path, pairs: Pairs) -> Any:
+def _measured_before(out: Path, archive_sha256: str) -> Readability | None:
     """Return the readability that stands in ``quality.json``, if that is about the same release."""
     try:
-        before = json.loads((out / QUALITY).read_text(encoding="utf-8"))
-        return before["readable"] if before["release"]["archive_sha256"] == pairs.manifest.archive.sha256 else None
-    except (OSError, ValueError, KeyError, TypeError):
+        before = Quality.read(out, archive_sha256)
+    except ReleaseError:
         return None
+    return before.readable if before else None
 
 
 _PerImage = dict[str, NDArray[np.float64]]
@@ -110,5 +104,5 @@ def _compare(pairs: Pairs, segmenter: Segmenter | None, on_progress: Progress | 
     return similarity.per_image(), joined
 
 
-def _summary(per_image: _PerImage, rows: NDArray[np.int64]) -> dict[str, Any]:
+def _summary(per_image: _PerImage, rows: NDArray[np.int64]) -> dict[str, Extremes | None]:
     return {name: summarise(values, rows, high_is_bad=name in DISTANCES) for name, values in per_image.items()}

@@ -8,22 +8,17 @@ from torch import nn
 
 from salm_lightning.audit.networks import logits_of
 from salm_lightning.audit.pairs import Pairs
+from salm_lightning.audit.results import Readability
 from salm_lightning.data.arrays import labels_to_tensor
 from salm_lightning.metrics import ClassificationMetrics, majority_baseline
 
 
-def readability(classifier: nn.Module, pairs: Pairs) -> dict[str, float | None]:
+def readability(classifier: nn.Module, pairs: Pairs) -> Readability:
     """Measure a clean-trained classifier on the protected training images and on their originals.
-
-    It has usually been trained on those originals, so ``clean_acc`` is no estimate for new images; what counts is the difference.
 
     Args:
         classifier: Takes images ``[B, C, H, W]`` in [0, 1], returns logits ``[B, num_classes]``.
         pairs: The images.
-
-    Returns:
-        ``clean_acc``, ``protected_acc``, ``clean_auc`` and ``protected_auc``, in [0, 1] (an AUC is ``None`` where the labels have one
-        class only), and ``majority``, the accuracy of the most common answer.
     """
     info = pairs.info
     meters = {name: ClassificationMetrics(info.task, info.num_classes) for name in ("clean", "protected")}
@@ -33,7 +28,12 @@ def readability(classifier: nn.Module, pairs: Pairs) -> dict[str, float | None]:
         for meter, images in zip(meters.values(), chunk, strict=True):
             meter.update(logits_of(classifier, images), labels)
         done += len(labels)
-    results = {name: meter.compute() for name, meter in meters.items()}
-    values = {f"{name}_{metric}": float(results[name][metric]) for metric in ("acc", "auc") for name in results}
-    values["majority"] = majority_baseline(pairs.labels, info.task, info.num_classes)
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+    (clean_acc, clean_auc), (protected_acc, protected_auc) = (
+        (float(result["acc"]), float(result["auc"])) for result in (meter.compute() for meter in meters.values())
+    )
+    majority = majority_baseline(pairs.labels, info.task, info.num_classes)
+    return Readability(clean_acc, protected_acc, _known(clean_auc), _known(protected_auc), majority)
+
+
+def _known(auc: float) -> float | None:
+    return auc if math.isfinite(auc) else None

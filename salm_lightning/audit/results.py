@@ -1,231 +1,338 @@
-"""What an audit found: ``audit.json``, one line per victim as CSV, and the table for people."""
+"""What an audit and a comparison of images find, as values: ``audit.json`` and ``quality.json`` hold the same."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import stdev
-from typing import Any
+from statistics import fmean
+from typing import Any, ClassVar, Final, Literal, Self
 
-from rich.table import Table
-from rich.text import Text
+from salm_lightning.audit.reading import Count, Share, read_result
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.files import write_json
 
-from salm_lightning.audit.trials import NONE, Record
-from salm_lightning.audit.verdict import EARLY_STOPPING, kept, mean, reference_of, worst_of
-from salm_lightning.data import Task
-from salm_lightning.files import replacing
+AUDIT, QUALITY = "audit.json", "quality.json"
+FORMAT_VERSION = 1
+"""Of both files."""
+NONE = "none"
+"""Name of no countermeasure at all."""
+EARLY_STOPPING = "early stopping"
+"""Row of the victims without countermeasure as they were at their best on the clean validation split."""
+PROTECTS: Final = "protects"
+UNTRIED: Final = "holds against careless training, more was not tried"
+CARELESS: Final = "protects only against careless training"
+FAILS: Final = "does not protect"
+NOT_JUDGED: Final = "not judged"
+Word = Literal[
+    "protects",
+    "holds against careless training, more was not tried",
+    "protects only against careless training",
+    "does not protect",
+    "not judged",
+]
+"""A verdict in a word."""
+TrainedOn = Literal["protected", "clean"]
+"""``protected`` for the release, ``clean`` for the originals."""
+Series = tuple[Share | None, ...]
+"""A metric, a value for each seed; None where it is not known."""
+Matrix = tuple[tuple[Count, ...], ...]
 
-_SCALARS = ("acc", "auc", "balanced_acc")
-_COLUMNS = {
-    **{"acc": "accuracy", "auc": "auc", "balanced_acc": "balanced_accuracy", "kappa": "kappa"},
-    **{"best_on_val_acc": "best_on_val_accuracy", "peak_acc": "peak_accuracy"},
-}
-CSV_COLUMNS = (
-    *("countermeasure", "settings", "arch", "seed", "trained_on", "status", *_COLUMNS.values(), "majority"),
-    *("width", "steps", "batch_size", "seconds", "reason"),
-)
-"""Columns of ``audit.csv``; accuracies are shares, kappa is empty unless the task is ordinal."""
 
-Row = dict[str, Any]
+@dataclass(frozen=True)
+class ResultFile:
+    """What a file of results holds."""
+
+    FILE: ClassVar[str]
+    format_version: int = field(default=FORMAT_VERSION, kw_only=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as JSON can hold them."""
+        return asdict(self)
+
+    def write(self, folder: Path) -> None:
+        """Write the file, completely or not at all."""
+        write_json(folder / self.FILE, self.to_json())
+
+    @classmethod
+    def read(cls, folder: Path, archive_sha256: str) -> Self | None:
+        """Read the file of a folder; None where there is none.
+
+        Raises:
+            ReleaseError: It is not valid, or about another release than the one whose archive has this checksum.
+        """
+        path = folder / cls.FILE
+        return read_result(path, cls, FORMAT_VERSION, archive_sha256) if path.exists() else None
 
 
-def make_rows(records: Sequence[Record], floors: Mapping[str, float]) -> list[Row]:
-    """Return a row for each countermeasure and architecture, in the order of their first protected victims.
+@dataclass(frozen=True)
+class AuditedRelease:
+    """Which release was audited: its name, its method's, and the SHA-256 of its archive and of its original, if that was a file."""
 
-    After the victims without countermeasure follow the same ones under early stopping. What a seed lacks is None.
+    name: str
+    method: str
+    archive_sha256: str
+    source_sha256: str | None = None
 
-    Args:
-        records: Finished victims, protected ones and clean twins.
-        floors: Measures that are judged; they settle which row is the worst.
+
+@dataclass(frozen=True)
+class Figures:
+    """Metrics of a victim on the clean test split, each for every seed; the AUC, say, is None where it is not defined.
+
+    Attributes:
+        acc: Accuracy after the last step.
+        auc: Area under the ROC curve.
+        balanced_acc: Mean recall of the classes.
+        peak_acc: Best accuracy at any validation.
+        best_on_val_acc: Accuracy at the best validation.
     """
-    groups: dict[tuple[str, str], dict[tuple[str, int], Record]] = {}
-    for record in sorted(records, key=lambda record: record.identity["trained_on"] == "clean"):
-        identity = record.identity
-        group = groups.setdefault((json.dumps(identity["countermeasure"], sort_keys=True), identity["arch"]), {})
-        group[identity["trained_on"], identity["seed"]] = record
-    rows: list[Row] = []
-    for victims in groups.values():
-        seeds = sorted(seed for trained_on, seed in victims if trained_on == "protected")
-        if seeds:
-            rows.append(_row(victims, seeds))
-            if rows[-1]["countermeasure"] == NONE:
-                rows.append(_row(victims, seeds, stopped=True))
-    worst, reference = worst_of(rows, floors), reference_of(rows, floors)
-    return [{**row, "kept": kept(row, floors, reference), "worst": number == worst} for number, row in enumerate(rows)]
+
+    acc: Series
+    auc: Series
+    balanced_acc: Series
+    peak_acc: Series
+    best_on_val_acc: Series
 
 
-def _row(victims: Mapping[tuple[str, int], Record], seeds: Sequence[int], stopped: bool = False) -> Row:
-    first = victims["protected", seeds[0]]
-    protected, clean = (_figures([victims.get((name, seed)) for seed in seeds], stopped) for name in ("protected", "clean"))
-    settings = {"name": EARLY_STOPPING} if stopped else first.identity["countermeasure"]
-    return {
-        "countermeasure": settings["name"],
-        "title": EARLY_STOPPING if stopped else first.title,
-        "settings": settings,
-        "arch": first.identity["arch"],
-        "seeds": list(seeds),
-        "protected": protected,
-        "clean": clean,
-        "drop": _drop(protected, clean),
-    }
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt to learn from the protected images: a countermeasure with an architecture, over the seeds.
+
+    Attributes:
+        countermeasure: Its name.
+        title: The same with its settings, for people.
+        settings: Name and settings as JSON values.
+        arch: The victim's architecture.
+        seeds: Its seeds.
+        protected: Trained on the protected images.
+        clean: Trained on the originals under the same countermeasure; None if it was not.
+        drop: Mean accuracy of ``clean`` minus that of ``protected``, over the seeds that both have.
+        kept: Share of what an ordinary victim learns from the originals that this one learns; the verdict goes by it.
+        worst: Whether this is where the protection is weakest.
+
+    Raises:
+        ValueError: A metric does not have a value for each seed.
+    """
+
+    countermeasure: str
+    title: str
+    settings: dict[str, Any]
+    arch: str
+    seeds: tuple[Count, ...]
+    protected: Figures
+    clean: Figures | None
+    drop: float | None = None
+    kept: float | None = None
+    worst: bool = False
+
+    def __post_init__(self) -> None:
+        for trained_on, figures in (("protected", self.protected), ("clean", self.clean)):
+            for name, values in vars(figures).items() if figures else ():
+                if len(values) != len(self.seeds):
+                    expected = f"must have a number for each of the {len(self.seeds)} seeds"
+                    raise ValueError(f"{trained_on}.{name} {expected}, it has {len(values)}")
+
+    def trained(self, trained_on: TrainedOn) -> Figures | None:
+        """Return the metrics of the victims that were trained on some images."""
+        return self.protected if trained_on == "protected" else self.clean
 
 
-def _drop(protected: Mapping[str, Any] | None, clean: Mapping[str, Any] | None) -> float | None:
-    """Return how much accuracy the protection takes away, over the seeds that both have."""
-    if protected is None or clean is None:
-        return None
-    pairs = zip(clean["acc"], protected["acc"], strict=True)
-    return mean([before - after for before, after in pairs if before is not None and after is not None])
+@dataclass(frozen=True)
+class Unfinished:
+    """A victim that has not finished, what became of it, why, and the command that trains it."""
+
+    countermeasure: str
+    arch: str
+    seed: Count
+    trained_on: str
+    reason: str
+    command: str
+    status: str = "open"
 
 
-def _figures(records: Sequence[Record | None], stopped: bool) -> dict[str, list[float | None]] | None:
-    """Return each metric for every seed; None if no seed has any."""
-    if not any(records):
-        return None
-    values = [{} if record is None else scalars_of(record, stopped) for record in records]
-    return {name: [value.get(name) for value in values] for name in (*_SCALARS, "peak_acc", "best_on_val_acc")}
+@dataclass(frozen=True)
+class Verdict:
+    """What the attempts come to.
+
+    Attributes:
+        word: In a word.
+        text: In a sentence or two.
+        broken_by: Titles, with architectures, of the attempts that learn too much.
+        not_covered: What the audit leaves open.
+        thresholds: By which was judged.
+    """
+
+    word: Word
+    text: str
+    broken_by: tuple[str, ...]
+    not_covered: tuple[str, ...]
+    thresholds: dict[str, float]
 
 
-def scalars_of(record: Record, stopped: bool = False) -> dict[str, float | None]:
-    """Return a victim's single numbers on the clean test split, after the last step or at the best validation."""
-    history = record.results["history"]
-    values = history["best_on_val"] if stopped else record.results["test"]
-    best = history["best_on_val"]["acc"]
-    return {
-        **{name: values[name] for name in (*_SCALARS, "kappa") if name in values},
-        "peak_acc": best if stopped else history["peak"]["acc"],
-        "best_on_val_acc": best,
-    }
+@dataclass(frozen=True)
+class Confusion:
+    """Confusion matrices of the ordinary victims of the first architecture and seed: a row for each true class.
+
+    Raises:
+        ValueError: A matrix does not have a row and a column for each class.
+    """
+
+    protected: Matrix
+    clean: Matrix | None
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        classes = len(self.class_names)
+        for name in ("protected", "clean"):
+            matrix = getattr(self, name)
+            if matrix is not None and [len(row) for row in matrix] != [classes] * classes:
+                raise ValueError(f"{name} must have {classes} rows and columns, one for each class")
 
 
-def curves_of(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Return the learning curves for ``audit.json``."""
-    return [
-        {
-            **{name: record.identity[name] for name in ("trained_on", "arch", "seed")},
-            "countermeasure": record.title,
-            **record.curve,
-        }
-        for record in records
-    ]
+@dataclass(frozen=True)
+class VictimCurve:
+    """Accuracy of a victim on the clean test split after some of its steps; ``countermeasure`` is a title."""
+
+    trained_on: TrainedOn
+    arch: str
+    seed: Count
+    countermeasure: str
+    steps: tuple[Count, ...]
+    test_acc: tuple[Share, ...]
 
 
-def confusion_of(records: Sequence[Record], arch: str, seed: int) -> dict[str, Any] | None:
-    """Return the confusion matrices of the victims without countermeasure; None without one, or for several labels per image."""
-    chosen = {
-        record.identity["trained_on"]: record.results
-        for record in records
-        if (record.identity["countermeasure"]["name"], record.identity["arch"], record.identity["seed"]) == (NONE, arch, seed)
-    }
-    if "protected" not in chosen or chosen["protected"]["data"]["task"] == Task.MULTI_LABEL:
-        return None
-    return {
-        "protected": chosen["protected"]["test"]["confusion"],
-        "clean": chosen["clean"]["test"]["confusion"] if "clean" in chosen else None,
-        "class_names": chosen["protected"]["data"]["class_names"],
-    }
+@dataclass(frozen=True)
+class AuditResult(ResultFile):
+    """What an audit found: the contents of ``audit.json``.
+
+    Attributes:
+        release: What was audited.
+        settings: How, as JSON values: ``width``, ``steps``, ``batch_size`` and ``precision`` of the victims, ``preset``, ``seeds``,
+            ``countermeasures`` and ``archs``.
+        majority: Accuracy of always giving the most common answer.
+        chance_balanced: Balanced accuracy of knowing nothing.
+        rows: What was tried.
+        skipped: What was planned and has not finished.
+        verdict: What it comes to.
+        confusion: None for several labels per image, or if the first victim has not finished.
+        curves: Of every victim.
+        seconds: Training time of all these victims.
+    """
+
+    FILE: ClassVar[str] = AUDIT
+    release: AuditedRelease
+    settings: dict[str, Any]
+    majority: Share
+    chance_balanced: Share
+    rows: tuple[Attempt, ...]
+    skipped: tuple[Unfinished, ...]
+    verdict: Verdict
+    confusion: Confusion | None
+    curves: tuple[VictimCurve, ...]
+    seconds: float
 
 
-def write_csv(records: Sequence[Record], skipped: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write a line per victim, also for those that did not finish; to a temporary name first."""
-    lines = [_line(record) for record in records]
-    lines += [
-        {name: victim[name] for name in ("countermeasure", "arch", "seed", "trained_on", "status", "reason")}
-        for victim in skipped
-    ]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, CSV_COLUMNS)
-        writer.writeheader()
-        writer.writerows(lines)
+@dataclass(frozen=True)
+class Extremes:
+    """A measure of many images: its mean, its 5th percentile on the bad side, and the worst image with its place in the split."""
+
+    mean: float
+    p5: float
+    worst: float
+    worst_index: Count
 
 
-def _line(record: Record) -> dict[str, Any]:
-    identity = record.identity
-    return {
-        "countermeasure": record.title,
-        "settings": json.dumps(identity["countermeasure"]),
-        "status": "done",
-        "majority": record.results["majority"],
-        "seconds": round(record.seconds, 1),
-        **{name: identity[name] for name in ("arch", "seed", "trained_on", "width", "steps", "batch_size")},
-        **{_COLUMNS[name]: value for name, value in scalars_of(record).items()},
-    }
+@dataclass(frozen=True)
+class Segmentation:
+    """How much the segmentation of the images changes, by what: pixels of another class, and Dice of the foregrounds."""
+
+    segmenter: str
+    changed_share: Extremes
+    dice: Extremes
 
 
-_HEADINGS = ("countermeasure", "model", "accuracy", "balanced acc.", "AUC", "peak", "clean accuracy", "drop", "kept")
+@dataclass(frozen=True)
+class Readability:
+    """How well a model that was trained on clean images reads the training images, before and after protection.
+
+    It has usually been trained on those originals, so ``clean_acc`` is no estimate for new images; what counts is the difference. An AUC
+    is None where the labels have one class only; ``majority`` is the accuracy of the most common answer.
+    """
+
+    clean_acc: Share
+    protected_acc: Share
+    clean_auc: Share | None
+    protected_auc: Share | None
+    majority: Share | None = None
 
 
-def table_lines(audit: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the cells of the table in percent (AUC as it is): a line per row, then the majority-class line."""
-    lines = []
-    for row in audit["rows"]:
-        protected, clean = row["protected"], row["clean"]
-        lines.append(
-            (
-                row["title"],
-                row["arch"],
-                *(_spread(protected[name]) for name in ("acc", "balanced_acc")),
-                _spread(protected["auc"], 1, 3),
-                _spread(protected["peak_acc"]),
-                _spread(clean["acc"]) if clean else "",
-                "" if row["drop"] is None else f"{100 * row['drop']:.1f}",
-                "" if row["kept"] is None else f"{max(0.0, row['kept']):.0%}",
-            )
-        )
-    line = ("majority class (no model)", "", f"{100 * audit['majority']:.1f}", f"{100 * audit['chance_balanced']:.1f}", "0.500")
-    return [*lines, (*line, *[""] * (len(_HEADINGS) - len(line)))]
+@dataclass(frozen=True)
+class Separability:
+    """Accuracy on held-out images of a linear model that sees the noise alone, and of always giving their most common answer.
+
+    Attributes:
+        noise_acc: Of the model.
+        majority: Of the most common answer.
+        images: Number of images used.
+        held_out: Of these, not fitted.
+    """
+
+    noise_acc: Share
+    majority: Share
+    images: Count = 0
+    held_out: Count = 0
 
 
-def console_table(audit: Mapping[str, Any]) -> Table:
-    """Return the table for a terminal, the worst case in bold."""
-    table = Table(
-        title=f"Models trained on {audit['release']['name']} ({audit['release']['method']}), on clean test images, in percent"
-    )
-    for number, heading in enumerate(_HEADINGS):
-        table.add_column(heading, justify="left" if number < 2 else "right")
-    for line, bold in zip(table_lines(audit), _bold(audit), strict=True):
-        table.add_row(*(Text(cell, style="bold" if bold else "") for cell in line))
-    return table
+@dataclass(frozen=True)
+class ComparedRelease:
+    """The SHA-256 of the archive whose images were compared."""
+
+    archive_sha256: str
 
 
-def markdown(audit: Mapping[str, Any]) -> str:
-    """Return the table, the verdict and what was not run as Markdown, the worst case in bold."""
-    release, settings, verdict = audit["release"], audit["settings"], audit["verdict"]
-    cells = [_HEADINGS, ("---", "---", *["---:"] * (len(_HEADINGS) - 2))]
-    for line, bold in zip(table_lines(audit), _bold(audit), strict=True):
-        cells.append(tuple(f"**{cell}**" if bold and cell else cell for cell in line))
-    seeds = ", ".join(map(str, settings["seeds"]))
-    parts = [
-        f"# Audit of {release['name']} ({release['method']}): {verdict['word']}",
-        verdict["text"],
-        "\n".join(f"| {' | '.join(line)} |" for line in cells),
-        f"Accuracies on the clean test split in percent; {settings['steps']} steps of {settings['batch_size']} images, width "
-        f"{settings['width']:g}, seeds {seeds}. *Drop*: accuracy of the same victim on the originals minus this one. *Kept*: share "
-        "of what an ordinary victim on the originals learns.",
-        "## What this does not cover",
-        "\n".join(f"- {limit}" for limit in verdict["not_covered"]),
-    ]
-    if audit["skipped"]:
-        parts.append("## Not run")
-        parts.append(
-            "\n".join(f"- {_described(victim)}: {victim['reason']}\n  `{victim['command']}`" for victim in audit["skipped"])
-        )
-    return "\n\n".join(parts) + "\n"
+@dataclass(frozen=True)
+class Quality(ResultFile):
+    """Whether protected images are still useful: the contents of ``quality.json``.
+
+    Attributes:
+        release: What was compared.
+        images: Images that were compared.
+        protected_images: Images that carry noise.
+        similarity: Measures by name; None for one that is infinite everywhere.
+        segmentation: None if it was not measured.
+        readable: None if it was not measured.
+        linear_separability: None where too few images or a single class left nothing to fit.
+    """
+
+    FILE: ClassVar[str] = QUALITY
+    release: ComparedRelease
+    images: Count
+    protected_images: Count
+    similarity: dict[str, Extremes | None]
+    segmentation: Segmentation | None
+    readable: Readability | None
+    linear_separability: Separability | None
 
 
-def _described(victim: Mapping[str, Any]) -> str:
-    return f"{victim['trained_on']}, {victim['countermeasure']}, {victim['arch']}, seed {victim['seed']}"
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of what is known, or None."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
-def _bold(audit: Mapping[str, Any]) -> list[bool]:
-    return [*(row["worst"] for row in audit["rows"]), False]
+def beside(release: Path) -> Path:
+    """Return the folder that a release lies in."""
+    return release.parent if release.name else release.absolute().parent  # the parent of "." is "."
 
 
-def _spread(values: Sequence[float | None], factor: int = 100, digits: int = 1) -> str:
-    known = [factor * value for value in values if value is not None]
-    if not known:
-        return ""
-    spread = f" ± {stdev(known):.{digits}f}" if len(known) > 1 else ""
-    return f"{mean(known):.{digits}f}{spread}"
+def audit_folder(release: Path, out: Path | None) -> Path:
+    """Return the folder of what is found out about a release: ``out``, or ``audit`` beside the release.
+
+    Raises:
+        ConfigurationError: ``out`` lies in the release, where a foreign file is taken for tampering.
+    """
+    if out is None:
+        return beside(release) / "audit"
+    if out.absolute().is_relative_to(release.absolute()):
+        raise ConfigurationError(f"out={out} lies in the release, which must hold nothing else; give a folder outside of it.")
+    return out

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from salm_lightning.audit.pairs import CHUNK_BYTES, Pairs
+from salm_lightning.audit.results import Separability
 from salm_lightning.data import Task
 from salm_lightning.metrics import majority_baseline
 
@@ -20,7 +21,7 @@ _HELD_OUT = 0.2
 _ITERATIONS = 200
 
 
-def linear_separability(pairs: Pairs, seed: int = 0) -> dict[str, float | int] | None:
+def linear_separability(pairs: Pairs, seed: int = 0) -> Separability | None:
     """Fit logistic regression to the noise of some images and measure it on that of others.
 
     Args:
@@ -28,8 +29,7 @@ def linear_separability(pairs: Pairs, seed: int = 0) -> dict[str, float | int] |
         seed: Settles the sample and which fifth of it is held out.
 
     Returns:
-        ``noise_acc`` on the held-out noise, ``majority`` (of the held-out labels), ``images`` used and ``held_out`` of them; ``None``
-        where too few images or a single class leave nothing to fit.
+        ``None`` where too few images or a single class leave nothing to fit.
     """
     values = int(np.prod(pairs.at(slice(0, 1))[0].shape[1:]))
     count = min(len(pairs), _MOST_IMAGES, max(1, _MOST_VALUES // values))
@@ -52,12 +52,8 @@ def linear_separability(pairs: Pairs, seed: int = 0) -> dict[str, float | int] |
         warnings.filterwarnings("ignore", message="Label .* is present in all training examples", category=UserWarning)
         model.fit(noise, targets[train])
     right = model.predict(held_out_noise) == targets[test]
-    return {
-        "noise_acc": float(np.asarray(right).mean()),
-        "majority": majority_baseline(labels[test], info.task, info.num_classes),
-        "images": count,
-        "held_out": held_out,
-    }
+    majority = majority_baseline(labels[test], info.task, info.num_classes)
+    return Separability(float(np.asarray(right).mean()), majority, count, held_out)
 
 
 def noise_of(pairs: Pairs, positions: NDArray[np.integer]) -> NDArray[np.float32]:

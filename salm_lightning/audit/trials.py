@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
+from salm_lightning.audit.results import NONE, TrainedOn
 from salm_lightning.cli.config_files import read_config, shipped_configs
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
@@ -27,9 +28,6 @@ from salm_lightning.modules import VictimModule
 from salm_lightning.runs.results import victim_results
 from salm_lightning.runs.trainers import Precision, facts_of, sgd, single_device_trainer
 
-TrainedOn = Literal["protected", "clean"]
-NONE = "none"
-"""Name of no countermeasure at all."""
 _RESULTS_VERSION = 2
 """Part of every identity; count it up when the code changes results, so that no earlier one is taken for a new one."""
 

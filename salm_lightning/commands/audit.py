@@ -16,10 +16,11 @@ from salm_lightning.audit.choices import PRESETS, check_archs, check_seeds, effe
 from salm_lightning.audit.originals import identify, require_original
 from salm_lightning.audit.pictures import draw_audit
 from salm_lightning.audit.quality import assess
-from salm_lightning.audit.results import console_table
+from salm_lightning.audit.results import AuditResult, TrainedOn, audit_folder
 from salm_lightning.audit.segmentation import open_segmenter
-from salm_lightning.audit.summary import Summary, audit_folder
-from salm_lightning.audit.trials import Length, Store, TrainedOn, Trial, name_of
+from salm_lightning.audit.summary import Summary
+from salm_lightning.audit.tables import console_table
+from salm_lightning.audit.trials import Length, Store, Trial, name_of
 from salm_lightning.callbacks import RunProgressBar, progress_bar
 from salm_lightning.console import progress, say
 from salm_lightning.data import ImageDataModule
@@ -35,8 +36,6 @@ _LOGS = "tensorboard"
 _SEGMENTER = "otsu"
 _STOPPED = 128
 """Exit code from which on a signal has ended an audit, whose number it holds, as shells have it."""
-_WIDTH = 160
-"""Columns of the table, which is to be copied whole."""
 
 
 def audit(
@@ -142,7 +141,7 @@ def audit(
 
 def _train(battery: Battery, summary: Summary, limit: float | None) -> int:
     """Train what is pending, keeping all files up to date, and return the exit code."""
-    total, done = len(battery.cells), len(battery.records)
+    total, done = len(battery.trials), len(battery.records)
     say(f"{total} victims, of which {done} are done.")
 
     def ended(cell: Trial) -> None:
@@ -157,7 +156,7 @@ def _train(battery: Battery, summary: Summary, limit: float | None) -> int:
     except Interrupted as interruption:
         say("Stopped; finished victims are kept. The same command goes on from there.")
         return interruption.code
-    return 1 if any(battery.status(cell)[0] == FAILED for cell in battery.cells) else 0
+    return 1 if any(battery.status(cell)[0] == FAILED for cell in battery.trials) else 0
 
 
 def _outcome(battery: Battery, cell: Trial) -> str:
@@ -168,15 +167,14 @@ def _outcome(battery: Battery, cell: Trial) -> str:
     return f"{status.upper()}: {reason}"
 
 
-def _show(audit: dict[str, Any], folder: Path) -> None:
-    Console(width=_WIDTH).print(console_table(audit))
-    verdict = audit["verdict"]
-    say(f"Verdict: {verdict['word']}. {verdict['text']}")
-    say("\n".join(["What this does not cover:", *(f"  - {limit}" for limit in verdict["not_covered"])]))
-    if audit["skipped"]:
-        say(
-            f"{len(audit['skipped'])} victims have not finished; {folder / 'audit.md'} lists each with the command that trains it."
-        )
+def _show(audit: AuditResult, folder: Path) -> None:
+    console = Console()
+    console.print(console_table(audit, console.width))
+    verdict = audit.verdict
+    say(f"Verdict: {verdict.word}. {verdict.text}")
+    say("\n".join(["What this does not cover:", *(f"  - {limit}" for limit in verdict.not_covered)]))
+    if audit.skipped:
+        say(f"{len(audit.skipped)} victims have not finished; {folder / 'audit.md'} lists each with the command that trains it.")
     say(f"Results: {folder / 'audit.md'}, audit.csv and audit.json beside it\nCurves:  tensorboard --logdir {folder / _LOGS}")
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from salm_lightning.audit.originals import require_original
 from salm_lightning.audit.quality import assess
+from salm_lightning.audit.results import Extremes, Quality, Separability, audit_folder
 from salm_lightning.audit.segmentation import open_segmenter
-from salm_lightning.audit.summary import audit_folder
 from salm_lightning.console import progress, say
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.release import PoisonedDataModule
@@ -73,34 +74,33 @@ def quality(
             release, images, folder, segmenter=chosen, max_images=max_images, seed=seed, board=folder, on_progress=on_progress
         )
     Console().print(quality_table(result))
-    _say_separability(result["linear_separability"])
+    _say_separability(result.linear_separability)
     say(f"Results:  {folder}/quality.json\nPictures: {folder}/pictures (tensorboard --logdir {folder})")
     return 0
 
 
-def quality_table(result: dict[str, Any]) -> Table:
+def quality_table(result: Quality) -> Table:
     """Return a table of what ``quality.json`` holds on similarity and segmentation."""
-    whole = result["protected_images"]
-    of = "" if result["images"] == whole else f" of {whole}"
-    table = Table(title=f"{result['images']}{of} protected images against their originals")
+    of = "" if result.images == result.protected_images else f" of {result.protected_images}"
+    table = Table(title=f"{result.images}{of} protected images against their originals")
     for heading in ("", "mean", "worst 5 %", "worst image", "its index"):
         table.add_column(heading, justify="right" if heading else "left")
-    _add_rows(table, _TITLES, result["similarity"])
-    if result["segmentation"] is not None:
+    _add_rows(table, _TITLES, result.similarity)
+    if result.segmentation is not None:
         table.add_section()
-        table.add_row(f"[bold]segmentation ({result['segmentation']['segmenter']})")
-        _add_rows(table, _MASK_TITLES, result["segmentation"])
+        table.add_row(f"[bold]segmentation ({escape(result.segmentation.segmenter)})")
+        _add_rows(table, _MASK_TITLES, vars(result.segmentation))
     return table
 
 
-def _add_rows(table: Table, titles: dict[str, str], measures: dict[str, Any]) -> None:
+def _add_rows(table: Table, titles: Mapping[str, str], measures: Mapping[str, Extremes | None]) -> None:
     for name, title in titles.items():
         measure = measures[name]
         if measure is None:
             table.add_row(title, "identical")
             continue
-        figures = [_figure(name, measure[key]) for key in ("mean", "p5", "worst")]
-        table.add_row(title, *figures, str(measure["worst_index"]))
+        figures = [_figure(name, getattr(measure, key)) for key in ("mean", "p5", "worst")]
+        table.add_row(title, *figures, str(measure.worst_index))
 
 
 def _figure(name: str, value: float) -> str:
@@ -109,11 +109,11 @@ def _figure(name: str, value: float) -> str:
     return f"{value:.1f}" if name in ("psnr", "linf", "l0") else f"{value:.4f}"
 
 
-def _say_separability(result: dict[str, Any] | None) -> None:
+def _say_separability(result: Separability | None) -> None:
     if result is None:
         say("A linear model on the noise alone: too few images or classes to tell.")
         return
     say(
-        f"A linear model that sees the noise alone is right for {result['noise_acc']:.1%} of {result['held_out']} held-out images "
-        f"(most common class: {result['majority']:.1%})."
+        f"A linear model that sees the noise alone is right for {result.noise_acc:.1%} of {result.held_out} held-out images "
+        f"(most common class: {result.majority:.1%})."
     )

@@ -6,7 +6,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from salm_lightning.audit.summary import beside
+from salm_lightning.audit.results import beside
 from salm_lightning.console import say
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.files import replacing

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from salm_lightning.audit.album import PICTURES
-from salm_lightning.audit.quality import QUALITY
-from salm_lightning.audit.summary import AUDIT, audit_folder
-from salm_lightning.audit.trials import NONE
+from salm_lightning.audit.results import AUDIT, NONE, QUALITY, audit_folder
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.release import Check, Manifest, verify_release

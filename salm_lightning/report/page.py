@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from salm_lightning.audit.summary import AUDIT
+from salm_lightning.audit.results import AUDIT
 from salm_lightning.data.base import ANY_FINDING
 from salm_lightning.release import Manifest
 from salm_lightning.report import words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from salm_lightning.audit.verdict import CARELESS, FAILS, NOT_JUDGED, PROTECTS, UNTRIED
+from salm_lightning.audit.results import CARELESS, FAILS, NOT_JUDGED, PROTECTS, UNTRIED
 
 MISSING = "n/a"
 """Stands where there is no number."""

@@ -1,0 +1,113 @@
+"""From finished victims to what an audit found: attempts over the seeds, learning curves, confusion matrices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from salm_lightning.audit.results import (
+    EARLY_STOPPING,
+    NONE,
+    Attempt,
+    Confusion,
+    Figures,
+    Matrix,
+    TrainedOn,
+    VictimCurve,
+    mean,
+)
+from salm_lightning.audit.trials import Record
+from salm_lightning.audit.verdict import Scale
+from salm_lightning.data import Task
+
+_SCALARS = ("acc", "auc", "balanced_acc")
+_Victims = Mapping[tuple[TrainedOn, int], Record]
+
+
+def attempts_of(records: Sequence[Record], floors: Mapping[str, float]) -> list[Attempt]:
+    """Return a row for each countermeasure and architecture, in the order of their first protected victims.
+
+    After the victims without countermeasure follow the same ones under early stopping. What a seed lacks is None.
+
+    Args:
+        records: Finished victims, protected ones and clean twins.
+        floors: Measures that are judged; they settle which row is the worst.
+    """
+    groups: dict[tuple[str, str], dict[tuple[TrainedOn, int], Record]] = {}
+    for record in sorted(records, key=lambda record: record.identity["trained_on"] == "clean"):
+        identity = record.identity
+        group = groups.setdefault((json.dumps(identity["countermeasure"], sort_keys=True), identity["arch"]), {})
+        group[identity["trained_on"], identity["seed"]] = record
+    rows: list[Attempt] = []
+    for victims in groups.values():
+        seeds = sorted(seed for trained_on, seed in victims if trained_on == "protected")
+        if seeds:
+            rows.append(_attempt(victims, seeds))
+            if rows[-1].countermeasure == NONE:
+                rows.append(_attempt(victims, seeds, stopped=True))
+    scale = Scale.of(rows, floors)
+    worst = scale.worst(rows)
+    return [replace(row, kept=scale.kept(row.protected), worst=number == worst) for number, row in enumerate(rows)]
+
+
+def _attempt(victims: _Victims, seeds: Sequence[int], stopped: bool = False) -> Attempt:
+    first = victims["protected", seeds[0]]
+    protected = _figures([victims["protected", seed] for seed in seeds], stopped)
+    twins = [victims.get(("clean", seed)) for seed in seeds]
+    clean = _figures(twins, stopped) if any(twins) else None
+    settings = {"name": EARLY_STOPPING} if stopped else first.identity["countermeasure"]
+    return Attempt(
+        countermeasure=settings["name"],
+        title=EARLY_STOPPING if stopped else first.title,
+        settings=settings,
+        arch=first.identity["arch"],
+        seeds=tuple(seeds),
+        protected=protected,
+        clean=clean,
+        drop=_drop(protected, clean),
+    )
+
+
+def _drop(protected: Figures, clean: Figures | None) -> float | None:
+    """Return how much accuracy the protection takes away, over the seeds that both have."""
+    pairs = zip(clean.acc, protected.acc, strict=True) if clean else ()
+    return mean([before - after for before, after in pairs if before is not None and after is not None])
+
+
+def _figures(records: Sequence[Record | None], stopped: bool) -> Figures:
+    values = [{} if record is None else scalars_of(record, stopped) for record in records]
+    names = (*_SCALARS, "peak_acc", "best_on_val_acc")
+    return Figures(**{name: tuple(value.get(name) for value in values) for name in names})
+
+
+def scalars_of(record: Record, stopped: bool = False) -> dict[str, float | None]:
+    """Return a victim's single numbers on the clean test split, after the last step or at the best validation."""
+    history = record.results["history"]
+    values = history["best_on_val"] if stopped else record.results["test"]
+    best = history["best_on_val"]["acc"]
+    return {
+        **{name: values[name] for name in (*_SCALARS, "kappa") if name in values},
+        "peak_acc": best if stopped else history["peak"]["acc"],
+        "best_on_val_acc": best,
+    }
+
+
+def curve_of(record: Record) -> VictimCurve:
+    """Return a victim's learning curve."""
+    steps, test_acc = (tuple(record.curve[name]) for name in ("steps", "test_acc"))
+    identity = {name: record.identity[name] for name in ("trained_on", "arch", "seed")}
+    return VictimCurve(**identity, countermeasure=record.title, steps=steps, test_acc=test_acc)  # type: ignore[arg-type]
+
+
+def confusion_of(records: Sequence[Record], arch: str, seed: int) -> Confusion | None:
+    """Return the confusion matrices of the victims without countermeasure; None without one, or for several labels per image."""
+    chosen = {
+        record.identity["trained_on"]: record.results
+        for record in records
+        if (record.identity["countermeasure"]["name"], record.identity["arch"], record.identity["seed"]) == (NONE, arch, seed)
+    }
+    if "protected" not in chosen or chosen["protected"]["data"]["task"] == Task.MULTI_LABEL:
+        return None
+    matrices: dict[str, Matrix] = {name: tuple(map(tuple, results["test"]["confusion"])) for name, results in chosen.items()}
+    return Confusion(matrices["protected"], matrices.get("clean"), tuple(chosen["protected"]["data"]["class_names"]))

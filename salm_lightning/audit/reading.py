@@ -1,0 +1,148 @@
+"""Files of results that anybody may have written: read as dataclasses, or refused by the name of what is wrong."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import sys
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from salm_lightning.errors import ReleaseError
+
+_T = TypeVar("_T")
+_LARGEST = 2**24  # bytes; an audit of a hundred victims with their curves has a few hundred thousand
+_WORDS = {str: "a text", bool: "true or false", int: "a whole number", dict: "an object", list: "a list"}
+
+Count = Annotated[int, "from 0"]
+"""A whole number from 0."""
+Share = Annotated[float, "from 0 to 1"]
+"""A number from 0 to 1."""
+
+
+def read_result(path: Path, kind: type[_T], version: int, archive_sha256: str) -> _T:
+    """Read a JSON file with ``format_version`` and ``release.archive_sha256`` as a dataclass with those keys.
+
+    Args:
+        path: The file.
+        kind: A dataclass, whose fields may be texts, numbers, ``Share``, ``Count``, tuples, mappings and dataclasses; those with a default
+            may be missing in the file, and keys that it does not know are passed over.
+        version: Of the format.
+        archive_sha256: Checksum of the archive that the file has to be about.
+
+    Raises:
+        ReleaseError: The file is a link, is too large, is not JSON, is of another version, or about another release; or a value is
+            missing or not what its field says.
+    """
+    raw = read_json(path)
+    member(raw, "format_version", path.name)
+    if raw["format_version"] != version:
+        raise ReleaseError(
+            f"{path.name} has format_version={reprlib.repr(raw['format_version'])}, this version of salm_lightning reads {version}; make "
+            "the audit again, or install the version that made it."
+        )
+    require_release(raw, path.name, archive_sha256)
+    result: _T = parse(kind, raw, path.name)
+    return result
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        ReleaseError: It is a link, is too large, or is not JSON.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise ReleaseError(f"{path} is not a file; links are not followed.")
+    if path.stat().st_size > _LARGEST:
+        raise ReleaseError(f"{path} is larger than {_LARGEST} bytes, which no audit writes; make the audit again.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReleaseError(f"{path} is not valid JSON ({error}); make the audit again.") from error
+
+
+def require_release(raw: Any, where: str, archive_sha256: str) -> None:
+    """Refuse what was found out about another release than the one whose archive has this checksum.
+
+    Raises:
+        ReleaseError: It was.
+    """
+    release = f"{where}: release"
+    digest = parse(str, member(member(raw, "release", where), "archive_sha256", release), f"{release}.archive_sha256")
+    if digest != archive_sha256:
+        raise ReleaseError(
+            f"{where} is about another release (archive_sha256={digest[:64]!r}, this one's is {archive_sha256}); audit this one, or name "
+            "its audit with --audit."
+        )
+
+
+def parse(kind: Any, raw: Any, where: str) -> Any:
+    """Return a value of JSON as a type says.
+
+    Args:
+        kind: The type.
+        raw: What the JSON holds.
+        where: File and path of keys, such as ``audit.json: rows[2].arch``.
+
+    Raises:
+        ReleaseError: It is something else.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return raw
+    if origin in (Union, UnionType):
+        (wanted,) = (arg for arg in args if arg is not NoneType)
+        return None if raw is None else parse(wanted, raw, where)
+    if origin is Literal:
+        if raw not in args:
+            raise ReleaseError(f"{where}={reprlib.repr(raw)} must be one of: {', '.join(args)}.")
+        return raw
+    if origin is tuple:
+        return tuple(parse(args[0], element, f"{where}[{index}]") for index, element in enumerate(parse(list, raw, where)))
+    if origin is dict:
+        return {key: parse(args[1], value, _below(where, key)) for key, value in parse(dict, raw, where).items()}
+    if is_dataclass(kind):
+        return _dataclass(kind, raw, where)
+    if kind == Count:
+        return raw if type(raw) is int and raw >= 0 else _refuse(raw, where, "a whole number from 0")
+    if kind == Share:
+        return share if 0 <= (share := parse(float, raw, where)) <= 1 else _refuse(raw, where, "a number from 0 to 1")
+    if kind is float:
+        return float(raw) if type(raw) in (int, float) and abs(raw) <= sys.float_info.max else _refuse(raw, where, "a number")
+    return raw if type(raw) is kind else _refuse(raw, where, _WORDS[kind])
+
+
+def member(raw: Any, key: str, where: str) -> Any:
+    """Return a value of an object.
+
+    Raises:
+        ReleaseError: It is no object, or lacks the key.
+    """
+    if key not in parse(dict, raw, where):
+        raise ReleaseError(f"{where} lacks {key!r}; make the audit again.")
+    return raw[key]
+
+
+def _dataclass(kind: Any, raw: Any, where: str) -> Any:
+    hints = get_type_hints(kind, include_extras=True)
+    known = [field.name for field in fields(kind) if field.name in parse(dict, raw, where) or field.default is MISSING]
+    values = {name: parse(hints[name], member(raw, name, where), _below(where, name)) for name in known}
+    try:
+        return kind(**values)
+    except ValueError as error:  # its parts do not fit each other
+        raise ReleaseError(f"{_below(where, str(error))}; make the audit again.") from error
+
+
+def _below(where: str, key: str) -> str:
+    return f"{where}{'.' if ': ' in where else ': '}{key}"
+
+
+def _refuse(raw: Any, where: str, expected: str) -> NoReturn:
+    raise ReleaseError(f"{where} must be {expected}, it is {reprlib.repr(raw)}; make the audit again.")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
