@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 _RANK_ZERO_FIRST = 2.0
 """Seconds that the other ranks stay: Lightning's launcher kills rank 0 when it finds one of them gone before."""
@@ -69,6 +69,8 @@ class Interruption:
         Raises:
             SIGTERMException: Always.
         """
+        from lightning.pytorch.utilities.exceptions import SIGTERMException
+
         if not trainer.is_global_zero:
             time.sleep(_RANK_ZERO_FIRST)
         raise SIGTERMException(128 + (self._received or signal.SIGTERM))

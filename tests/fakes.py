@@ -14,8 +14,8 @@ from torch import Tensor
 from salm_lightning.data import SPLITS, DatasetInfo, NpzDataModule, Task
 from salm_lightning.release import Manifest
 from salm_lightning.release.archive import ARRAYS, ArraySpec
+from salm_lightning.release.bound import Bound, Measured
 from salm_lightning.release.manifest import Coverage, FileSum
-from salm_lightning.release.measure import Bound, Measured
 from salm_lightning.sweep.job import DONE, Job, State
 
 FAKE_MANIFEST = Manifest(

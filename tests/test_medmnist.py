@@ -8,10 +8,10 @@ import medmnist
 import numpy as np
 import pytest
 from fakes import write_fake_npz
-from medmnist.info import INFO
 
 from salm_lightning.data import MEDMNIST, DatasetInfo, MedMNISTDataModule, NpzDataModule, Task
 from salm_lightning.data.arrays import file_md5
+from salm_lightning.data.catalogue import INFO
 from salm_lightning.errors import ConfigurationError, DataError
 from salm_lightning.main import main
 from salm_lightning.release import PoisonedDataModule, verify_release

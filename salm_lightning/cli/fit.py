@@ -24,10 +24,10 @@ from salm_lightning.callbacks.run_folder import checkpoint_folder, run_folder
 from salm_lightning.cli.config_files import read_settings, resolve_checkpoint
 from salm_lightning.cli.parser import SalmArgumentParser, explain, salm_error_behind
 from salm_lightning.console import command
-from salm_lightning.data import ImageDataModule
+from salm_lightning.data import ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError, look_up
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
-from salm_lightning.release import check_destination
+from salm_lightning.release import PoisonedDataModule, check_destination
 from salm_lightning.release.last_pass import is_published
 from salm_lightning.runs.generation import generate
 from salm_lightning.runs.results import gather_predictions, save_predictions
@@ -46,6 +46,9 @@ HELP = {
 }
 """What the Trainer's subcommands do here."""
 
+DATA = (MedMNISTDataModule, NpzDataModule, PoisonedDataModule, SyntheticDataModule)
+"""What ``--data`` takes by name, which is every subclass that has been imported."""
+
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 5000,
     "max_epochs": -1,
@@ -55,6 +58,26 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "use_distributed_sampler": False,
 }
 """Training is counted in steps, as in the paper; the loaders shard by themselves."""
+
+
+class FitParser(SalmArgumentParser, LightningArgumentParser):
+    """LightningCLI's parser as :class:`SalmArgumentParser`."""
+
+    # LightningCLI calls jsonargparse by names that jsonargparse has deprecated.
+
+    def instantiate_classes(self, cfg: Namespace, **kwargs: Any) -> Namespace:
+        """Instantiate the classes of a configuration."""
+        made: Namespace = self.instantiate(cfg, **kwargs)
+        return made
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """Return a configuration as text."""
+        text: str = super().dump(*args, **_renamed(kwargs))
+        return text
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Write a configuration to a file."""
+        super().save(*args, **_renamed(kwargs))
 
 
 class SalmCLI(LightningCLI):
@@ -73,7 +96,7 @@ class SalmCLI(LightningCLI):
             load_from_checkpoint_support=False,
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS,
-            parser_class=SalmArgumentParser,
+            parser_class=FitParser,
             parser_kwargs={"prog": "salm-cli"},
             save_config_kwargs={"overwrite": True},
             args=list(args),
@@ -270,6 +293,10 @@ class SalmCLI(LightningCLI):
     def _release_folder(self) -> Path:
         chosen = self._get(self.config, "release")
         return Path(chosen) if chosen else run_folder(self.trainer) / "protected"
+
+
+def _renamed(options: dict[str, Any]) -> dict[str, Any]:
+    return {"skip_unset" if name == "skip_none" else name: value for name, value in options.items()}
 
 
 def _has_weights(module: LightningModule) -> bool:

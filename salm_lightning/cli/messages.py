@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import operator
+import sys
 import types
 from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from salm_lightning.cli.config_files import Setting
 from salm_lightning.errors import did_you_mean
@@ -220,7 +218,7 @@ def _members(hint: Any) -> list[Any]:
     if origin is not None and origin is not Literal and args:
         last = args[-1] if getattr(origin, "__name__", "") == "Callable" else args[0]
         return _members(last)
-    return [] if hint in (type(None), Tensor) else [hint]  # no command line names a tensor
+    return [] if hint in (type(None), _torch("Tensor")) else [hint]  # no command line names a tensor
 
 
 def _classes(hint: Any) -> list[type]:
@@ -264,9 +262,14 @@ def _import(name: str) -> type | None:
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
     """Return the parameters that are options: not what an optimiser or a schedule is given by its owner."""
     found = {name: value for name, value in inspect.signature(cls).parameters.items() if value.kind is not value.VAR_POSITIONAL}
-    if issubclass(cls, (Optimizer, LRScheduler)):
+    if issubclass(cls, (_torch("optim.Optimizer"), _torch("optim.lr_scheduler.LRScheduler"))):
         found.pop(next(iter(found)))
     return found
+
+
+def _torch(name: str) -> Any:
+    """Return a class of torch; while torch is not loaded nothing is one, and the empty tuple is no class's base."""
+    return operator.attrgetter(name)(sys.modules["torch"]) if "torch" in sys.modules else ()
 
 
 def _hints(cls: type) -> dict[str, Any]:

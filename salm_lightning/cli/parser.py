@@ -6,13 +6,12 @@ from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser
 from jsonargparse.typing import register_type
-from lightning.pytorch.cli import LightningArgumentParser
 
 from salm_lightning.cli.config_files import read_settings
 from salm_lightning.cli.messages import condense, find_problem
-from salm_lightning.data import Task
+from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.noise.masks import Score
 
@@ -26,27 +25,11 @@ for _words in (Score, Task):
     register_type(_words, serializer=str, deserializer=_reader(_words), fail_already_registered=False)
 
 
-class SalmArgumentParser(LightningArgumentParser):
-    """LightningCLI's parser with exact option names, whose errors reach the caller as :class:`ConfigurationError`."""
+class SalmArgumentParser(ArgumentParser):
+    """A parser with exact option names, whose errors reach the caller as :class:`ConfigurationError`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    # LightningCLI calls jsonargparse by names that jsonargparse has deprecated.
-
-    def instantiate_classes(self, cfg: Namespace, **kwargs: Any) -> Namespace:
-        """Instantiate the classes of a configuration."""
-        made: Namespace = self.instantiate(cfg, **kwargs)
-        return made
-
-    def dump(self, *args: Any, **kwargs: Any) -> str:
-        """Return a configuration as text."""
-        text: str = super().dump(*args, **_renamed(kwargs))
-        return text
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Write a configuration to a file."""
-        super().save(*args, **_renamed(kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong; parsers that jsonargparse makes for its own use behave as it expects.
@@ -59,12 +42,8 @@ class SalmArgumentParser(LightningArgumentParser):
         raise ConfigurationError(message) from ex
 
 
-def _renamed(options: dict[str, Any]) -> dict[str, Any]:
-    return {"skip_unset" if name == "skip_none" else name: value for name, value in options.items()}
-
-
 def explain(
-    parser: LightningArgumentParser,
+    parser: ArgumentParser,
     args: Sequence[str],
     error: ConfigurationError,
     taken: Collection[str] = (),

@@ -1,19 +1,5 @@
 """Datasets as LightningDataModules, and the loaders under them."""
 
-from salm_lightning.data.base import SPLITS, Batch, DatasetInfo, Split, Task
-from salm_lightning.data.datamodule import ImageDataModule
-from salm_lightning.data.medmnist import MEDMNIST, MedMNISTDataModule, NpzDataModule
-from salm_lightning.data.synthetic import SyntheticDataModule
+import lazy_loader
 
-__all__ = [
-    "MEDMNIST",
-    "SPLITS",
-    "Batch",
-    "DatasetInfo",
-    "ImageDataModule",
-    "MedMNISTDataModule",
-    "NpzDataModule",
-    "Split",
-    "SyntheticDataModule",
-    "Task",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,17 +10,18 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from salm_lightning.console import watched
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.errors import DataError
 from salm_lightning.files import cache_root, digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RESIDENT_LIMIT = 2**28
 """Bytes of uint8 images up to which an archive is held in memory; a larger one is memory-mapped.
@@ -55,6 +56,8 @@ def to_tensor(images: NDArray[np.uint8]) -> Tensor:
     Returns:
         uint8 ``[B, C, H, W]``, contiguous, sharing no memory with ``images``.
     """
+    import torch
+
     planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     return torch.from_numpy(np.array(planes, order="C", copy=True))
 
@@ -65,6 +68,8 @@ def labels_to_tensor(labels: NDArray[np.integer], task: Task) -> Tensor:
     Returns:
         int64 class indices ``[B]``, or for multi-label tasks float32 of 0 and 1 ``[B, L]``.
     """
+    import torch
+
     if task is Task.MULTI_LABEL:
         return torch.from_numpy(labels.astype(np.float32))
     return torch.from_numpy(labels[:, 0].astype(np.int64))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import tempfile
 import warnings
@@ -12,32 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import medmnist
-from medmnist.info import INFO
-
 from salm_lightning.console import is_live
 from salm_lightning.data.arrays import file_md5, infer_info, read_npz
 from salm_lightning.data.base import ANY_FINDING, DatasetInfo, Split, Task, any_finding
+from salm_lightning.data.catalogue import INFO, MEDMNIST, SIZES, default_root
 from salm_lightning.data.datamodule import ImageDataModule, Resident
 from salm_lightning.errors import ConfigurationError, DataError, look_up
-
-SIZES = (28, 64, 128, 224)
-"""The sizes in pixels in which MedMNIST offers each dataset."""
-
-
-def _describe(name: str, entry: dict[str, Any]) -> DatasetInfo:
-    task = Task.MULTI_LABEL if entry["task"].startswith("multi-label") else Task(entry["task"])
-    names = tuple(entry["label"][str(number)] for number in range(len(entry["label"])))
-    return DatasetInfo(name, task, names, channels=entry["n_channels"], size=28)
-
-
-MEDMNIST: dict[str, DatasetInfo] = {name: _describe(name, entry) for name, entry in INFO.items() if not name.endswith("3d")}
-"""The 2-D datasets by name, described at 28 pixels."""
-
-
-def default_root() -> Path:
-    """Return the folder where dataset files are looked for: ``SALM_DATA_ROOT``, else ``~/.medmnist``."""
-    return Path(os.environ.get("SALM_DATA_ROOT") or "~/.medmnist").expanduser()
 
 
 class MedMNISTDataModule(ImageDataModule):
@@ -130,6 +109,8 @@ class MedMNISTDataModule(ImageDataModule):
     def _download(self) -> None:
         if not self.download:
             raise DataError(f"{self.source_path}: no such file, and download=False. {self._way_out()}")
+        import medmnist
+
         dataset = getattr(medmnist, INFO[self._stored.name]["python_class"])
         try:
             self.root.mkdir(parents=True, exist_ok=True)

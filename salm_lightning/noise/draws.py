@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import zlib
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -66,18 +67,20 @@ def uniform(key: int, indices: Tensor, numel: int) -> Tensor:
     Returns:
         float32 of shape ``[B, numel]`` in [0, 1), on the device of ``indices``; multiples of 2^-24.
     """
+    import torch
+
     sample_keys = _mix(indices * _signed(_GOLDEN) + _signed(key))
     element = torch.arange(1, numel + 1, device=indices.device) * _signed(_GOLDEN)
     words = _mix(sample_keys[:, None] + element[None, :])
-    return _shift_right(words, 40).to(torch.float32) * 2.0**-24
+    return _shift_right(words, 40).float() * 2.0**-24
 
 
 def integers(key: int, indices: Tensor, numel: int, high: int) -> Tensor:
     """Draw ``numel`` integers in ``[0, high)`` for each sample, int64 of shape ``[B, numel]``."""
-    return (uniform(key, indices, numel) * high).to(torch.int64)
+    return (uniform(key, indices, numel) * high).long()
 
 
 def normal(key: int, indices: Tensor, numel: int) -> Tensor:
     """Draw ``numel`` standard normal numbers for each sample (Box and Muller, 1958), float64 of shape ``[B, numel]``."""
     first, second = uniform(key, indices, 2 * numel).double().chunk(2, dim=1)
-    return (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)
+    return (-2 * (-first).log1p()).sqrt() * (2 * math.pi * second).cos()

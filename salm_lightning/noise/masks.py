@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Score(StrEnum):
@@ -52,6 +53,8 @@ def top_percent_mask(gradient: Tensor, percent: float, score: Score = Score.PIXE
 
 def keep_top(scores: Tensor, percent: float) -> Tensor:
     """Return a mask of exactly the ``percent`` largest scores of each sample, same shape and dtype as ``scores`` (``[B, ...]``)."""
+    import torch
+
     flat = scores.reshape(len(scores), -1)
     kept = masked_count(percent, flat.shape[1])
     if kept == flat.shape[1]:

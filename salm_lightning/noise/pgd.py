@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
-
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from typing import TYPE_CHECKING, Protocol, Self
 
 from salm_lightning.data.base import Task
-from salm_lightning.metrics import classification_loss
 from salm_lightning.noise.transforms import CropFlip
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 FP16_SCALE = 4096.0
 """Factor on the summed loss in fp16. 65536 overflows with a confident source and wrong targets."""
@@ -61,6 +59,8 @@ def frozen(network: nn.Module, batch_statistics: bool = False) -> Iterator[None]
         network: The network; in evaluation mode meanwhile.
         batch_statistics: Whether batch norm uses the statistics of each batch instead of the running ones, which stay as they are.
     """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
     training = network.training
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in wanted:
@@ -123,12 +123,14 @@ class InputGradient:
             return self._gradient(delta, step, 1.0)
         while True:
             gradient = self._gradient(delta, step, self._scale)
-            if self._scale <= 1.0 or bool(torch.isfinite(gradient).all()):
-                return torch.nan_to_num(gradient)
+            if self._scale <= 1.0 or bool(gradient.isfinite().all()):
+                return gradient.nan_to_num()
             self._scale /= 2
 
     def losses(self, delta: Tensor, step: int) -> Tensor:
         """Return the loss of each sample, averaged over the transforms that a gradient at ``step`` would draw."""
+        import torch
+
         with torch.no_grad():
             return self._losses(delta, step).view(self.eot_samples, -1).mean(dim=0)
 
@@ -137,6 +139,8 @@ class InputGradient:
         return replace(self, labels=labels)
 
     def _gradient(self, delta: Tensor, step: int, scale: float) -> Tensor:
+        import torch
+
         with torch.enable_grad():
             delta = delta.detach().requires_grad_(True)
             (gradient,) = torch.autograd.grad(self._losses(delta, step).sum() * scale, delta)
@@ -144,6 +148,10 @@ class InputGradient:
 
     def _losses(self, delta: Tensor, step: int) -> Tensor:
         """Return the loss of every view, ``[J * B]``."""
+        import torch
+
+        from salm_lightning.metrics import classification_loss
+
         protected = self.images + delta
         views = [
             self.transform(protected, self.indices, self.seed, self.purpose, *self.counters, step, draw)
@@ -163,7 +171,7 @@ def project(delta: Tensor, images: Tensor, radius: float) -> Tensor:
         radius: rho_u in [0, 1] units.
     """
     delta = delta.clamp(-radius, radius)
-    return torch.minimum(torch.maximum(delta, -images), 1 - images)
+    return delta.maximum(-images).minimum(1 - images)
 
 
 def descend(delta: Tensor, gradient: Tensor, images: Tensor, step_size: float, radius: float) -> Tensor:

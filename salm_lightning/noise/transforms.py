@@ -6,43 +6,13 @@ backward is the same gather with mirrored offsets, without scatter or atomic add
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.nn.functional import pad
+from typing import TYPE_CHECKING
 
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.draws import fold, integers
 
-
-def _gather(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
-    """Cut each image's window out of its zero-padded version; the result is in channels-last memory."""
-    batch, channels, height, width = images.shape
-    padded = pad(images, (padding, padding, padding, padding)).permute(0, 2, 3, 1).reshape(-1, channels)
-    padded_height, padded_width = height + 2 * padding, width + 2 * padding
-    columns = torch.arange(width, device=images.device)
-    columns = torch.where(flip[:, None], width - 1 - columns, columns) + left[:, None]
-    rows = torch.arange(height, device=images.device) + top[:, None]
-    sample = torch.arange(batch, device=images.device)[:, None]
-    flat = ((sample * padded_height + rows) * padded_width)[:, :, None] + columns[:, None, :]
-    windows = padded.index_select(0, flat.reshape(-1))
-    return windows.view(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-class _CropFlip(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
-        ctx.save_for_backward(top, left, flip)
-        ctx.padding = padding
-        return _gather(images, top, left, flip, padding)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        top, left, flip = ctx.saved_tensors
-        mirrored = 2 * ctx.padding
-        grad = _gather(grad_outputs[0], mirrored - top, torch.where(flip, left, mirrored - left), flip, ctx.padding)
-        return grad, None, None, None, None
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CropFlip:
@@ -76,11 +46,13 @@ class CropFlip:
         Returns:
             The transformed batch, same shape and dtype; differentiable in ``images``.
         """
+        from salm_lightning.noise.windows import CutWindows
+
         padding = default_padding(images.shape[-1]) if self.padding is None else self.padding
         key = fold(seed, purpose, *counters)
         offsets = integers(key, indices, 3, 2 * padding + 1)
-        flips = integers(key, indices, 3, 2)[:, 2].bool() if self.flip else torch.zeros_like(indices, dtype=torch.bool)
-        transformed: Tensor = _CropFlip.apply(images, offsets[:, 0], offsets[:, 1], flips, padding)
+        flips = integers(key, indices, 3, 2)[:, 2].bool() if self.flip else indices.new_zeros(indices.shape).bool()
+        transformed: Tensor = CutWindows.apply(images, offsets[:, 0], offsets[:, 1], flips, padding)
         return transformed
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm_lightning.data.base import DatasetInfo, Task
-from salm_lightning.data.medmnist import MEDMNIST
+from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.release.archive import ARRAYS, ArraySpec
-from salm_lightning.release.measure import Bound, Measured
+from salm_lightning.release.bound import Bound, Measured
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"

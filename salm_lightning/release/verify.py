@@ -16,8 +16,8 @@ from salm_lightning.data.base import ANY_FINDING, SPLITS, any_finding
 from salm_lightning.errors import ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.release.archive import ARRAYS, NpzReader
+from salm_lightning.release.bound import Measured
 from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, Manifest, archive_name
-from salm_lightning.release.measure import Measured, Meter
 
 _ROWS = 128
 _TOLERANCE = 1e-6  # of measured means: another machine may round differently, a changed image moves them further
@@ -191,6 +191,8 @@ def _check_equal(
 
 
 def _check_images(release: NpzReader, original: NpzReader, manifest: Manifest, on_progress: Progress | None) -> Iterator[Check]:
+    from salm_lightning.release.measure import Meter
+
     meter, total, done = Meter(), release.specs["train_images"].shape[0], 0
     for ours, theirs in _pairs(release, original, "train_images"):
         meter.update(theirs, ours)

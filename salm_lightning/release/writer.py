@@ -21,8 +21,9 @@ from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.release.archive import ARRAYS, ArraySpec, slices, write_array
+from salm_lightning.release.bound import Bound
 from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, FileSum, Manifest, archive_name, info_of, safe_name
-from salm_lightning.release.measure import Bound, Meter
+from salm_lightning.release.measure import Meter
 from salm_lightning.release.parts import as_stored
 
 _PACKAGES = ("lightning", "numpy", "salm-lightning", "torch", "torchvision")

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medmnist.info import INFO
-
 from salm_lightning.data import MEDMNIST
+from salm_lightning.data.catalogue import INFO
 from salm_lightning.data.combined import MAX_PER_CLASS
 from salm_lightning.data.datamodule import default_batch_size
 from salm_lightning.noise import methods

@@ -20,8 +20,8 @@ from rich.table import Table
 from salm_lightning.console import say
 from salm_lightning.data import MEDMNIST, ImageDataModule, Task
 from salm_lightning.data.base import Split
+from salm_lightning.data.catalogue import SIZES
 from salm_lightning.data.combined import ClassWithSupport, support_of, support_of_folder
-from salm_lightning.data.medmnist import SIZES
 from salm_lightning.data.scratch import Scratch
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.files import file_sha256, write_json

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.draws import fold, uniform
 from salm_lightning.noise.pgd import Objective, project
 from salm_lightning.noise.transforms import CropFlip
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Perturbation(NamedTuple):
@@ -39,7 +39,7 @@ class Method(ABC):
         eot_samples: J, transforms averaged per gradient.
 
     Attributes:
-        norm: Norm of the bound that the released bytes keep, ``linf`` or ``l2``; see :class:`~salm_lightning.release.measure.Bound`.
+        norm: Norm of the bound that the released bytes keep, ``linf`` or ``l2``; see :class:`~salm_lightning.release.bound.Bound`.
         noise_per: What has a noise of its own: each ``sample``, or each ``class``, whose samples share it.
         trains_source_on: What the source model is trained on: images with the noise, which is then improved at each visit; clean
             images, with noise in the last pass alone; or ``None`` for a method without a source model.
@@ -142,4 +142,6 @@ def uniform_noise(images: Tensor, indices: Tensor, radius: float, seed: int, *co
 
 def full_mask(delta: Tensor) -> Tensor:
     """Return the mask that allows every pixel, ``[B, 1, H, W]``."""
+    import torch
+
     return torch.ones_like(delta[:, :1])

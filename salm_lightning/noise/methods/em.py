@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, cast
 
 from salm_lightning.errors import look_up
 from salm_lightning.noise.methods.base import Perturbation, full_mask, uniform_noise
 from salm_lightning.noise.methods.salm import SALM
 from salm_lightning.noise.pgd import Objective, project
 from salm_lightning.noise.transforms import CropFlip
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class EM(SALM):
@@ -73,5 +73,7 @@ class EM(SALM):
 
 def _class_sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Add up the samples of each class, ``[num_classes, C, H, W]``; unlike ``index_add``, always in the same order."""
+    import torch
+
     members = labels[:, None, None, None]
     return torch.stack([torch.where(members == number, values, 0.0).sum(dim=0) for number in range(num_classes)])

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.noise.draws import fold, integers, normal, uniform
 from salm_lightning.noise.methods.base import Method, Perturbation, full_mask
 from salm_lightning.noise.pgd import Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLASS_SEP = 10.0
 """Half the side of the hypercube whose vertices are the classes' centres."""
@@ -53,6 +53,8 @@ class SP(Method):
 
     def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
         """Return no noise."""
+        import torch
+
         return torch.zeros_like(images)
 
     def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
@@ -61,6 +63,8 @@ class SP(Method):
         Raises:
             ConfigurationError: There are more classes than vertices, or too many patches.
         """
+        import torch
+
         patch = default_patch(images.shape[-1]) if self.patch is None else self.patch
         rows, columns = (torch.arange(side, device=images.device) // patch for side in images.shape[2:])
         heights, widths = rows.bincount(), columns.bincount()
@@ -87,6 +91,8 @@ def default_patch(size: int) -> int:
 
 def _codes(objective: Objective, features: int) -> Tensor:
     """Return the code of each sample, float64 ``[B, features]``."""
+    import torch
+
     weights = _weights(objective)
     classes = torch.arange(weights.shape[1], device=weights.device)
     centres = CLASS_SEP * (2 * _vertices(objective.seed, len(classes), features).to(weights) - 1)
@@ -98,6 +104,8 @@ def _codes(objective: Objective, features: int) -> Tensor:
 
 def _weights(objective: Objective) -> Tensor:
     """Return which codes a sample adds up, float64 of 0 and 1 ``[B, classes]``; a multi-label task has one more, for no label."""
+    import torch
+
     if objective.task == Task.MULTI_LABEL:
         labels = objective.labels.double()
         return torch.cat([labels, (labels.sum(dim=1, keepdim=True) == 0).double()], dim=1)
@@ -106,6 +114,8 @@ def _weights(objective: Objective) -> Tensor:
 
 def _vertices(seed: int, classes: int, features: int) -> Tensor:
     """Return distinct vertices of the unit hypercube, int64 ``[classes, features]``, each drawn again until it is new."""
+    import torch
+
     if classes > 2 ** min(features, _DISTINCT_BITS):
         raise ConfigurationError(
             f"{classes} classes need as many codes, and {features} patches (over the channels) have only {2**features}; give a smaller "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor
+from math import inf
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.methods.base import Method, Perturbation, check_step_size, full_mask
 from salm_lightning.noise.pgd import Objective, descend
 from salm_lightning.noise.transforms import CropFlip
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TAP(Method):
@@ -61,7 +62,7 @@ class TAP(Method):
     def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
         """Run PGD from ``delta`` and from ``restarts - 1`` further starts, and keep each image's best end."""
         aim, sign = (objective.towards(_targets(objective)), 1.0) if self.targeted else (objective, -1.0)
-        best, lowest = delta, delta.new_full((len(delta),), torch.inf)
+        best, lowest = delta, delta.new_full((len(delta),), inf)
         for restart in range(self.restarts):
             noise = delta if restart == 0 else self.start(images, objective.indices, objective.seed, restart)
             for step in range(restart * steps, (restart + 1) * steps):
@@ -70,8 +71,8 @@ class TAP(Method):
                 return Perturbation(noise, full_mask(noise))
             loss = sign * aim.losses(noise, self.restarts * steps)
             better = loss < lowest
-            lowest = torch.where(better, loss, lowest)
-            best = torch.where(better[:, None, None, None], noise, best)
+            lowest = loss.where(better, lowest)
+            best = noise.where(better[:, None, None, None], best)
         return Perturbation(best, full_mask(best))
 
 

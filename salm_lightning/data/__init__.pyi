@@ -1,0 +1,18 @@
+from .base import SPLITS, Batch, DatasetInfo, Split, Task
+from .catalogue import MEDMNIST
+from .datamodule import ImageDataModule
+from .medmnist import MedMNISTDataModule, NpzDataModule
+from .synthetic import SyntheticDataModule
+
+__all__ = [
+    "MEDMNIST",
+    "SPLITS",
+    "Batch",
+    "DatasetInfo",
+    "ImageDataModule",
+    "MedMNISTDataModule",
+    "NpzDataModule",
+    "Split",
+    "SyntheticDataModule",
+    "Task",
+]
