@@ -43,13 +43,14 @@ from salm_lightning.audit.results import (
     audit_folder,
 )
 from salm_lightning.audit.trials import Length, Record, Store, Trial, name_of, optimizer_of, title_of
-from salm_lightning.audit.verdict import floors_of, judge
+from salm_lightning.audit.verdict import judge
 from salm_lightning.countermeasures import JPEG, AdversarialTraining, CenterCrop, Countermeasure, Mean, TrainingStep
 from salm_lightning.data import DatasetInfo, NpzDataModule, SyntheticDataModule, Task
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.main import main
 from salm_lightning.metrics import majority_baseline
+from salm_lightning.metrics.learned import floors_of
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import PoisonedDataModule, write_release
 

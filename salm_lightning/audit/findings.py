@@ -18,7 +18,7 @@ from salm_lightning.audit.results import (
     mean,
 )
 from salm_lightning.audit.trials import Record
-from salm_lightning.audit.verdict import Scale
+from salm_lightning.audit.verdict import kept, scale_of, worst_of
 from salm_lightning.data import Task
 
 _SCALARS = ("acc", "auc", "balanced_acc")
@@ -46,9 +46,9 @@ def attempts_of(records: Sequence[Record], floors: Mapping[str, float]) -> list[
             rows.append(_attempt(victims, seeds))
             if rows[-1].countermeasure == NONE:
                 rows.append(_attempt(victims, seeds, stopped=True))
-    scale = Scale.of(rows, floors)
-    worst = scale.worst(rows)
-    return [replace(row, kept=scale.kept(row.protected), worst=number == worst) for number, row in enumerate(rows)]
+    scale = scale_of(rows, floors)
+    worst = worst_of(scale, rows)
+    return [replace(row, kept=kept(scale, row.protected), worst=number == worst) for number, row in enumerate(rows)]
 
 
 def _attempt(victims: _Victims, seeds: Sequence[int], stopped: bool = False) -> Attempt:

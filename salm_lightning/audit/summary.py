@@ -12,10 +12,11 @@ from salm_lightning.audit.findings import attempts_of, confusion_of, curve_of
 from salm_lightning.audit.results import AuditedRelease, AuditResult, Unfinished
 from salm_lightning.audit.tables import markdown, write_victims
 from salm_lightning.audit.trials import Length, Record, Trial, name_of, title_of
-from salm_lightning.audit.verdict import floors_of, judge, limits
+from salm_lightning.audit.verdict import judge, limits
 from salm_lightning.console import command
 from salm_lightning.files import write_text
 from salm_lightning.metrics import majority_baseline
+from salm_lightning.metrics.learned import floors_of
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.release import PoisonedDataModule
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from salm_lightning.audit.results import (
     CARELESS,
@@ -20,73 +19,31 @@ from salm_lightning.audit.results import (
     mean,
 )
 from salm_lightning.audit.trials import Length
-from salm_lightning.data import Task
+from salm_lightning.metrics.learned import KEPT_LIMIT, LEARNED, MEASURES, Scale
 
-KEPT_LIMIT = 0.5
-"""Share that a victim may keep of what a clean one learns, and still count as kept from learning.
-
-0 is knowing nothing, 1 an ordinary victim on the originals. Half is where a model becomes more of a tool than of a guess: of 95 % on eight
-balanced classes a victim must not get beyond 54 %."""
-LEARNED = 0.1
-"""How far above knowing nothing the clean twin has to be for a measure to be judged; below, chance decides what is kept."""
-
-_MEASURES = {"acc": "accuracy", "balanced_acc": "balanced accuracy", "auc": "AUC"}
 _FEW_IMAGES = 2500
 """Test images below which the accuracy's 95 % interval is wider than two points to each side."""
 
 
-def floors_of(task: Task, num_classes: int, majority: float) -> dict[str, float]:
-    """Return the measures that are judged and what knowing nothing brings.
-
-    Accuracy alone would let imbalanced data pass: a model can stay below the most common class's share and yet tell classes apart,
-    so balanced accuracy counts too, and the larger share of the two is what a victim keeps. Of several labels per image both say
-    next to nothing, as most labels are absent; the AUC stands for them.
-
-    Args:
-        task: What is predicted.
-        num_classes: Number of classes or labels.
-        majority: Accuracy of always giving the most common answer.
-    """
-    if task is Task.MULTI_LABEL:
-        return {"auc": 0.5}
-    return {"acc": majority, "balanced_acc": 1 / num_classes}
+def scale_of(rows: Sequence[Attempt], floors: Mapping[str, float]) -> Scale:
+    """Return the scale that attempts are measured by: up to the best victim without countermeasure on the originals."""
+    clean = [row.clean for row in rows if row.countermeasure == NONE and row.clean is not None]
+    return Scale.of(
+        floors, {name: max((mean(getattr(figures, name)) or 0.0 for figures in clean), default=0.0) for name in floors}
+    )
 
 
-@dataclass(frozen=True)
-class Scale:
-    """From knowing nothing to what the best ordinary victim on the originals knows.
+def kept(scale: Scale, figures: Figures | None) -> float | None:
+    """Return the share of what there is to learn that victims have, seeds averaged."""
+    return scale.kept({name: mean(getattr(figures, name)) for name in scale.reached}) if figures else None
 
-    Attributes:
-        floors: Measures that are judged, and what knowing nothing brings; see :func:`floors_of`.
-        reached: What the best clean victim without countermeasure reaches, for each measure in which it has learned something.
-    """
 
-    floors: Mapping[str, float]
-    reached: Mapping[str, float]
-
-    @classmethod
-    def of(cls, rows: Sequence[Attempt], floors: Mapping[str, float]) -> Scale:
-        """Return the scale that some attempts are measured by."""
-        clean = [row.clean for row in rows if row.countermeasure == NONE and row.clean is not None]
-        reached = {name: max((mean(getattr(figures, name)) or 0.0 for figures in clean), default=0.0) for name in floors}
-        return cls(floors, {name: value for name, value in reached.items() if value - floors[name] >= LEARNED})
-
-    def kept(self, figures: Figures | None) -> float | None:
-        """Return the share of the way from knowing nothing to the clean reference: of the measures the largest; None without any."""
-        means = {name: mean(getattr(figures, name)) for name in self.reached} if figures else {}
-        shares = [
-            (value - self.floors[name]) / (self.reached[name] - self.floors[name])
-            for name, value in means.items()
-            if value is not None
-        ]
-        return max(shares, default=None)
-
-    def worst(self, rows: Sequence[Attempt]) -> int | None:
-        """Return the number of the row that is worst for the data's owner: most is kept or, without a clean twin, most is right."""
-        first = next(iter(self.floors))
-        scores = [self.kept(row.protected) if self.reached else mean(getattr(row.protected, first)) for row in rows]
-        known = {number: score for number, score in enumerate(scores) if score is not None}
-        return max(known, key=lambda number: known[number]) if known else None
+def worst_of(scale: Scale, rows: Sequence[Attempt]) -> int | None:
+    """Return the number of the row that is worst for the data's owner: most is kept or, without a clean twin, most is right."""
+    first = next(iter(scale.floors))
+    scores = [kept(scale, row.protected) if scale.reached else mean(getattr(row.protected, first)) for row in rows]
+    known = {number: score for number, score in enumerate(scores) if score is not None}
+    return max(known, key=lambda number: known[number]) if known else None
 
 
 def judge(rows: Sequence[Attempt], floors: Mapping[str, float], not_covered: Sequence[str]) -> Verdict:
@@ -103,9 +60,9 @@ def judge(rows: Sequence[Attempt], floors: Mapping[str, float], not_covered: Seq
         floors: See :func:`floors_of`.
         not_covered: What the battery leaves open.
     """
-    scale = Scale.of(rows, floors)
-    twins = [(row, share) for row in rows if (share := scale.kept(row.clean)) is not None]
-    shares = [(row, share) for row in rows if (share := scale.kept(row.protected)) is not None]
+    scale = scale_of(rows, floors)
+    twins = [(row, share) for row in rows if (share := kept(scale, row.clean)) is not None]
+    shares = [(row, share) for row in rows if (share := kept(scale, row.protected)) is not None]
     shares.sort(key=lambda pair: pair[1], reverse=True)
     broken = [_named(row) for row, share in shares if share > KEPT_LIMIT]
     blunt = [_named(row) for row, share in twins if share <= KEPT_LIMIT]
@@ -183,7 +140,7 @@ def _percent(share: float) -> str:
 
 def _figures(row: Attempt, scale: Scale) -> str:
     parts = [
-        f"{_MEASURES[name]} {mean(getattr(row.protected, name)) or 0.0:.1%} "
+        f"{MEASURES[name]} {mean(getattr(row.protected, name)) or 0.0:.1%} "
         f"(the best of those on the originals {clean:.1%}, knowing nothing {scale.floors[name]:.1%})"
         for name, clean in scale.reached.items()
     ]
@@ -196,7 +153,7 @@ def _why_not(rows: Sequence[Attempt], floors: Mapping[str, float]) -> str:
         return "No victim without countermeasure has finished; run the audit again."
     if all(row.clean is None for row in plain):
         return "No model trained on the originals has finished to compare with: run the audit again, with --source if it did not name them."
-    names = " and ".join(_MEASURES[name] for name in floors)
+    names = " and ".join(MEASURES[name] for name in floors)
     return (
         f"The models trained on the originals are less than {100 * LEARNED:.0f} points above knowing nothing in {names}: at these settings "
         "there is nothing to protect. Train longer (--victim_steps) or wider (--width)."
