@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from salm_lightning.audit.originals import require_original
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.trials import title_of
 from salm_lightning.countermeasures import (
@@ -33,7 +32,6 @@ from salm_lightning.countermeasures import (
 )
 from salm_lightning.data.arrays import to_tensor
 from salm_lightning.release import PoisonedDataModule
-from salm_lightning.runs.training import open_original
 
 COUNTERMEASURES = (
     Grey(), JPEG(quality=10), JPEG(quality=50), JPEG(quality=90), BitDepth(), Mean(), Median(), Gaussian(), Resample(), TotalVariation()
@@ -70,9 +68,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000, help="Random sample of at most so many images.")
     options = parser.parse_args()
     release = PoisonedDataModule(options.release)
-    source = open_original(options.source, None, release.manifest)
-    require_original(source, release)
-    pairs = Pairs(options.release, source, options.images)
+    pairs = Pairs(options.release, release.open_original(options.source).images, options.images)
     chunks = [(to_tensor(originals), to_tensor(protected)) for originals, protected in pairs.chunks()]
     squares = sum(float(difference(*chunk).square().sum()) for chunk in chunks)
     values = sum(originals.numel() for originals, _ in chunks)

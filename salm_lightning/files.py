@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from salm_lightning.errors import OutputExistsError
 
@@ -76,18 +76,13 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def digest(stream: BinaryIO, algorithm: str = "sha256") -> str:
-    """Return the sum of an open file in hexadecimal, read block by block."""
-    total = hashlib.new(algorithm, usedforsecurity=False)
-    while block := stream.read(_BLOCK):
-        total.update(block)
-    return total.hexdigest()
-
-
 def file_sha256(path: str | Path) -> str:
     """Return a file's SHA-256 sum in hexadecimal."""
+    total = hashlib.sha256()
     with Path(path).open("rb") as stream:
-        return digest(stream)
+        while block := stream.read(_BLOCK):
+            total.update(block)
+    return total.hexdigest()
 
 
 def checksums_of(options: Mapping[str, Any]) -> dict[str, str]:

@@ -13,7 +13,8 @@ from fakes import fake_arrays, write_fake_npz
 import salm_lightning.data.arrays as arrays_file
 from salm_lightning import console
 from salm_lightning.data import SPLITS, DatasetInfo, Task
-from salm_lightning.data.arrays import file_md5, infer_info, labels_to_tensor, read_npz, to_tensor
+from salm_lightning.data.arrays import infer_info, labels_to_tensor, read_npz, to_tensor
+from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import DataError
 from salm_lightning.files import file_sha256
 
@@ -182,7 +183,7 @@ def test_labels_become_what_the_losses_take() -> None:
 
 def test_checksums_are_the_standard_ones(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
-    assert file_md5(tmp_path / "abc") == "900150983cd24fb0d6963f7d28e17f72"
+    assert file_sums(tmp_path / "abc").md5 == "900150983cd24fb0d6963f7d28e17f72"
     assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
@@ -242,12 +243,12 @@ def test_reading_a_large_file_is_shown_to_who_watches(
 ) -> None:
     monkeypatch.setenv("SALM_CACHE_DIR", str(tmp_path / "cache"))
     stored = write_fake_npz(tmp_path / "set.npz", RGB)
-    quiet = file_md5(tmp_path / "set.npz")
+    quiet = file_sums(tmp_path / "set.npz").md5
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(console, "is_live", lambda _: True)
     monkeypatch.setattr(console, "_LONG", 0)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert file_md5(tmp_path / "set.npz") == quiet
+    assert file_sums(tmp_path / "set.npz").md5 == quiet
     np.testing.assert_array_equal(read_npz(tmp_path / "set.npz", RGB, 0)["train"].images, stored["train_images"])
     shown = capsys.readouterr().err
     for what in ("Comparing the checksum", "Unpacking train_images", " kB"):

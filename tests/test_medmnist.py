@@ -10,8 +10,8 @@ import pytest
 from fakes import write_fake_npz
 
 from salm_lightning.data import MEDMNIST, DatasetInfo, MedMNISTDataModule, NpzDataModule, Task
-from salm_lightning.data.arrays import file_md5
 from salm_lightning.data.catalogue import INFO
+from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import ConfigurationError, DataError
 from salm_lightning.main import main
 from salm_lightning.release import PoisonedDataModule, verify_release
@@ -131,7 +131,7 @@ def test_a_file_with_another_checksum_is_taken_with_one_warning(tmp_path: Path) 
     with pytest.warns(UserWarning, match="is not the official MedMNIST file") as caught:
         data.prepare_data()
     assert BREAST_MD5 in str(caught[0].message)
-    assert file_md5(tmp_path / "breastmnist.npz") in str(caught[0].message)
+    assert file_sums(tmp_path / "breastmnist.npz").md5 in str(caught[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data.prepare_data()
@@ -140,7 +140,7 @@ def test_a_file_with_another_checksum_is_taken_with_one_warning(tmp_path: Path) 
 
 def test_the_official_file_gives_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_fake_npz(tmp_path / "breastmnist_64.npz", MEDMNIST["breastmnist"])
-    monkeypatch.setitem(INFO["breastmnist"], "MD5_64", file_md5(tmp_path / "breastmnist_64.npz"))
+    monkeypatch.setitem(INFO["breastmnist"], "MD5_64", file_sums(tmp_path / "breastmnist_64.npz").md5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         MedMNISTDataModule("breastmnist", size=64, root=tmp_path).prepare_data()

@@ -594,7 +594,7 @@ def test_a_killed_save_leaves_a_pending_or_a_whole_part(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick_meter")
 def test_memory_is_bounded_by_the_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("salm_lightning.files._BLOCK", 2**16)  # of hashing, so that it does not hide the rest
+    monkeypatch.setattr("salm_lightning.data.sums._BLOCK", 2**16)  # of hashing, so that it does not hide the rest
     counts = {"train": 4000, "val": 4, "test": 4}
     arrays = make_arrays(28, 3, counts)
     np.savez(tmp_path / "big.npz", **arrays)

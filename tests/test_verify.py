@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from salm_lightning.commands.verify import verify
-from salm_lightning.data.medmnist import NpzDataModule
+from salm_lightning.data import NpzDataModule, SyntheticDataModule
 from salm_lightning.files import file_sha256
+from salm_lightning.main import main
 from salm_lightning.release import verify_release, write_release
 from salm_lightning.release.manifest import FORMAT_VERSION
 
@@ -392,3 +393,16 @@ def test_a_medmnist_name_stands_for_its_file(tmp_path: Path, capsys: pytest.Capt
     (release / "manifest.json").unlink()
     assert verify(release, "pathmnist", tmp_path) == 1
     assert "FAIL manifest" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [{}, {"imbalance": 3.0, "background": "dark", "channels": 1}], ids=["default", "others"])
+def test_a_release_of_drawn_data_is_verified_by_drawing_them_anew(
+    tmp_path: Path, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = SyntheticDataModule(num_classes=3, size=16, train_size=20, val_size=6, test_size=8, seed=4, **options)
+    images = np.array(drawn.split("train").images)
+    write_release(tmp_path / "good", drawn, [images ^ 1], {"method": "test", "seed": 4}, {"norm": "linf", "radius": 8})
+    assert main(["verify", str(tmp_path / "good"), "--source", "synthetic"]) == 0
+    assert "drawn anew" in capsys.readouterr().out
+    write_release(tmp_path / "other", drawn, [images], {"method": "test", "seed": 5}, {"norm": "linf", "radius": 8})
+    assert main(["verify", str(tmp_path / "other"), "--source", "synthetic"]) == 1

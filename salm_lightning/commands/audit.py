@@ -13,7 +13,6 @@ from rich.console import Console
 
 from salm_lightning.audit.battery import FAILED, Battery, parse_budget, plan
 from salm_lightning.audit.choices import PRESETS, check_archs, check_seeds, effective, read_countermeasures
-from salm_lightning.audit.originals import identify, require_original
 from salm_lightning.audit.pictures import draw_audit
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.results import AuditResult, TrainedOn, audit_folder
@@ -24,13 +23,13 @@ from salm_lightning.audit.trials import Length, Store, Trial, name_of
 from salm_lightning.callbacks import RunProgressBar, progress_bar
 from salm_lightning.console import progress, say
 from salm_lightning.data import ImageDataModule
+from salm_lightning.data.original import Original
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.files import cache_root, locked
 from salm_lightning.interruption import Interrupted
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.runs.quiet import notices_off
 from salm_lightning.runs.trainers import Precision, check_accelerator
-from salm_lightning.runs.training import open_original
 
 _LOGS = "tensorboard"
 _SEGMENTER = "otsu"
@@ -100,10 +99,10 @@ def audit(
     length = Length(chosen.width if width is None else width, chosen.steps if steps is None else steps, size, precision)
     protected.setup("fit")
     images: dict[TrainedOn, ImageDataModule] = {"protected": protected}
-    identities: dict[TrainedOn, dict[str, Any]] = {"protected": identify(protected, protected.manifest.archive.sha256)}
+    identities: dict[TrainedOn, dict[str, Any]] = {"protected": Original(protected).identity()}
     if source is not None:
-        images["clean"] = open_original(source, root, protected.manifest, batch_size=batch_size)
-        identities["clean"] = identify(images["clean"], require_original(images["clean"], protected))
+        original = protected.open_original(source, root, batch_size=batch_size)
+        images["clean"], identities["clean"] = original.images, original.identity()
 
     choices = effective(choices, protected.info)
     if segments is not None:

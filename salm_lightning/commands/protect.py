@@ -14,6 +14,7 @@ from rich.console import Console
 
 from salm_lightning.console import command, say
 from salm_lightning.data import ImageDataModule
+from salm_lightning.data.original import Original
 from salm_lightning.errors import OutputExistsError
 from salm_lightning.files import file_sha256, write_json
 from salm_lightning.noise.methods import SALM, Method
@@ -27,7 +28,6 @@ from salm_lightning.runs.training import (
     VICTIMS,
     Training,
     check_result,
-    open_data,
     proof_table,
     results_file,
     settings_of,
@@ -105,7 +105,7 @@ def protect(
     check_accelerator(accelerator)
     seed_everything(seed, verbose=False)
     begin = time.perf_counter()
-    images = open_data(data, size, root, batch_size=batch_size, seed=seed)
+    images = Original.named(data, size, root, batch_size=batch_size, seed=seed).load()
     folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
     released = _begin(folder, settings_of(method, training, images), proof, overwrite)
     training_of = f", {steps} steps" if method.trains_source_on else ", which needs no training"

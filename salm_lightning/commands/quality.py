@@ -10,14 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from salm_lightning.audit.originals import require_original
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.results import Extremes, Quality, Separability, audit_folder
 from salm_lightning.audit.segmentation import open_segmenter
 from salm_lightning.console import progress, say
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.release import PoisonedDataModule
-from salm_lightning.runs.training import open_original
 
 _TITLES = {
     "ssim": "structural similarity (SSIM)",
@@ -65,8 +63,7 @@ def quality(
         raise ConfigurationError("source is missing: give the originals, as in --source pathmnist or --source my_images.npz.")
     chosen = open_segmenter(segmenter)
     protected = PoisonedDataModule(release)
-    images = open_original(source, root, protected.manifest)
-    require_original(images, protected)
+    images = protected.open_original(source, root).images
     chosen(np.asarray(images.split("train").images[:1]))  # refuses what it cannot take
     folder = audit_folder(release, out)
     with progress("comparing images") as on_progress:

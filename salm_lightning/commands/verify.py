@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from salm_lightning.console import progress
-from salm_lightning.data import MEDMNIST, MedMNISTDataModule
-from salm_lightning.errors import ReleaseError
-from salm_lightning.release import Manifest
+from salm_lightning.errors import SalmError
+from salm_lightning.release.manifest import Manifest
 from salm_lightning.release.verify import Check, verify_release
+
+if TYPE_CHECKING:
+    from salm_lightning.data import ImageDataModule
 
 
 def verify(release: Path, source: str | None = None, root: Path | None = None) -> int:
@@ -19,8 +22,8 @@ def verify(release: Path, source: str | None = None, root: Path | None = None) -
 
     Args:
         release: Folder of the protected dataset.
-        source: What was protected: a MedMNIST name, or the original ``.npz`` file. Without it, only the files' sums are compared with the
-            manifest.
+        source: What was protected: a MedMNIST name, the original ``.npz`` file, or ``synthetic``. Without it, only the files' sums are
+            compared with the manifest.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
 
     Returns:
@@ -36,20 +39,22 @@ def verify(release: Path, source: str | None = None, root: Path | None = None) -
     if failed:
         console.print(Text(f"{release}: {len(failed)} of {len(checks)} checks FAILED: {', '.join(failed)}"))
         return 1
-    against = "only sums were checked, give --source to check the rest" if original is None else f"compared with {original}"
+    shown = original if isinstance(original, Path) else source
+    against = "only sums were checked, give --source to check the rest" if original is None else f"compared with {shown}"
     console.print(Text(f"{release}: all {len(checks)} checks hold ({against})."))
     return 0
 
 
-def _original(source: str, root: Path | None, release: Path) -> Path:
-    """Return the file that a user names; which size of MedMNIST's, the manifest says."""
-    if source not in MEDMNIST:
-        return Path(source)
+def _original(source: str, root: Path | None, release: Path) -> Path | ImageDataModule:
+    """Return the file that a user names, or images that are drawn as the manifest says."""
+    from salm_lightning.data.original import Original
+
     try:
-        size = Manifest.read(release).info.size
-    except ReleaseError:
-        return Path(source)  # it will fail by its manifest
-    return MedMNISTDataModule(source, size, root).source_path
+        manifest = Manifest.read(release)
+        images = Original.of_release(source, manifest.dataset, manifest.settings, root).images
+    except SalmError:
+        return Path(source).expanduser()  # what is wrong with it, or with the release, the checks say
+    return images.source_path or images
 
 
 def _line(check: Check) -> Text:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from salm_lightning.console import watched
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.errors import DataError
-from salm_lightning.files import cache_root, digest
+from salm_lightning.files import cache_root
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,12 +39,6 @@ class _Header:
 
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
-
-
-def file_md5(path: str | Path) -> str:
-    """Return a file's MD5 sum in hexadecimal; it identifies official MedMNIST files and protects nothing."""
-    with Path(path).open("rb") as file, watched(file, Path(path).stat().st_size, "Comparing the checksum") as reader:
-        return digest(reader, "md5")
 
 
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from salm_lightning.data.device_loader import DeviceEvaluationLoader, DeviceLoad
 from salm_lightning.data.mapped_loader import MappedBatches, MappedLoader
 from salm_lightning.data.mapped_rows import MappedRows
 from salm_lightning.data.prepared import Preparation, PreparedImages
+from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import ConfigurationError, look_up
 
 Resident = Literal["auto", "device", "mapped"]
@@ -97,6 +99,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._splits: dict[str, Split] | None = None
         self._prepared: PreparedImages | None = None
+        self._checksum: str | None = None
 
     @abstractmethod
     def load_splits(self) -> dict[str, Split]:
@@ -144,6 +147,19 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._prepared is not None:
             self._prepared.close()
         self._prepared = None
+
+    def checksum(self) -> str:
+        """Return the SHA-256 of the file that the splits come from, or of their arrays where there is none."""
+        if self.source_path is not None:
+            return file_sums(self.source_path).sha256
+        if self._checksum is None:
+            total = hashlib.sha256()
+            for name in SPLITS:
+                split = self.split(name)
+                total.update(np.ascontiguousarray(split.images).tobytes())
+                total.update(np.ascontiguousarray(split.labels).tobytes())
+            self._checksum = total.hexdigest()
+        return self._checksum
 
     def describe(self) -> dict[str, Any]:
         """Return what a manifest records of the data: JSON-compatible values."""

@@ -6,16 +6,18 @@ import io
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from salm_lightning.console import is_live
-from salm_lightning.data.arrays import file_md5, infer_info, read_npz
+from salm_lightning.data.arrays import infer_info, read_npz
 from salm_lightning.data.base import ANY_FINDING, DatasetInfo, Split, Task, any_finding
 from salm_lightning.data.catalogue import INFO, MEDMNIST, SIZES, default_root
 from salm_lightning.data.datamodule import ImageDataModule, Resident
+from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import ConfigurationError, DataError, look_up
 
 
@@ -75,6 +77,21 @@ class MedMNISTDataModule(ImageDataModule):
         self.source_path: Path = self.root / f"{name}{self._suffix}.npz"
         self._sum_compared = False
 
+    @classmethod
+    def takes(cls, word: str) -> bool:
+        """Return whether a user's word is the name of a dataset, in any case."""
+        return word.lower() in MEDMNIST
+
+    @classmethod
+    def named(cls, word: str, size: int | None = None, root: Path | None = None, **options: Any) -> MedMNISTDataModule:
+        """Return the DataModule for a name, at 28 pixels by default."""
+        return cls(word.lower(), size=size or 28, root=root, **options)
+
+    @classmethod
+    def options_of(cls, word: str, dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that open what a release with these values in its manifest was made from."""
+        return {"size": dataset["size"], "any_finding": dataset.get("labels") == ANY_FINDING}
+
     def prepare_data(self) -> None:
         """Download the file unless it exists, and compare its MD5 sum with the official one.
 
@@ -133,7 +150,7 @@ class MedMNISTDataModule(ImageDataModule):
         )
 
     def _compare_sum(self) -> None:
-        official, found = INFO[self._stored.name][f"MD5{self._suffix}"], file_md5(self.source_path)
+        official, found = INFO[self._stored.name][f"MD5{self._suffix}"], file_sums(self.source_path).md5
         if found != official:
             warnings.warn(
                 f"{self.source_path} is not the official MedMNIST file: its MD5 sum is {found}, the official one {official}. "
@@ -183,6 +200,37 @@ class NpzDataModule(ImageDataModule):
             chunk_size=chunk_size,
         )
         self.source_path: Path = path
+
+    @classmethod
+    def takes(cls, word: str) -> bool:
+        """Return whether a user's word is the path of something that is there, or ends as an archive does."""
+        return Path(word).expanduser().exists() or word.endswith(".npz")
+
+    @classmethod
+    def named(cls, word: str, size: int | None = None, root: Path | None = None, **options: Any) -> NpzDataModule:
+        """Return the DataModule for a path.
+
+        Raises:
+            ConfigurationError: A size was asked for.
+        """
+        if size is not None:
+            raise ConfigurationError(
+                f"size={size} is for MedMNIST names; the images of {word} have the size that they have. Leave it out."
+            )
+        return cls(word, **options)
+
+    @classmethod
+    def options_of(cls, word: str, dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that open what a release with these values in its manifest was made from.
+
+        Raises:
+            ConfigurationError: Its labels were derived, which is done for names alone.
+        """
+        if dataset.get("labels") == ANY_FINDING:
+            raise ConfigurationError(
+                f"source={word}: its labels were derived from several per image; give the MedMNIST name, and its folder with --root."
+            )
+        return {"task": dataset["task"]}
 
     def load_splits(self) -> dict[str, Split]:
         """Read and check the file.

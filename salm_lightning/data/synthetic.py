@@ -8,8 +8,10 @@ convolutional network succeeds.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ from salm_lightning.data.batches import permutation
 from salm_lightning.data.datamodule import ImageDataModule, Resident
 from salm_lightning.errors import ConfigurationError, look_up
 
+SYNTHETIC = "synthetic"
+"""The data's name."""
 Background = Literal["light", "dark"]
 _Floats = NDArray[np.float32]
 
@@ -117,7 +121,7 @@ class SyntheticDataModule(ImageDataModule):
         task = Task.MULTI_LABEL if multi_label else Task.BINARY if num_classes == 2 else Task.MULTI_CLASS
         names = tuple(kind.name for kind in _KINDS[:num_classes])
         super().__init__(
-            DatasetInfo("synthetic", task, names, channels, size),
+            DatasetInfo(SYNTHETIC, task, names, channels, size),
             batch_size=batch_size,
             seed=seed,
             resident=resident,
@@ -126,6 +130,29 @@ class SyntheticDataModule(ImageDataModule):
         )
         self.imbalance = imbalance
         self.background: Background = background
+
+    @classmethod
+    def takes(cls, word: str) -> bool:
+        """Return whether a user's word means these data."""
+        return word.lower() == SYNTHETIC
+
+    @classmethod
+    def named(cls, word: str, size: int | None = None, root: Path | None = None, **options: Any) -> SyntheticDataModule:
+        """Return the DataModule for its name, at 28 pixels by default; there are no files."""
+        return cls(size=size or 28, **options)
+
+    @classmethod
+    def options_of(cls, word: str, dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that draw what a release with these values in its manifest was made from."""
+        sizes = {f"{name}_size": count for name, count in dataset["num_samples"].items()}
+        own = {name: dataset[name] for name in ("size", "channels", "imbalance", "background") if name in dataset}
+        multi_label = dataset["task"] == Task.MULTI_LABEL
+        return {**sizes, **own, "num_classes": len(dataset["class_names"]), "multi_label": multi_label, "seed": settings["seed"]}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a manifest records of the data, and what makes them other than the default ones."""
+        own = {"imbalance": (self.imbalance, 1), "background": (self.background, "light")}
+        return {**super().describe(), **{name: value for name, (value, default) in own.items() if value != default}}
 
     def load_splits(self) -> dict[str, Split]:
         """Draw all splits."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from salm_lightning.data.base import SPLITS
 from salm_lightning.data.mapped_rows import MappedRows
 from salm_lightning.errors import ReleaseError
+
+if TYPE_CHECKING:
+    from salm_lightning.data.datamodule import ImageDataModule
 
 ARRAYS = tuple(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels"))
 """The arrays of MedMNIST's layout, in the order in which they are written."""
@@ -130,6 +133,26 @@ class NpzReader:
         except _DAMAGED as error:
             where = f"{self.path}, array {name!r}" if name else str(self.path)
             raise ReleaseError(f"{where} cannot be read ({error}); copy the file again from where it came.") from error
+
+
+class SplitsReader:
+    """Offers the splits of a DataModule as :class:`NpzReader` offers those of a file.
+
+    Args:
+        images: The DataModule; its splits are loaded.
+
+    Attributes:
+        specs: Shape and type of every array.
+    """
+
+    def __init__(self, images: ImageDataModule) -> None:
+        splits = {name: images.split(name) for name in SPLITS}
+        self._arrays = {f"{name}_{kind}": getattr(split, kind) for name, split in splits.items() for kind in ("images", "labels")}
+        self.specs = {name: ArraySpec.of(array) for name, array in self._arrays.items()}
+
+    def chunks(self, name: str, rows: int) -> Iterator[NDArray[Any]]:
+        """Yield consecutive blocks of ``rows`` rows of one array, the last one shorter."""
+        return slices(self._arrays[name], rows)
 
 
 def write_array(archive: zipfile.ZipFile, name: str, spec: ArraySpec, blocks: Iterable[NDArray[Any]]) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from salm_lightning.console import tracked
 from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.data.original import Original
+from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import SalmError
-from salm_lightning.files import file_sha256
 from salm_lightning.interruption import Interruption
 from salm_lightning.noise.methods import Method
 from salm_lightning.release.manifest import MANIFEST
@@ -183,7 +184,7 @@ def _bound(module: NoiseGenerator) -> dict[str, Any]:
 def _fingerprint(module: NoiseGenerator, data: ImageDataModule, ckpt_path: Path | None) -> str:
     """Return a SHA-256 of all that the released images depend on."""
     digest = hashlib.sha256(json.dumps([module.settings(), data.describe(), data.chunk_size], sort_keys=True).encode())
-    for path in (ckpt_path, data.source_path):
-        if path is not None:
-            digest.update(file_sha256(path).encode())
+    for file in (None if ckpt_path is None else file_sums(ckpt_path), Original(data).file):
+        if file is not None:
+            digest.update(file.sha256.encode())
     return digest.hexdigest()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from salm_lightning.data.base import DatasetInfo, Task
 from salm_lightning.data.catalogue import MEDMNIST
+from salm_lightning.data.sums import FileSum
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.release.archive import ARRAYS, ArraySpec
 from salm_lightning.release.bound import Bound, Measured
@@ -27,14 +28,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 2**24  # bytes; a manifest has a few thousand
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class FileSum:
-    """Name and SHA-256 of a file; the name says where it came from and is never used as a path."""
-
-    name: str
-    sha256: str
 
 
 @dataclass(frozen=True)

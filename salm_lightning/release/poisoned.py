@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from salm_lightning.data.arrays import read_npz
-from salm_lightning.data.base import Split
+from salm_lightning.data.base import SPLITS, Split
 from salm_lightning.data.datamodule import ImageDataModule, Resident
 from salm_lightning.data.mapped_rows import rows_of
-from salm_lightning.errors import ConfigurationError, ReleaseError, look_up
+from salm_lightning.data.original import Original
+from salm_lightning.errors import ConfigurationError, DataError, ReleaseError, look_up
 from salm_lightning.release.manifest import Manifest, archive_name
 from salm_lightning.release.verify import verify_release
 
@@ -79,6 +80,39 @@ class PoisonedDataModule(ImageDataModule):
         if self.part != "all":
             splits["train"] = self._partial(splits["train"])
         return splits
+
+    def open_original(self, word: str, root: Path | None = None, **options: Any) -> Original:
+        """Open and load what this release was made from, for comparisons.
+
+        Where both come from files, the checksum settles it; else labels and the clean test images are compared.
+
+        Args:
+            word: What a user calls it; see :meth:`~salm_lightning.data.original.Original.named`.
+            root: Folder of MedMNIST's files.
+            **options: Further options of the DataModule.
+
+        Raises:
+            SalmError: There is nothing of that name, or it cannot be read.
+            DataError: The release was made from something else.
+        """
+        manifest = self.manifest
+        original = Original.of_release(word, manifest.dataset, manifest.settings, root, **options)
+        images = original.load()
+        if manifest.source is not None and original.file is not None:
+            if original.sha256 != manifest.source.sha256:
+                raise DataError(
+                    f"source={original.word} is not what {self.root} was made from: its SHA-256 is {original.sha256}, that of the "
+                    f"original, {manifest.source.name}, is {manifest.source.sha256}. Give that file."
+                )
+            return original
+        same = all(np.array_equal(images.split(name).labels, self.split(name).labels) for name in SPLITS)
+        ours, theirs = (np.asarray(data.split("test").images) for data in (self, images))
+        if not same or not np.array_equal(ours, theirs):
+            raise DataError(
+                f"source={images.info.name} is not what {self.root} was made from: labels or test images differ. Give the data, size and "
+                "seed that were protected."
+            )
+        return original
 
     def _partial(self, train: Split) -> Split:
         selected = self.manifest.coverage.mask()

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 from salm_lightning.data.base import ANY_FINDING, SPLITS, any_finding
+from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import ReleaseError
-from salm_lightning.files import file_sha256
-from salm_lightning.release.archive import ARRAYS, NpzReader
+from salm_lightning.release.archive import ARRAYS, NpzReader, SplitsReader
 from salm_lightning.release.bound import Measured
 from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, Manifest, archive_name
+
+if TYPE_CHECKING:
+    from salm_lightning.data.datamodule import ImageDataModule
 
 _ROWS = 128
 _TOLERANCE = 1e-6  # of measured means: another machine may round differently, a changed image moves them further
@@ -43,7 +47,9 @@ class Check:
     detail: str
 
 
-def verify_release(folder: Path | str, source: Path | str | None = None, on_progress: Progress | None = None) -> list[Check]:
+def verify_release(
+    folder: Path | str, source: Path | str | ImageDataModule | None = None, on_progress: Progress | None = None
+) -> list[Check]:
     """Check a release; with ``source`` also everything that needs the originals.
 
     Files are read in chunks, so memory does not grow with the dataset. No name in the manifest is used as a path, and nothing
@@ -51,7 +57,7 @@ def verify_release(folder: Path | str, source: Path | str | None = None, on_prog
 
     Args:
         folder: The release.
-        source: The original ``.npz``; None checks the files against the manifest only.
+        source: The original ``.npz``, or the DataModule of images that were drawn; None checks the files against the manifest only.
         on_progress: Called now and then while images are compared.
 
     Returns:
@@ -65,7 +71,8 @@ def verify_release(folder: Path | str, source: Path | str | None = None, on_prog
     checks = [Check("manifest", True, f"{manifest.info.name}, {manifest.coverage.samples} training images")]
     checks += _check_files(folder, manifest)
     if source is not None and all(check.ok for check in checks if check.name in ("files", "arrays")):
-        checks += _check_against_source(folder / archive_name(manifest.info), Path(source), manifest, on_progress)
+        source = Path(source) if isinstance(source, str) else source
+        checks += _check_against_source(folder / archive_name(manifest.info), source, manifest, on_progress)
     return checks
 
 
@@ -77,7 +84,7 @@ def _check_files(folder: Path, manifest: Manifest) -> Iterator[Check]:
     yield Check("files", found == plain == expected, ", ".join(sorted(expected)) if found == plain == expected else detail)
     if found == plain == expected:
         path = folder / archive_name(manifest.info)
-        digest = file_sha256(path)
+        digest = file_sums(path).sha256
         same = digest == manifest.archive.sha256
         yield Check("checksum", same, f"sha256 {digest}" + ("" if same else f", the manifest says {manifest.archive.sha256}"))
         yield _check_datamodule(folder / DATAMODULE)
@@ -119,12 +126,14 @@ def _check_arrays(path: Path, manifest: Manifest) -> Check:
     return Check(name, True, f"uint8, so without NaN; {counts}")
 
 
-def _check_against_source(path: Path, source: Path, manifest: Manifest, on_progress: Progress | None) -> Iterator[Check]:
-    if source.is_dir():
+def _check_against_source(
+    path: Path, source: Path | ImageDataModule, manifest: Manifest, on_progress: Progress | None
+) -> Iterator[Check]:
+    if isinstance(source, Path) and source.is_dir():
         yield Check("source", False, f"{source} is a folder; give the original .npz file")
         return
     try:
-        with NpzReader(path) as release, NpzReader(source) as original:
+        with NpzReader(path) as release, _open(source) as original:
             yield _check_source(source, manifest)
             derived = manifest.dataset.get("labels") == ANY_FINDING
             shapes = _check_shapes(release, original, derived)
@@ -142,15 +151,23 @@ def _check_against_source(path: Path, source: Path, manifest: Manifest, on_progr
         yield Check("readable", False, str(error))
 
 
-def _check_source(source: Path, manifest: Manifest) -> Check:
+def _open(source: Path | ImageDataModule) -> AbstractContextManager[NpzReader | SplitsReader]:
+    return NpzReader(source) if isinstance(source, Path) else nullcontext(SplitsReader(source))
+
+
+def _check_source(source: Path | ImageDataModule, manifest: Manifest) -> Check:
+    if not isinstance(source, Path):
+        if manifest.source is not None:
+            return Check("source", False, f"the release was made from the file {manifest.source.name}; give that")
+        return Check("source", True, "drawn anew as the manifest says")
     if manifest.source is None:
-        return Check("source", False, "the release was made from drawn data; there is no original file to compare with")
-    digest = file_sha256(source)
+        return Check("source", False, "the release was made from drawn data; give the data's name instead of a file")
+    digest = file_sums(source).sha256
     same = digest == manifest.source.sha256
     return Check("source", same, f"sha256 {digest}" + ("" if same else f", the manifest says {manifest.source.sha256}"))
 
 
-def _check_shapes(release: NpzReader, original: NpzReader, derived: bool) -> Check:
+def _check_shapes(release: NpzReader, original: NpzReader | SplitsReader, derived: bool) -> Check:
     expected = dict(original.specs)
     if derived:
         labels = {name: spec for name, spec in expected.items() if name.endswith("_labels")}
@@ -163,7 +180,7 @@ def _check_shapes(release: NpzReader, original: NpzReader, derived: bool) -> Che
     return Check("same arrays", not differing, "; ".join(differing) or "types and shapes as in the source")
 
 
-def _check_coverage(release: NpzReader, original: NpzReader, manifest: Manifest) -> Check:
+def _check_coverage(release: NpzReader, original: NpzReader | SplitsReader, manifest: Manifest) -> Check:
     stored = release.specs["train_images"].shape[0]
     spec = original.specs.get("train_images")
     there = 0 if spec is None else spec.shape[0]
@@ -175,7 +192,7 @@ def _check_coverage(release: NpzReader, original: NpzReader, manifest: Manifest)
 
 
 def _check_equal(
-    name: str, detail: str, release: NpzReader, original: NpzReader, *endings: str, convert: Convert | None = None
+    name: str, detail: str, release: NpzReader, original: NpzReader | SplitsReader, *endings: str, convert: Convert | None = None
 ) -> Check:
     """Check that all arrays whose names end so are equal in both files, the source's converted first if a way is given."""
     for array in ARRAYS:
@@ -190,7 +207,9 @@ def _check_equal(
     return Check(name, True, detail)
 
 
-def _check_images(release: NpzReader, original: NpzReader, manifest: Manifest, on_progress: Progress | None) -> Iterator[Check]:
+def _check_images(
+    release: NpzReader, original: NpzReader | SplitsReader, manifest: Manifest, on_progress: Progress | None
+) -> Iterator[Check]:
     from salm_lightning.release.measure import Meter
 
     meter, total, done = Meter(), release.specs["train_images"].shape[0], 0
@@ -237,5 +256,5 @@ def _agree(found: Any, stated: Any) -> bool:
     return bool(found == stated)
 
 
-def _pairs(release: NpzReader, original: NpzReader, name: str) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def _pairs(release: NpzReader, original: NpzReader | SplitsReader, name: str) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     return zip(release.chunks(name, _ROWS), original.chunks(name, _ROWS), strict=True)

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from salm_lightning.data.base import SPLITS, Split
 from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.data.original import Original
+from salm_lightning.data.sums import FileSum, file_sums
 from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
-from salm_lightning.files import file_sha256
 from salm_lightning.release.archive import ARRAYS, ArraySpec, slices, write_array
 from salm_lightning.release.bound import Bound
-from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, FileSum, Manifest, archive_name, info_of, safe_name
+from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, Manifest, archive_name, info_of, safe_name
 from salm_lightning.release.measure import Meter
 from salm_lightning.release.parts import as_stored
 
@@ -156,15 +157,14 @@ def _build(
     specs = _write_archive(path, splits, _measured_blocks(splits["train"], protected, meter))
     measured = meter.compute()
     _refuse_bad_images(bound.violation(measured), meter, selected)
-    original = source.source_path
     return Manifest(
         dataset=dataset,
         settings=settings,
         bound=bound,
         measured=measured,
         coverage=Coverage.of(measured.images, selected),
-        source=None if original is None else FileSum(Path(original).name, file_sha256(original)),
-        archive=FileSum(path.name, file_sha256(path)),
+        source=Original(source).file,
+        archive=FileSum(path.name, file_sums(path).sha256),
         arrays=specs,
         versions=_versions(),
     )

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from salm_lightning.console import command, metrics_table, say
 from salm_lightning.data import ImageDataModule
+from salm_lightning.data.original import Original
 from salm_lightning.files import write_json
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import Manifest
@@ -45,8 +46,7 @@ def print_release(folder: Path, run: Path, data: ImageDataModule) -> None:
 
 def verify_command(folder: Path, data: ImageDataModule) -> str:
     """Return the command that checks a release of some data."""
-    source = ("--source", data.source_path) if data.source_path else ()
-    return command("salm-cli", "verify", folder, *source)
+    return command("salm-cli", "verify", folder, "--source", Original(data).word)
 
 
 def measured_table(manifest: Manifest) -> Table:

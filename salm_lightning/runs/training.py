@@ -12,21 +12,19 @@ from rich.table import Table
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
 from salm_lightning.console import metrics_table, say
-from salm_lightning.data import MEDMNIST, ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule, Task
-from salm_lightning.data.base import ANY_FINDING
-from salm_lightning.errors import ConfigurationError, DataError, OutputExistsError, did_you_mean, look_up
-from salm_lightning.files import file_sha256, write_json
+from salm_lightning.data import ImageDataModule, Task
+from salm_lightning.data.original import Original
+from salm_lightning.errors import ConfigurationError, OutputExistsError, look_up
+from salm_lightning.files import write_json
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import Method
-from salm_lightning.release import Manifest, PoisonedDataModule, check_destination
+from salm_lightning.release import PoisonedDataModule, check_destination
 from salm_lightning.runs.generation import generate
 from salm_lightning.runs.results import RESULTS
 from salm_lightning.runs.trainers import Precision, facts_of, sgd, single_device_trainer
 from salm_lightning.runs.victims import VictimSettings, train_victim
 
-SYNTHETIC = "synthetic"
-"""Name of the embedded data."""
 VICTIMS = ("clean", "protected")
 """What the victims of a proof are trained on."""
 GENERATOR, PROTECTED = "generator", "protected"
@@ -144,60 +142,14 @@ class Training:
 
 def settings_of(method: Method, training: Training, images: ImageDataModule) -> dict[str, Any]:
     """Return all that a result depends on, as JSON values: an unfinished one only goes on with the same."""
-    source = None if images.source_path is None else file_sha256(images.source_path)
-    data = {"dataset": images.describe(), "source": source, "batch_size": images.batch_size}
+    file = Original(images).file
+    data = {"dataset": images.describe(), "source": None if file is None else file.sha256, "batch_size": images.batch_size}
     return {"method": method.settings(), **asdict(training), **data}
 
 
 def results_file(folder: Path, name: str) -> Path:
     """Return where :meth:`Training.compare` puts the results of a victim."""
     return folder / f"victim-{name}" / RESULTS
-
-
-def open_data(data: str, size: int | None, root: Path | None, argument: str = "data", **options: Any) -> ImageDataModule:
-    """Return the DataModule for what a user names as data, loaded.
-
-    Args:
-        data: A MedMNIST name, an ``.npz`` file in MedMNIST's layout, or ``synthetic``.
-        size: Height and width for a name; ``None`` is 28.
-        root: Folder of MedMNIST's files.
-        argument: What the user calls it.
-        **options: Further options of the DataModule.
-
-    Raises:
-        SalmError: It is neither a MedMNIST name, nor an ``.npz`` file, nor ``synthetic``; or it cannot be read.
-    """
-    images = _choose_data(data, size, root, argument, **options)
-    images.prepare_data()
-    images.setup("fit")
-    return images
-
-
-def open_original(source: str, root: Path | None, manifest: Manifest, **options: Any) -> ImageDataModule:
-    """Return what a release was made from, loaded; the manifest says what the user's word for it leaves open.
-
-    Args:
-        source: A MedMNIST name, an ``.npz`` file in MedMNIST's layout, or ``synthetic``.
-        root: Folder of MedMNIST's files.
-        manifest: The release's manifest.
-        **options: Further options of the DataModule.
-
-    Raises:
-        SalmError: There is nothing at ``source``, or it cannot be read.
-    """
-    info, dataset = manifest.info, manifest.dataset
-    derived = dataset.get("labels") == ANY_FINDING
-    if source in MEDMNIST:
-        return open_data(source, info.size, root, "source", any_finding=derived, **options)
-    if derived:
-        raise ConfigurationError(
-            f"source={source}: its labels were derived from several per image; give the MedMNIST name, and its folder with --root."
-        )
-    if source != SYNTHETIC:
-        return open_data(source, None, root, "source", task=info.task, **options)
-    drawn = {f"{name}_size": count for name, count in dataset["num_samples"].items()}
-    drawn |= {"num_classes": info.num_classes, "channels": info.channels, "multi_label": info.task is Task.MULTI_LABEL}
-    return open_data(source, info.size, root, seed=manifest.settings["seed"], **drawn, **options)
 
 
 def check_result(folder: Path, overwrite: bool) -> None:
@@ -220,20 +172,3 @@ def proof_table(results: dict[str, dict[str, Any]], images: ImageDataModule) -> 
     rows["majority class (no model)"] = {"acc": majority, "auc": 0.5, "balanced_acc": blind, "kappa": 0.0}
     title = f"A model trained on it, measured on the clean test split of {images.info.name}"
     return metrics_table(title, "trained on", rows, digits=1)
-
-
-def _choose_data(data: str, size: int | None, root: Path | None, argument: str, **options: Any) -> ImageDataModule:
-    if data == SYNTHETIC:
-        return SyntheticDataModule(size=size or 28, **options)
-    if data in MEDMNIST:
-        return MedMNISTDataModule(data, size=size or 28, root=root, **options)
-    if Path(data).exists() or data.endswith(".npz"):
-        if size is not None:
-            raise ConfigurationError(
-                f"size={size} is for MedMNIST names; the images of {data} have the size that they have. Leave it out."
-            )
-        return NpzDataModule(data, **options)
-    raise DataError(
-        f"{argument}={data!r} is neither a MedMNIST name, nor an .npz file in MedMNIST's layout, nor {SYNTHETIC!r}"
-        f"{did_you_mean(data, [*MEDMNIST, SYNTHETIC]) or '.'} Names: {', '.join(MEDMNIST)}."
-    )

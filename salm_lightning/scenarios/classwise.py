@@ -22,9 +22,10 @@ from salm_lightning.data import MEDMNIST, ImageDataModule, Task
 from salm_lightning.data.base import Split
 from salm_lightning.data.catalogue import SIZES
 from salm_lightning.data.combined import ClassWithSupport, support_of, support_of_folder
+from salm_lightning.data.original import Original
 from salm_lightning.data.scratch import Scratch
 from salm_lightning.errors import ConfigurationError, OutputExistsError
-from salm_lightning.files import file_sha256, write_json
+from salm_lightning.files import write_json
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.noise.selection import class_number
 from salm_lightning.release import Manifest, write_release
@@ -36,7 +37,6 @@ from salm_lightning.runs.training import (
     VICTIMS,
     Training,
     check_result,
-    open_data,
     proof_table,
     results_file,
     settings_of,
@@ -88,7 +88,7 @@ def classwise(
     check_accelerator(training.accelerator)
     seed_everything(training.seed, verbose=False)
     begin = time.perf_counter()
-    images = open_data(data, size, root, batch_size=batch_size, seed=training.seed)
+    images = Original.named(data, size, root, batch_size=batch_size, seed=training.seed).load()
     if images.task is Task.MULTI_LABEL:
         raise ConfigurationError(f"data={data} has several labels per image; class-wise noise needs one class each.")
     if classes == []:
@@ -124,9 +124,9 @@ def _support(
     if Path(support).is_dir():
         return *support_of_folder(Path(support), images.image_size, number, seed, scratch), str(Path(support).resolve())
     # MedMNIST has few sizes: the smallest one that loses nothing
-    size = min((size for size in SIZES if size >= images.image_size), default=max(SIZES)) if support in MEDMNIST else None
-    data = open_data(support, size, root, "support", seed=seed)
-    return *support_of(data, number, seed), support if data.source_path is None else file_sha256(data.source_path)
+    size = min((size for size in SIZES if size >= images.image_size), default=max(SIZES)) if support.lower() in MEDMNIST else None
+    original = Original.named(support, size, root, "support", seed=seed)
+    return *support_of(original.load(), number, seed), original.sha256
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from salm_lightning.data import ImageDataModule
+from salm_lightning.data.original import Original
 from salm_lightning.errors import ConfigurationError, SalmError, did_you_mean
-from salm_lightning.files import address, checksums_of, file_sha256
+from salm_lightning.files import address, checksums_of
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.release.manifest import safe_name
@@ -77,7 +78,6 @@ class Planner:
         self._generators: dict[str, _Generator] = {}
         self._victims: dict[str, Job] = {}
         self._read: dict[str, dict[str, Any]] = {}
-        self._sources: dict[str, str | None] = {}
 
     def rows(self, grid: Mapping[str, Any], clean: bool) -> list[Row]:
         """Return one row for every victim; those that come to the same settings are one.
@@ -129,7 +129,10 @@ class Planner:
             if not isinstance(read.model, NoiseGeneratorModule):
                 raise ConfigurationError(f"generator.model={type(read.model).__name__} has to be NoiseGeneratorModule.")
             settings, data = read.resolved(), read.datamodule
-            dataset, method, source = safe_name(data.info.name), read.model.method.name, self._source(settings["data"], data)
+            if self._download:
+                data.prepare_data()
+            file = Original(data).file
+            dataset, method, source = safe_name(data.info.name), read.model.method.name, None if file is None else file.sha256
             name = f"{dataset}-{method}-{address(settings, source)[:12]}"
             job = Job(self._out, name, settings, makes_release=True)
             self._generators[key] = _Generator(job, dataset, method, settings["data"], type(data), source)
@@ -159,15 +162,6 @@ class Planner:
                 raise ConfigurationError(f"victim.model={type(read.model).__name__} has to be VictimModule.")
             self._read[key] = read.resolved()
         return self._read[key]
-
-    def _source(self, settings: dict[str, Any], data: ImageDataModule) -> str | None:
-        key = address(settings)
-        if key not in self._sources:
-            if self._download:
-                data.prepare_data()
-            path = data.source_path
-            self._sources[key] = file_sha256(path) if path is not None and path.is_file() else None
-        return self._sources[key]
 
 
 def check_grid(grid: Mapping[str, Any]) -> Sequence[str]:
