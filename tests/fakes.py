@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from salm_lightning.data import SPLITS, DatasetInfo, NpzDataModule, Task
+from salm_lightning.data.base import ARRAYS
+from salm_lightning.data.npz import ArraySpec
 from salm_lightning.release import Manifest
-from salm_lightning.release.archive import ARRAYS, ArraySpec
 from salm_lightning.release.bound import Bound, Measured
 from salm_lightning.release.manifest import Coverage, FileSum
 from salm_lightning.sweep.job import DONE, Job, State

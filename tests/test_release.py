@@ -23,9 +23,9 @@ import yaml
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from salm_lightning.data.medmnist import MedMNISTDataModule, NpzDataModule
+from salm_lightning.data.npz import ArraySpec, NpzReader, slices, write_array
 from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
 from salm_lightning.release import Bound, Manifest, Meter, Parts, check_destination, verify_release, write_release, writer
-from salm_lightning.release.archive import ArraySpec, NpzReader, slices, write_array
 from salm_lightning.release.measure import ssim_per_image
 
 SETTINGS = {"method": "SALM", "percent": 10, "radius": 8, "seed": 3}
@@ -153,7 +153,7 @@ def test_reader_streams_stored_and_deflated_arrays(tmp_path: Path, save: Callabl
 
 def test_reader_refuses_objects_and_damage(tmp_path: Path) -> None:
     np.savez(tmp_path / "object.npz", x=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(ReleaseError, match="Python objects, which are never loaded"):
+    with pytest.raises(ReleaseError, match=r"x holds Python objects .*never loaded"):
         NpzReader(tmp_path / "object.npz")
     (tmp_path / "text.npz").write_text("not a zip file")
     with pytest.raises(ReleaseError, match="cannot be read"):

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import math
 import tempfile
 import warnings
 import zipfile
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_lightning.console import watched
-from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
+from salm_lightning.data.base import ARRAYS, SPLITS, DatasetInfo, Split, Task
+from salm_lightning.data.npz import ArraySpec, NpzReader
 from salm_lightning.errors import DataError
-from salm_lightning.files import cache_root
+from salm_lightning.files import cache_root, flush
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,17 +26,6 @@ RESIDENT_LIMIT = 2**28
 
 Every MedMNIST dataset at 28 pixels stays below (PathMNIST has 252 MB). Above it memory is bounded by the batch: a training loader
 on a CPU holds the images once more, so that a higher limit would be felt twice."""
-
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
-_BLOCK = 2**22
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What the head of one stored array says, read without unpacking the data."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
 
 
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:
@@ -84,14 +71,13 @@ def infer_info(path: str | Path, task: Task | None = None) -> DatasetInfo:
         DataError: The file is missing, damaged or not in MedMNIST's layout, or its labels do not fit ``task``.
     """
     path = Path(path)
-    with _open_archive(path) as archive:
-        headers = _read_headers(archive, path)
-        shape = headers["train_images"].shape
+    with open_archive(path) as archive:
+        for split in SPLITS:
+            _check_label_layout(path, split, archive.specs[f"{split}_labels"])
+        shape = archive.specs["train_images"].shape
         if len(shape) not in (3, 4) or shape[1] != shape[2] or (len(shape) == 4 and shape[3] not in (1, 3)):
             raise DataError(f"{path}: train_images has shape {shape}; images must be square, [N, H, W] or [N, H, W, 3].")
-        labels = {split: _read_array(archive, path, f"{split}_labels") for split in SPLITS}
-    for split, values in labels.items():
-        _check_label_layout(path, split, values.shape, values.dtype)
+        labels = {split: archive.read(f"{split}_labels") for split in SPLITS}
     columns = labels["train"].shape[1]
     classes = columns if columns > 1 else int(max(values.max(initial=0) for values in labels.values())) + 1
     if columns > 1 and task not in (None, Task.MULTI_LABEL):
@@ -122,85 +108,51 @@ def read_npz(path: str | Path, info: DatasetInfo, resident_limit: int = RESIDENT
         DataError: The file is missing, damaged, lacks an array, or an array has the wrong type, shape, length or values.
     """
     path = Path(path)
-    with _open_archive(path) as archive:
-        headers = _read_headers(archive, path)
+    with open_archive(path) as archive:
         for split in SPLITS:
-            _check_headers(path, split, headers, info)
-        labels = {split: _read_array(archive, path, f"{split}_labels") for split in SPLITS}
+            _check_specs(path, split, archive.specs, info)
+        labels = {split: archive.read(f"{split}_labels") for split in SPLITS}
         for split in SPLITS:
             _check_label_values(path, split, labels[split], info)
-        total = sum(int(np.prod(headers[f"{split}_images"].shape)) for split in SPLITS)
-        if total > resident_limit:
-            images = _unpack(archive, path)
-        else:
-            images = {split: _read_array(archive, path, f"{split}_images") for split in SPLITS}
+        total = sum(math.prod(archive.specs[f"{split}_images"].shape) for split in SPLITS)
+        images = _unpack(archive) if total > resident_limit else {name: archive.read(f"{name}_images") for name in SPLITS}
     return {split: Split(images[split], labels[split]) for split in SPLITS}
 
 
-def _open_archive(path: Path) -> zipfile.ZipFile:
+def open_archive(path: Path) -> NpzReader:
+    """Open an archive in MedMNIST's layout.
+
+    Raises:
+        DataError: The file is missing, damaged or something else, or lacks an array of the layout.
+    """
     if path.is_dir():
         raise DataError(f"{path} is a folder; an .npz archive in MedMNIST's layout is taken, or the name of a MedMNIST dataset.")
     if not path.is_file():
         raise DataError(f"{path}: no such file. Give the path of an .npz archive in MedMNIST's layout.")
-    try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    if not zipfile.is_zipfile(path):
         raise DataError(
-            f"{path} is not an .npz archive, or only part of one ({error}). Download or copy it again; "
-            "np.savez_compressed writes such archives."
-        ) from error
-
-
-def _read_headers(archive: zipfile.ZipFile, path: Path) -> dict[str, _Header]:
-    present = set(archive.namelist())
-    wanted = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
-    missing = [name for name in wanted if f"{name}.npy" not in present]
+            f"{path} is not an .npz archive, or only part of one. Download or copy it again; np.savez_compressed writes such archives."
+        )
+    archive = NpzReader(path, DataError, ARRAYS)
+    missing = [name for name in ARRAYS if name not in archive.specs]
     if missing:
-        found = ", ".join(sorted(name.removesuffix(".npy") for name in present)) or "nothing"
-        raise DataError(f"{path} lacks {', '.join(missing)}. MedMNIST's layout has {', '.join(wanted)}; found: {found}.")
-    return {name: _read_header(archive, path, name) for name in wanted}
+        archive.close()
+        found = ", ".join(sorted(archive.specs)) or "nothing"
+        raise DataError(f"{path} lacks {', '.join(missing)}. MedMNIST's layout has {', '.join(ARRAYS)}; found: {found}.")
+    return archive
 
 
-def _read_header(archive: zipfile.ZipFile, path: Path, name: str) -> _Header:
-    try:
-        with archive.open(f"{name}.npy") as member:
-            version = np.lib.format.read_magic(member)
-            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = reader(member)
-    except _DAMAGED as error:
-        raise _damaged(path, name, error) from error
-    if dtype.hasobject:
-        raise DataError(f"{path}: {name} holds Python objects (pickle), which could run code when read; store it as integers.")
-    return _Header(shape, dtype)
-
-
-def _read_array(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[Any]:
-    try:
-        with archive.open(f"{name}.npy") as member:
-            array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
-            # zipfile compares the checksum only when it sees the end of a member.
-            if member.read(1):
-                raise ValueError("more data than its header says")
-    except _DAMAGED as error:
-        raise _damaged(path, name, error) from error
-    return array
-
-
-def _damaged(path: Path, name: str, error: Exception) -> DataError:
-    return DataError(f"{path} is damaged: {name} cannot be read ({error}). Download or copy the file again.")
-
-
-def _check_headers(path: Path, split: str, headers: dict[str, _Header], info: DatasetInfo) -> None:
-    images, labels = headers[f"{split}_images"], headers[f"{split}_labels"]
-    if images.dtype != np.uint8:
-        raise DataError(f"{path}: {split}_images has dtype {images.dtype}; MedMNIST's layout has uint8 (0 to 255).")
+def _check_specs(path: Path, split: str, specs: dict[str, ArraySpec], info: DatasetInfo) -> None:
+    images, labels = specs[f"{split}_images"], specs[f"{split}_labels"]
+    if images.dtype != "|u1":
+        raise DataError(f"{path}: {split}_images has dtype {np.dtype(images.dtype)}; MedMNIST's layout has uint8 (0 to 255).")
     expected = (info.size, info.size) if info.channels == 1 else (info.size, info.size, info.channels)
     if images.shape[1:] != expected:
         raise DataError(
             f"{path}: {split}_images has shape {images.shape}, but {info.name} with size={info.size} and "
             f"{info.channels} channel(s) has [N, {', '.join(map(str, expected))}]. Choose the size and dataset of this file."
         )
-    _check_label_layout(path, split, labels.shape, labels.dtype)
+    _check_label_layout(path, split, labels)
     columns = info.num_classes if info.task is Task.MULTI_LABEL else 1
     if labels.shape[1] != columns:
         raise DataError(f"{path}: {split}_labels has shape {labels.shape}; a {info.task} dataset has [N, {columns}] here.")
@@ -210,7 +162,8 @@ def _check_headers(path: Path, split: str, headers: dict[str, _Header], info: Da
         raise DataError(f"{path}: {split} is empty; each of {', '.join(SPLITS)} needs at least one image.")
 
 
-def _check_label_layout(path: Path, split: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
+def _check_label_layout(path: Path, split: str, labels: ArraySpec) -> None:
+    shape, dtype = labels.shape, np.dtype(labels.dtype)
     if dtype.kind not in "iu":
         raise DataError(f"{path}: {split}_labels has dtype {dtype}; MedMNIST's layout has integer class numbers.")
     if len(shape) != 2 or shape[1] == 0:
@@ -252,9 +205,9 @@ def _cache_folder(path: Path) -> Path:
     return cache_root() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
-def _unpack(archive: zipfile.ZipFile, path: Path) -> dict[str, NDArray[np.uint8]]:
+def _unpack(archive: NpzReader) -> dict[str, NDArray[np.uint8]]:
     """Unpack the images beside each other and map them; a finished folder appears in one rename or not at all."""
-    folder = _cache_folder(path)
+    path, folder = archive.path, _cache_folder(archive.path)
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +215,7 @@ def _unpack(archive: zipfile.ZipFile, path: Path) -> dict[str, NDArray[np.uint8]
                 unpacked = Path(scratch) / "arrays"
                 unpacked.mkdir()
                 for split in SPLITS:
-                    _unpack_member(archive, path, f"{split}_images", unpacked)
+                    _unpack_member(archive, f"{split}_images", unpacked)
                 _rename_folder(unpacked, folder)
         except OSError as error:
             raise DataError(
@@ -275,17 +228,11 @@ def _unpack(archive: zipfile.ZipFile, path: Path) -> dict[str, NDArray[np.uint8]
         raise DataError(f"The unpacked copy {folder} is damaged ({error}); delete that folder and run again.") from error
 
 
-def _unpack_member(archive: zipfile.ZipFile, path: Path, name: str, folder: Path) -> None:
-    try:
-        size = archive.getinfo(f"{name}.npy").file_size
-        with (
-            archive.open(f"{name}.npy") as member,
-            watched(cast("BinaryIO", member), size, f"Unpacking {name}") as reader,
-            (folder / f"{name}.npy").open("wb") as target,
-        ):
-            shutil.copyfileobj(reader, target, _BLOCK)
-    except _DAMAGED as error:
-        raise _damaged(path, name, error) from error
+def _unpack_member(archive: NpzReader, name: str, folder: Path) -> None:
+    with (folder / f"{name}.npy").open("wb") as target:
+        for block in archive.stored(name, f"Unpacking {name}"):
+            target.write(block)
+    flush(folder / f"{name}.npy")
 
 
 def _rename_folder(source: Path, target: Path) -> None:

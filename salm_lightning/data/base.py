@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPLITS = ("train", "val", "test")
+ARRAYS = tuple(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels"))
+"""The arrays of MedMNIST's layout, in the order in which they are written."""
 
 
 class Task(StrEnum):

@@ -14,11 +14,11 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_lightning.data.base import DatasetInfo, Task
+from salm_lightning.data.base import ARRAYS, DatasetInfo, Task
 from salm_lightning.data.catalogue import MEDMNIST
+from salm_lightning.data.npz import ArraySpec
 from salm_lightning.data.sums import FileSum
 from salm_lightning.errors import ConfigurationError, ReleaseError
-from salm_lightning.release.archive import ARRAYS, ArraySpec
 from salm_lightning.release.bound import Bound, Measured
 
 FORMAT_VERSION = 2

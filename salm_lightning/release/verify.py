@@ -13,10 +13,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from salm_lightning.data.base import ANY_FINDING, SPLITS, any_finding
+from salm_lightning.data.base import ANY_FINDING, ARRAYS, SPLITS, any_finding
+from salm_lightning.data.npz import ArraySpec, NpzReader, slices
 from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import ReleaseError
-from salm_lightning.release.archive import ARRAYS, NpzReader, SplitsReader
 from salm_lightning.release.bound import Measured
 from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, Manifest, archive_name
 
@@ -151,8 +151,24 @@ def _check_against_source(
         yield Check("readable", False, str(error))
 
 
-def _open(source: Path | ImageDataModule) -> AbstractContextManager[NpzReader | SplitsReader]:
-    return NpzReader(source) if isinstance(source, Path) else nullcontext(SplitsReader(source))
+class _SplitsReader:
+    """The splits of a DataModule, read as :class:`NpzReader` reads those of a file."""
+
+    def __init__(self, images: ImageDataModule) -> None:
+        splits = {name: images.split(name) for name in SPLITS}
+        self._arrays = {f"{name}_{kind}": getattr(split, kind) for name, split in splits.items() for kind in ("images", "labels")}
+        self.specs = {name: ArraySpec.of(array) for name, array in self._arrays.items()}
+
+    def chunks(self, name: str, rows: int) -> Iterator[NDArray[Any]]:
+        """Yield consecutive blocks of rows."""
+        return slices(self._arrays[name], rows)
+
+
+_Arrays = NpzReader | _SplitsReader
+
+
+def _open(source: Path | ImageDataModule) -> AbstractContextManager[_Arrays]:
+    return NpzReader(source, needed=ARRAYS) if isinstance(source, Path) else nullcontext(_SplitsReader(source))
 
 
 def _check_source(source: Path | ImageDataModule, manifest: Manifest) -> Check:
@@ -167,7 +183,7 @@ def _check_source(source: Path | ImageDataModule, manifest: Manifest) -> Check:
     return Check("source", same, f"sha256 {digest}" + ("" if same else f", the manifest says {manifest.source.sha256}"))
 
 
-def _check_shapes(release: NpzReader, original: NpzReader | SplitsReader, derived: bool) -> Check:
+def _check_shapes(release: NpzReader, original: _Arrays, derived: bool) -> Check:
     expected = dict(original.specs)
     if derived:
         labels = {name: spec for name, spec in expected.items() if name.endswith("_labels")}
@@ -180,7 +196,7 @@ def _check_shapes(release: NpzReader, original: NpzReader | SplitsReader, derive
     return Check("same arrays", not differing, "; ".join(differing) or "types and shapes as in the source")
 
 
-def _check_coverage(release: NpzReader, original: NpzReader | SplitsReader, manifest: Manifest) -> Check:
+def _check_coverage(release: NpzReader, original: _Arrays, manifest: Manifest) -> Check:
     stored = release.specs["train_images"].shape[0]
     spec = original.specs.get("train_images")
     there = 0 if spec is None else spec.shape[0]
@@ -192,7 +208,7 @@ def _check_coverage(release: NpzReader, original: NpzReader | SplitsReader, mani
 
 
 def _check_equal(
-    name: str, detail: str, release: NpzReader, original: NpzReader | SplitsReader, *endings: str, convert: Convert | None = None
+    name: str, detail: str, release: NpzReader, original: _Arrays, *endings: str, convert: Convert | None = None
 ) -> Check:
     """Check that all arrays whose names end so are equal in both files, the source's converted first if a way is given."""
     for array in ARRAYS:
@@ -207,9 +223,7 @@ def _check_equal(
     return Check(name, True, detail)
 
 
-def _check_images(
-    release: NpzReader, original: NpzReader | SplitsReader, manifest: Manifest, on_progress: Progress | None
-) -> Iterator[Check]:
+def _check_images(release: NpzReader, original: _Arrays, manifest: Manifest, on_progress: Progress | None) -> Iterator[Check]:
     from salm_lightning.release.measure import Meter
 
     meter, total, done = Meter(), release.specs["train_images"].shape[0], 0
@@ -256,5 +270,5 @@ def _agree(found: Any, stated: Any) -> bool:
     return bool(found == stated)
 
 
-def _pairs(release: NpzReader, original: NpzReader | SplitsReader, name: str) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def _pairs(release: NpzReader, original: _Arrays, name: str) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     return zip(release.chunks(name, _ROWS), original.chunks(name, _ROWS), strict=True)

@@ -16,12 +16,12 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from salm_lightning.data.base import SPLITS, Split
+from salm_lightning.data.base import ARRAYS, SPLITS, Split
 from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.data.npz import ArraySpec, slices, write_array
 from salm_lightning.data.original import Original
 from salm_lightning.data.sums import FileSum, file_sums
 from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
-from salm_lightning.release.archive import ARRAYS, ArraySpec, slices, write_array
 from salm_lightning.release.bound import Bound
 from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, Manifest, archive_name, info_of, safe_name
 from salm_lightning.release.measure import Meter

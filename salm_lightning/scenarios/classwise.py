@@ -22,6 +22,7 @@ from salm_lightning.data import MEDMNIST, ImageDataModule, Task
 from salm_lightning.data.base import Split
 from salm_lightning.data.catalogue import SIZES
 from salm_lightning.data.combined import ClassWithSupport, support_of, support_of_folder
+from salm_lightning.data.npz import NpzReader
 from salm_lightning.data.original import Original
 from salm_lightning.data.scratch import Scratch
 from salm_lightning.errors import ConfigurationError, OutputExistsError
@@ -29,7 +30,6 @@ from salm_lightning.files import write_json
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.noise.selection import class_number
 from salm_lightning.release import Manifest, write_release
-from salm_lightning.release.archive import NpzReader
 from salm_lightning.runs.summary import measured_table
 from salm_lightning.runs.trainers import check_accelerator
 from salm_lightning.runs.training import (
