@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy, pad
 from salm_lightning.data import SyntheticDataModule
 from salm_lightning.data.arrays import labels_to_tensor, to_tensor
 from salm_lightning.data.base import Batch
-from salm_lightning.models import build_classifier
+from salm_lightning.models import Architecture
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import SALM
 from salm_lightning.noise.pgd import InputGradient, frozen
@@ -41,8 +41,8 @@ class PlainLoop:
 
     def __init__(self, classes: int, width: float, device: torch.device) -> None:
         # The bare backbone: the package's wrapper around it would turn the images to channels-last memory.
-        self.network = build_classifier("resnet18", classes, 3, 28, width).network.to(
-            device, memory_format=torch.contiguous_format
+        self.network = (
+            Architecture.parse("resnet18").build(classes, 3, 28, width).network.to(device, memory_format=torch.contiguous_format)
         )
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         self.device = device

@@ -44,7 +44,7 @@ from salm_lightning.audit.results import (
 )
 from salm_lightning.audit.trials import Length, Record, Store, Trial, name_of, optimizer_of, title_of
 from salm_lightning.audit.verdict import judge
-from salm_lightning.countermeasures import JPEG, AdversarialTraining, CenterCrop, Countermeasure, Mean, TrainingStep
+from salm_lightning.countermeasures import JPEG, AdversarialTraining, CenterCrop, Countermeasure, FineTune, Mean, TrainingStep
 from salm_lightning.data import DatasetInfo, NpzDataModule, SyntheticDataModule, Task
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.files import file_sha256
@@ -655,8 +655,8 @@ def test_the_commands_of_the_page_can_be_read(monkeypatch: pytest.MonkeyPatch) -
     assert [choice.countermeasure.name for choice in read_countermeasures(taken[1]["countermeasures"])[1:]] == ["grey", "jpeg"]
 
 
-def test_what_trains_a_victim_comes_from_the_shipped_configs() -> None:
-    tuning = SimpleNamespace(settings=lambda: {"name": "finetune"})
+def test_what_trains_a_victim_belongs_to_architecture_and_countermeasure() -> None:
+    tuning = SimpleNamespace(optimizer=FineTune.optimizer)
     rates = {}
     for arch, countermeasure in (
         ("resnet18", Countermeasure()),

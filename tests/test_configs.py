@@ -139,7 +139,7 @@ def test_size() -> None:
 def test_arch(name: str) -> None:
     _fake("bloodmnist")
     arguments = ["--config", "victim.yaml", "--config", f"arch/{name}.yaml", "--config", "dataset/bloodmnist.yaml"]
-    assert _build(*arguments, *SHORT).model.arch == name
+    assert _build(*arguments, *SHORT).model.arch.name == name
     assert _fit(*arguments, *FAST) == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from salm_lightning.models import build_classifier
+from salm_lightning.models import Architecture
 from salm_lightning.runs import estimate
 from salm_lightning.runs.estimate import Estimator, Network, Work
 
@@ -36,4 +36,4 @@ def test_real_steps_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "_PATIENCE", 0.0)
     unit = Estimator("cpu", "32-true").unit(NETWORK._replace(channels=1))
     assert min(unit.training, unit.gradient) > unit.reading > 0
-    assert unit.weights == sum(weight.numel() for weight in build_classifier("resnet18", 10, 1, 28, 0.125).parameters())
+    assert unit.weights == sum(weight.numel() for weight in Architecture.parse("resnet18").build(10, 1, 28, 0.125).parameters())

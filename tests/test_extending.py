@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -35,8 +36,9 @@ SHORT = {
 }
 
 
-def block(language: str) -> str:
-    (text,) = re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+def block(language: str, number: int = 0) -> str:
+    """Return a block of the page: the method's, or the network's, which come in that order."""
+    text: str = re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)[number]
     return text
 
 
@@ -96,3 +98,30 @@ def test_the_page_is_as_short_as_it_says_and_names_every_attribute() -> None:
     assert len(block("python").splitlines()) <= 45
     public = {name for name in vars(methods.Method) if not name.startswith("_")} - {"improve", "name", "radius_unit", "settings"}
     assert {name for name in public if f"`{name}`" not in PAGE and f"`{name}()`" not in PAGE} == set()
+
+
+TIMM = """
+from torch import nn
+
+def create_model(name, num_classes, in_chans):
+    width = {"levit_128s": 4, "convnext_atto": 8}[name]
+    pooled = nn.Sequential(nn.Conv2d(in_chans, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    return nn.Sequential(pooled, nn.Linear(4 * width, num_classes))
+"""
+"""Stands in for the library, which is not needed."""
+
+
+def test_the_network_of_the_page_is_a_victim_and_a_source_model(workplace: Path) -> None:
+    (workplace / "timm.py").write_text(TIMM)
+    (workplace / "my_nets.py").write_text(block("python", 1))
+    commands = [shlex.split(line) for line in block("bash", 1).splitlines()]
+    for number, (path, program, *command) in enumerate(commands):
+        assert (path, program) == ("PYTHONPATH=.", "salm-cli")
+        log = workplace / f"log-{number}"
+        assert run([*command, *SHORT["fit"]], log, patch=on_path(workplace)) == [0], log.with_suffix(".0").read_text()
+    victim = json.loads((workplace / "lightning_logs/victim/results.json").read_text())["victim"]
+    assert victim["arch"] == {"class_path": "my_nets.Timm", "init_args": {"name": "levit_128s"}}
+    assert (victim["optimizer"]["class"], victim["optimizer"]["lr"]) == ("AdamW", 0.001)
+    manifest = Manifest.read(workplace / "lightning_logs/noise/protected")
+    assert manifest.settings["source"] == {"class_path": "my_nets.Timm", "init_args": {}}
+    assert manifest.settings["optimizer"]["class"] == "AdamW"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torchvision import models as tv
 
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.models import ARCHITECTURES, Classifier, build_classifier
+from salm_lightning.models import ARCHITECTURES, Architecture, Classifier
 from salm_lightning.models.backbones import patch_of
 
 STOCK: dict[str, Callable[..., nn.Module]] = {
@@ -27,7 +28,7 @@ OTHER = ("vit", "linear")
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_architecture_takes_every_size(arch: str, size: int) -> None:
     for channels in (1, 3):
-        network = build_classifier(arch, 5, channels, size, width=0.125).eval()
+        network = Architecture.parse(arch).build(5, channels, size, width=0.125).eval()
         with torch.inference_mode():
             logits = network(torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0)))
         assert logits.shape == (2, 5)
@@ -38,7 +39,7 @@ def test_every_architecture_takes_every_size(arch: str, size: int) -> None:
 @pytest.mark.parametrize("size", [28, 224])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_gradients_reach_every_parameter(arch: str, size: int) -> None:
-    network = build_classifier(arch, 3, 3, size, width=0.125)
+    network = Architecture.parse(arch).build(3, 3, size, width=0.125)
     network(torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(0))).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -57,7 +58,7 @@ def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def test_full_width_at_224_is_torchvisions_network(arch: str) -> None:
     with torch.device("meta"):  # nothing is drawn
         stock = STOCK[arch](num_classes=9)
-        made = build_classifier(arch, 9, 3, 224).network
+        made = Architecture.parse(arch).build(9, 3, 224).network
     assert shapes(made) == shapes(stock)
     for (name, layer), (_, other) in zip(made.named_modules(), stock.named_modules(), strict=True):
         assert [repr(child) for child in layer.children()] == [repr(child) for child in other.children()], name
@@ -67,7 +68,7 @@ def test_full_width_at_224_is_torchvisions_network(arch: str) -> None:
 @pytest.mark.parametrize("arch", STOCK)
 def test_full_width_at_28_differs_from_torchvision_in_stem_and_head_alone(arch: str) -> None:
     with torch.device("meta"):
-        stock, made = shapes(STOCK[arch](num_classes=9)), shapes(build_classifier(arch, 9, 3, 28).network)
+        stock, made = shapes(STOCK[arch](num_classes=9)), shapes(Architecture.parse(arch).build(9, 3, 28).network)
     differing = {name for name in stock.keys() | made.keys() if stock.get(name) != made.get(name)}
     stem = {"resnet18": {"conv1.weight"}, "resnet50": {"conv1.weight"}, "densenet121": {"features.conv0.weight"}, "vgg11": set()}[
         arch
@@ -88,7 +89,7 @@ def test_full_width_at_28_differs_from_torchvision_in_stem_and_head_alone(arch: 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("arch", STOCK)
 def test_small_stems_keep_the_resolution(arch: str, channels: int) -> None:
-    network = build_classifier(arch, 4, channels, 28, width=0.125)
+    network = Architecture.parse(arch).build(4, channels, 28, width=0.125)
     inside = network.network
     first = {"vgg11": lambda: inside.features[2], "densenet121": lambda: inside.features.denseblock1}.get(
         arch, lambda: inside.layer1
@@ -101,7 +102,7 @@ def test_small_stems_keep_the_resolution(arch: str, channels: int) -> None:
 
 @pytest.mark.parametrize(("size", "resolution"), [(64, 64), (128, 32), (224, 56)])
 def test_large_images_get_torchvisions_stem(size: int, resolution: int) -> None:
-    network = build_classifier("resnet18", 4, 3, size, width=0.125).eval()
+    network = Architecture.parse("resnet18").build(4, 3, size, width=0.125).eval()
     seen: list[int] = []
     network.network.layer1.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[-1]))
     network(torch.rand(1, 3, size, size))
@@ -128,31 +129,31 @@ def test_small_images_are_padded_with_black_and_normalised(size: int, before: in
 
 
 def test_only_vgg_pads() -> None:
-    assert {arch: build_classifier(arch, 2, 1, 28, 0.125).min_size for arch in STOCK} == {
+    assert {arch: Architecture.parse(arch).build(2, 1, 28, 0.125).min_size for arch in STOCK} == {
         "vgg11": 32, "resnet18": 0, "resnet50": 0, "densenet121": 0,
     }  # fmt: skip
 
 
 def test_grey_images_as_rgb_are_seen_three_times_and_coloured_ones_once() -> None:
     grey, coloured = torch.rand(2, 1, 28, 28), torch.rand(2, 3, 28, 28)
-    network = build_classifier("resnet18", 4, 1, 28, 0.125, as_rgb=True).eval()
-    of_colours = build_classifier("resnet18", 4, 3, 28, 0.125, as_rgb=True).eval()
+    network = Architecture.parse("resnet18").build(4, 1, 28, 0.125, as_rgb=True).eval()
+    of_colours = Architecture.parse("resnet18").build(4, 3, 28, 0.125, as_rgb=True).eval()
     assert torch.equal(network(grey), of_colours(torch.cat([grey] * 3, dim=1)))
-    assert torch.equal(of_colours(coloured), build_classifier("resnet18", 4, 3, 28, 0.125).eval()(coloured))
+    assert torch.equal(of_colours(coloured), Architecture.parse("resnet18").build(4, 3, 28, 0.125).eval()(coloured))
 
 
 def test_memory_format_does_not_matter() -> None:
-    network, images = build_classifier("resnet18", 4, 3, 28, 0.125).eval(), torch.rand(3, 3, 28, 28)
+    network, images = Architecture.parse("resnet18").build(4, 3, 28, 0.125).eval(), torch.rand(3, 3, 28, 28)
     assert torch.equal(network(images), network(images.contiguous(memory_format=torch.channels_last)))
 
 
 def test_seeds_settle_the_weights_and_leave_the_global_generator_alone() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = build_classifier("resnet18", 4, 3, 28, 0.125, seed=5).state_dict()
+    first = Architecture.parse("resnet18").build(4, 3, 28, 0.125, seed=5).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again, other = (build_classifier("resnet18", 4, 3, 28, 0.125, seed=seed).state_dict() for seed in (5, 6))
+    again, other = (Architecture.parse("resnet18").build(4, 3, 28, 0.125, seed=seed).state_dict() for seed in (5, 6))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["network.conv1.weight"], other["network.conv1.weight"])
 
@@ -161,7 +162,8 @@ def test_seeds_settle_the_weights_and_leave_the_global_generator_alone() -> None
 def test_width_scales_every_layer(arch: str) -> None:
     with torch.device("meta"):
         whole, half = (
-            sum(parameter.numel() for parameter in build_classifier(arch, 2, 3, 28, width).parameters()) for width in (1.0, 0.5)
+            sum(parameter.numel() for parameter in Architecture.parse(arch).build(2, 3, 28, width).parameters())
+            for width in (1.0, 0.5)
         )
     assert 3.5 < whole / half < 4.3  # both sides of nearly every weight shrink
 
@@ -177,8 +179,9 @@ def test_width_scales_every_layer(arch: str) -> None:
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
+    options: dict[str, Any] = {"arch": "resnet18", "num_classes": 4} | arguments
     with pytest.raises(ConfigurationError, match=message):
-        build_classifier(**({"arch": "resnet18", "num_classes": 4} | arguments))  # type: ignore[arg-type]
+        Architecture.parse(options.pop("arch")).build(**options)
 
 
 @pytest.mark.parametrize(("size", "patch"), [(28, 4), (32, 4), (50, 5), (64, 8), (128, 16), (224, 32), (29, 1), (5, 1)])
@@ -189,7 +192,7 @@ def test_patches_of_a_transformer_divide_the_image(size: int, patch: int) -> Non
 @pytest.mark.parametrize("channels", [1, 3])
 def test_vit_is_torchvisions_transformer(channels: int) -> None:
     """With three channels its weights fit a network that torchvision builds, which then gives the same logits."""
-    made = build_classifier("vit", 5, channels, 28, width=0.25).eval()
+    made = Architecture.parse("vit").build(5, channels, 28, width=0.25).eval()
     images = torch.rand(3, channels, 28, 28, generator=torch.Generator().manual_seed(0))
     stock = tv.VisionTransformer(28, 4, num_layers=6, num_heads=4, hidden_dim=48, mlp_dim=192, num_classes=5).eval()
     if channels == 1:  # one channel shown three times, each with a third of the weight
@@ -203,12 +206,12 @@ def test_vit_is_torchvisions_transformer(channels: int) -> None:
 
 
 def test_vit_scales_its_width_to_a_multiple_of_its_heads() -> None:
-    widths = {width: build_classifier("vit", 2, 3, 28, width).network.hidden_dim for width in (0.125, 0.3, 0.5, 1.0)}
+    widths = {width: Architecture.parse("vit").build(2, 3, 28, width).network.hidden_dim for width in (0.125, 0.3, 0.5, 1.0)}
     assert widths == {0.125: 24, 0.3: 56, 0.5: 96, 1.0: 192}
 
 
 def test_linear_is_linear_in_the_pixels() -> None:
-    network = build_classifier("linear", 3, 1, 6)
+    network = Architecture.parse("linear").build(3, 1, 6)
     weight, bias = network.network[1].weight, network.network[1].bias
     images = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
@@ -221,7 +224,7 @@ def test_resnet50_learns_at_the_usual_rate_from_the_first_steps() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(32) % 4
     images = (0.4 * torch.rand(32, 3, 28, 28, generator=generator) + 0.15 * labels[:, None, None, None]).clamp(0, 1)
-    network = build_classifier("resnet50", 4, 3, 28, width=0.125, seed=0)
+    network = Architecture.parse("resnet50").build(4, 3, 28, width=0.125, seed=0)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     losses = []
     for _ in range(12):
@@ -235,7 +238,7 @@ def test_resnet50_learns_at_the_usual_rate_from_the_first_steps() -> None:
 
 
 def test_the_shortcuts_of_narrow_resnets_are_strided_convolutions() -> None:
-    network = build_classifier("resnet18", 4, 3, 28, width=0.125).network
+    network = Architecture.parse("resnet18").build(4, 3, 28, width=0.125).network
     plain = {name: layer for name, layer in tv.resnet18().named_modules() if name.endswith("downsample.0")}
     assert len(plain) == 3
     for name, expected in plain.items():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from salm_lightning.data.base import Task
-from salm_lightning.models import build_classifier
+from salm_lightning.models import Architecture
 from salm_lightning.noise.masks import top_percent_mask
 from salm_lightning.noise.methods import EM, SALM
 from salm_lightning.noise.pgd import FP16_SCALE, InputGradient, descend, frozen, project
@@ -160,7 +160,7 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
     rows, columns = (((grid - centre[:, axis, None]) / 4) ** 2 for axis in (0, 1))
     blob = torch.exp(-(rows[:, :, None] + columns[:, None, :]))[:, None] * (0.4 + 0.6 * draw(96, 3, 1, 1, seed=4))
     images = (0.15 + 0.6 * blob + 0.2 * draw(96, 3, 28, 28, seed=5)).clamp(0, 1)
-    network = build_classifier("resnet18", classes, width=0.125)
+    network = Architecture.parse("resnet18").build(classes, width=0.125)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     for step in range(45):
         part = slice(32 * (step % 3), 32 * (step % 3) + 32)

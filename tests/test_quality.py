@@ -32,7 +32,7 @@ from salm_lightning.commands.quality import quality
 from salm_lightning.data import MEDMNIST, DatasetInfo, MedMNISTDataModule, NpzDataModule
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.main import main
-from salm_lightning.models import ARCHITECTURES, build_classifier
+from salm_lightning.models import ARCHITECTURES, Architecture
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import SP
 from salm_lightning.release import write_release
@@ -80,7 +80,7 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
 
 def test_everything_that_is_written(tmp_path: Path) -> None:
     release, source = make(tmp_path)
-    classifier = build_classifier("resnet18", 8, width=0.125)
+    classifier = Architecture.parse("resnet18").build(8, width=0.125)
     seen: list[tuple[int, int]] = []
     out = tmp_path / "audit"
     result = assess(
@@ -134,7 +134,7 @@ def test_worst_images_are_named_by_their_place_in_the_split(tmp_path: Path) -> N
 
 def test_chunks_do_not_matter_nor_does_a_memory_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release, source = make(tmp_path, count=20)
-    classifier = build_classifier("resnet18", 8, width=0.125)
+    classifier = Architecture.parse("resnet18").build(8, width=0.125)
     whole = assess(release, source, tmp_path / "whole", classifier, Otsu())
     monkeypatch.setattr(pairs_module, "CHUNK_BYTES", 7 * 28 * 28 * 3)
     mapped = NpzDataModule(source.source_path, source.task, resident="mapped")
@@ -191,7 +191,7 @@ def test_the_command_takes_the_very_original_only(
 def test_readability_stays_when_it_is_not_measured_again(tmp_path: Path) -> None:
     release, source = make(tmp_path)
     out = tmp_path / "audit"
-    before = assess(release, source, out, build_classifier("resnet18", 8, width=0.125)).readable
+    before = assess(release, source, out, Architecture.parse("resnet18").build(8, width=0.125)).readable
     assert before is not None
     assert assess(release, source, out).readable == before
     other, _ = make(tmp_path / "b", separable=True)
@@ -223,7 +223,7 @@ def perceptron() -> nn.Module:
 
 @pytest.mark.parametrize("arch", [*ARCHITECTURES, "perceptron"])
 def test_features_are_what_the_last_layer_takes(arch: str) -> None:
-    classifier = (perceptron() if arch == "perceptron" else build_classifier(arch, 5, width=0.125)).train()
+    classifier = (perceptron() if arch == "perceptron" else Architecture.parse(arch).build(5, width=0.125)).train()
     images = np.random.default_rng(0).integers(0, 256, (6, 28, 28, 3), dtype=np.uint8)
     last = [module for module in classifier.modules() if isinstance(module, nn.Linear)][-1]
     features = features_of(classifier, images)

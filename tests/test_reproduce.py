@@ -22,7 +22,7 @@ from salm_lightning.data import MEDMNIST, MedMNISTDataModule
 from salm_lightning.data.datamodule import default_batch_size
 from salm_lightning.errors import ConfigurationError, DataError
 from salm_lightning.main import main
-from salm_lightning.models import build_classifier
+from salm_lightning.models import Architecture
 from salm_lightning.release import Manifest
 from salm_lightning.reproduce import calibration, drawings, paper
 from salm_lightning.reproduce.calibration import Calibration, Unit
@@ -544,7 +544,7 @@ def test_calibration_takes_real_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "_PATIENCE", 0.0)
     unit = Calibration("cpu", "32-true").unit(Network("resnet18", 0.125, 1, 28, 128))
     assert min(unit.training, unit.gradient) > unit.reading > 0
-    assert unit.weights == sum(weight.numel() for weight in build_classifier("resnet18", 10, 1, 28, 0.125).parameters())
+    assert unit.weights == sum(weight.numel() for weight in Architecture.parse("resnet18").build(10, 1, 28, 0.125).parameters())
 
 
 # Real runs --------------------------------------------------------------------------------------------------------------------

@@ -123,12 +123,12 @@ def test_a_linear_model_on_the_pixels_fails(background: Any) -> None:
 
 @pytest.mark.slow
 def test_a_small_resnet_learns_it() -> None:
-    from salm_lightning.models import build_classifier
+    from salm_lightning.models import Architecture
     from salm_lightning.noise.transforms import CropFlip
 
     torch.manual_seed(0)
     data = SyntheticDataModule()
-    network = build_classifier("resnet18", 4, 3, 28, width=0.25)
+    network = Architecture.parse("resnet18").build(4, 3, 28, width=0.25)
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [120, 240])
     crop_flip, loader = CropFlip(4), data.train_dataloader()

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,15 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 from salm_lightning.audit.results import NONE, TrainedOn
-from salm_lightning.cli.config_files import read_config, shipped_configs
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.files import checksums_of, replacing, write_json
-from salm_lightning.models import build_classifier
+from salm_lightning.models import Architecture
 from salm_lightning.modules import VictimModule
+from salm_lightning.modules.schedule import default_optimizer
 from salm_lightning.runs.results import victim_results
-from salm_lightning.runs.trainers import Precision, facts_of, sgd, single_device_trainer
+from salm_lightning.runs.trainers import Precision, facts_of, single_device_trainer
 
 _RESULTS_VERSION = 2
 """Part of every identity; count it up when the code changes results, so that no earlier one is taken for a new one."""
@@ -207,7 +207,7 @@ class Store:
             return None
         facts = facts_of(images)
         facts.pop("task")
-        network = build_classifier(identity["arch"], **facts, width=identity["width"])
+        network = Architecture.parse(identity["arch"]).build(**facts, width=identity["width"])
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         return network.eval()
 
@@ -243,27 +243,14 @@ def title_of(countermeasure: Countermeasure) -> str:
     return " ".join(words)
 
 
-def optimizer_options(arch: str, countermeasure: Countermeasure) -> dict[str, Any] | None:
-    """Return class and arguments of what trains a victim; ``None`` stands for the paper's SGD.
-
-    The shipped config of the architecture has the say, as for the transformer, which SGD hardly trains; then that of the countermeasure,
-    such as ``configs/countermeasure/finetune.yaml`` with a smaller rate.
-    """
-    for file in (f"arch/{arch}.yaml", f"countermeasure/{settings_of(countermeasure)['name']}.yaml"):
-        path = shipped_configs() / file
-        model = read_config(str(path))["model"] if path.is_file() else {"init_args": {}}
-        options: dict[str, Any] | None = model["init_args"].get("optimizer")
-        if options is not None:
-            return options
-    return None
+def optimizer_options(arch: str, countermeasure: Countermeasure) -> Mapping[str, Any] | None:
+    """Return class and arguments of what trains a victim; ``None`` stands for the paper's SGD."""
+    return Architecture.parse(arch).optimizer or countermeasure.optimizer
 
 
 def optimizer_of(arch: str, countermeasure: Countermeasure) -> OptimizerCallable:
-    """Return the builder of what trains a victim: one of ``torch.optim``."""
-    options = optimizer_options(arch, countermeasure)
-    if options is None:
-        return sgd(0.1)
-    return partial(getattr(torch.optim, options["class_path"].rpartition(".")[2]), **options["init_args"])
+    """Return the builder of what trains a victim."""
+    return default_optimizer(Architecture.parse(arch), countermeasure)
 
 
 def _read(path: Path) -> Record | None:

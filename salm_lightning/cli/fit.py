@@ -22,10 +22,12 @@ from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
 from salm_lightning.callbacks.run_folder import checkpoint_folder, run_folder
 from salm_lightning.cli.config_files import read_settings, resolve_checkpoint
+from salm_lightning.cli.optimizer import own_optimizer
 from salm_lightning.cli.parser import SalmArgumentParser, explain, salm_error_behind
 from salm_lightning.console import command
 from salm_lightning.data import ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError, look_up
+from salm_lightning.models.architecture import PAPER_SGD
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule, check_destination
 from salm_lightning.release.last_pass import is_published
@@ -62,6 +64,13 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 class FitParser(SalmArgumentParser, LightningArgumentParser):
     """LightningCLI's parser as :class:`SalmArgumentParser`."""
+
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
+        """Add a class's arguments; options of an optimiser that is not chosen begin with those of the paper's."""
+        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
+        if "optimizer" in added:
+            self.set_defaults({"optimizer": PAPER_SGD})
+        return added
 
     # LightningCLI calls jsonargparse by names that jsonargparse has deprecated.
 
@@ -140,7 +149,7 @@ class SalmCLI(LightningCLI):
                 way_out = "use --seed_everything" if path.endswith("seed") else "it is taken from the data, remove it"
                 raise ConfigurationError(f"{next(given.origins(), path)} cannot be set: {way_out}.")
         try:
-            super().parse_arguments(parser, args)
+            super().parse_arguments(parser, [*args, *own_optimizer(settings)])
         except ConfigurationError as error:
             raise explain(self._subcommand_parsers.get(self._args[0], parser), self._args[1:], error, LINKED) from error
         check_seed(self.config[self.config["subcommand"]]["seed_everything"], "seed_everything")

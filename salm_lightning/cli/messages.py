@@ -15,7 +15,7 @@ import types
 from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from salm_lightning.cli.config_files import Setting
 from salm_lightning.errors import did_you_mean
@@ -281,6 +281,8 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _default_class(default: Any, hint: Any) -> type | None:
     """Return the class of a default such as ``lambda p: SGD(p, lr=0.1)``, which the user changes option by option."""
+    if default is None and _torch("optim.Optimizer") in _classes(hint):
+        return cast(type, _torch("optim.SGD"))  # which the parser begins with
     names = getattr(getattr(default, "__code__", None), "co_names", ())
     return next((cls for name, cls in _choices(_classes(hint)).items() if name in names), None)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +57,12 @@ class Countermeasure:
     Attributes:
         on_test: Whether the images that the finished model meets (val and test) are prepared as well, as they would be by a user whose
             model expects that; else they stay untouched.
+        optimizer: Class and arguments of what trains a victim where the architecture has no optimiser of its own; ``None`` is the
+            paper's SGD.
     """
 
     on_test: bool = False
+    optimizer: ClassVar[Mapping[str, Any] | None] = None
 
     @property
     def name(self) -> str:
@@ -84,7 +88,7 @@ class Countermeasure:
         """Give a victim's network its first weights, in place, before training; by default it keeps its random ones.
 
         Args:
-            network: What :func:`~salm_lightning.models.build_classifier` has built.
+            network: What :meth:`~salm_lightning.models.Architecture.build` has built.
         """
 
     def loss(self, step: TrainingStep) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ class FineTune(Countermeasure):
     """Begin with the weights of a trained victim, such as one that has learnt from other images, instead of random ones.
 
     Architecture, width, channels and size have to be those of the checkpoint; the last layer begins anew where the classes differ in
-    number. A smaller learning rate than for training from scratch is usual: ``configs/countermeasure/finetune.yaml`` has 0.01.
+    number. The learning rate is a tenth of that for training from scratch.
 
     Args:
         checkpoint: Path of a victim's ``.ckpt`` file.
@@ -27,6 +29,11 @@ class FineTune(Countermeasure):
     Raises:
         ConfigurationError: There is no such file.
     """
+
+    optimizer: ClassVar[Mapping[str, Any] | None] = {
+        "class_path": "torch.optim.SGD",
+        "init_args": {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0005},
+    }
 
     def __init__(self, checkpoint: str) -> None:
         if not Path(checkpoint).is_file():
@@ -42,7 +49,7 @@ class FineTune(Countermeasure):
             ConfigurationError: The file is no victim's checkpoint, or its network is another one.
         """
         saved, fresh = self._read(), network.state_dict()
-        last = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
+        last = ["", *(name for name, layer in network.named_modules() if isinstance(layer, nn.Linear))][-1]
         other = sorted(name for name in saved.keys() ^ fresh.keys())
         other += [
             name for name in saved.keys() & fresh.keys() if saved[name].shape != fresh[name].shape and not _is_of(name, last)

@@ -1,5 +1,5 @@
-"""Image classifiers by name, for source models and victims alike."""
+"""Image classifiers, for source models and victims alike: by name, or by the path of a class."""
 
-from salm_lightning.models.classifier import ARCHITECTURES, Classifier, build_classifier
+import lazy_loader
 
-__all__ = ["ARCHITECTURES", "Classifier", "build_classifier"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

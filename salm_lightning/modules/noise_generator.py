@@ -16,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim import SGD
 
 from salm_lightning.callbacks.last_validation import last_validation
 from salm_lightning.callbacks.run_folder import checkpoint_folder
@@ -24,10 +23,17 @@ from salm_lightning.data.base import Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.metrics import ClassificationMetrics, classification_loss
-from salm_lightning.models import ARCHITECTURES, build_classifier
+from salm_lightning.models import Architecture, NetworkFactory
 from salm_lightning.modules.batch_norm import share_statistics
 from salm_lightning.modules.dropout import has_dropout, seed_dropout
-from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, require_finite_weights, training_settings
+from salm_lightning.modules.schedule import (
+    FractionalStepLR,
+    configure,
+    default_optimizer,
+    require_finite,
+    require_finite_weights,
+    training_settings,
+)
 from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import InputGradient, frozen
 from salm_lightning.noise.rounding import release_images
@@ -60,8 +66,8 @@ class NoiseGeneratorModule(LightningModule):
         channels: 1 or 3.
         image_size: Height and width in pixels.
         task: Settles the loss and the metrics.
-        source: Architecture of the source model f'.
-        width: Factor on its width.
+        source: Architecture of the source model f', as a victim's.
+        width: Factor on its width; a class of your own gets it where its constructor has it.
         as_rgb: Whether grey images are shown to it in three equal channels; they are released as grey, with the one noise of all three.
         batch_norm: Statistics that batch norm uses in PGD: ``running``, or those of the ``batch``. The source step uses the batch's.
         loop: ``persistent`` keeps each sample's noise between visits (Algorithm 1); ``fresh`` runs a full PGD from a new random start
@@ -72,7 +78,7 @@ class NoiseGeneratorModule(LightningModule):
         last_pass_steps: PGD steps of the last pass; 0 releases the noise as it was trained, ``None`` is the method's own number (SALM
             and EM 10, TAP 250; class-wise EM 0, and no other).
         selection: Which samples are protected, where not all are; the source model sees the others as they are.
-        optimizer: Builds the source model's optimiser from its parameters.
+        optimizer: Builds the source model's optimiser from its parameters; ``None`` is the architecture's own.
         lr_scheduler: Builds its schedule, stepped with every batch.
         seed: Settles the weights and every draw.
 
@@ -90,7 +96,7 @@ class NoiseGeneratorModule(LightningModule):
         channels: int = 3,
         image_size: int = 28,
         task: Task = Task.MULTI_CLASS,
-        source: str = "resnet18",
+        source: str | NetworkFactory = "resnet18",
         width: float = 1.0,
         as_rgb: bool = False,
         batch_norm: Literal["running", "batch"] = "running",
@@ -99,7 +105,7 @@ class NoiseGeneratorModule(LightningModule):
         pgd_steps: int = 10,
         last_pass_steps: int | None = None,
         selection: Selection | None = None,
-        optimizer: OptimizerCallable = lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
+        optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, gamma=0.1),
         seed: int = 0,
     ) -> None:
@@ -115,12 +121,13 @@ class NoiseGeneratorModule(LightningModule):
         self.selection = selection
         self._check_method()
         self.seed = seed
-        self.build_optimizer = optimizer
+        self.arch = Architecture.parse(source, "source")
+        self.build_optimizer = optimizer or default_optimizer(self.arch)
         self.build_scheduler = lr_scheduler
-        self.architecture = {"source": look_up("source", source, ARCHITECTURES), "width": width, "as_rgb": as_rgb}
+        self.width, self.as_rgb = width, as_rgb
         self.batch_norm = look_up("batch_norm", batch_norm, ("running", "batch"))
         self.num_classes = num_classes
-        self.source = build_classifier(source, num_classes, channels, image_size, width, seed, as_rgb)
+        self.source = self.arch.build(num_classes, channels, image_size, width, seed, as_rgb)
         self.image_shape = (channels, image_size, image_size)
         self.clean_metrics = ClassificationMetrics(self.task, num_classes)
         self.pictures_wanted = False
@@ -180,7 +187,9 @@ class NoiseGeneratorModule(LightningModule):
         """Return every setting that shapes the noise, as JSON values, for manifests and for comparing runs."""
         return {
             "method": self.method.settings(),
-            **self.architecture,
+            "source": self.arch.settings(),
+            "width": self.width,
+            "as_rgb": self.as_rgb,
             "batch_norm": self.batch_norm,
             "loop": self.loop,
             "updates_per_visit": self.updates_per_visit,
@@ -248,7 +257,7 @@ class NoiseGeneratorModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Find out whether each step has to settle what dropout draws, and note for the manifest how the training goes."""
-        self._drops = has_dropout(self.source)
+        self._drops = not self.arch.is_ours or has_dropout(self.source)
         self.trained = {
             "batch_size": _image_data(self).batch_size,
             "precision": str(self.trainer.precision),

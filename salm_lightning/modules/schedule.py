@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import ParamsT
 
+from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.errors import ConfigurationError, DivergedError
+from salm_lightning.models import Architecture
+from salm_lightning.models.architecture import PAPER_SGD
 
 _PROGRESS = ("base_lrs", "last_epoch")
 """What a scheduler's state holds beside its arguments; the first rate is the optimiser's."""
@@ -56,6 +61,24 @@ class FractionalStepLR(LRScheduler):
         self._last_lr = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate
+
+
+def default_optimizer(
+    arch: Architecture, countermeasure: Countermeasure | None = None, learning_rate: float | None = None
+) -> OptimizerCallable:
+    """Return the builder of the optimiser that a network has unless another one is chosen.
+
+    The architecture's own has the say, as that of the transformer, which SGD hardly trains; then the countermeasure's, such as
+    fine-tuning's with a smaller rate; then the paper's SGD.
+
+    Args:
+        arch: The network's architecture.
+        countermeasure: What is done against the noise.
+        learning_rate: Another first learning rate.
+    """
+    options: Mapping[str, Any] = arch.optimizer or (countermeasure.optimizer if countermeasure else None) or PAPER_SGD
+    arguments = options["init_args"] if learning_rate is None else {**options["init_args"], "lr": learning_rate}
+    return partial(pkgutil.resolve_name(options["class_path"]), **arguments)
 
 
 def configure(

@@ -10,7 +10,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import SGD
 
 from salm_lightning.callbacks.last_validation import last_validation
 from salm_lightning.countermeasures import Countermeasure, TrainingStep
@@ -18,10 +17,17 @@ from salm_lightning.data.base import SPLITS, Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.metrics import ClassificationMetrics, confusion_image
-from salm_lightning.models import build_classifier
+from salm_lightning.models import Architecture, NetworkFactory
 from salm_lightning.modules.batch_norm import share_statistics
 from salm_lightning.modules.dropout import has_dropout, seed_dropout
-from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, require_finite_weights, training_settings
+from salm_lightning.modules.schedule import (
+    FractionalStepLR,
+    configure,
+    default_optimizer,
+    require_finite,
+    require_finite_weights,
+    training_settings,
+)
 from salm_lightning.noise.transforms import CropFlip
 
 
@@ -36,12 +42,13 @@ class VictimModule(LightningModule):
         channels: 1 or 3.
         image_size: Height and width in pixels.
         task: Settles the loss and the metrics.
-        arch: Architecture.
-        width: Factor on its width.
+        arch: Architecture: a name, the path of a class with its arguments, or an
+            :class:`~salm_lightning.models.Architecture`.
+        width: Factor on its width; a class of your own gets it where its constructor has it.
         as_rgb: Whether grey images are shown to it in three equal channels.
         transform: Augmentation; ``None`` is ``CropFlip()``.
         countermeasure: What is done against the noise, such as ``JPEG(quality=10)``; ``None`` is nothing.
-        optimizer: Builds the optimiser from the parameters.
+        optimizer: Builds the optimiser from the parameters; ``None`` is the architecture's or the countermeasure's own.
         lr_scheduler: Builds its schedule, stepped with every batch.
         seed: Settles the weights and every draw.
 
@@ -55,27 +62,27 @@ class VictimModule(LightningModule):
         channels: int = 3,
         image_size: int = 28,
         task: Task = Task.MULTI_CLASS,
-        arch: str = "resnet18",
+        arch: str | NetworkFactory = "resnet18",
         width: float = 1.0,
         as_rgb: bool = False,
         transform: CropFlip | None = None,
         countermeasure: Countermeasure | None = None,
-        optimizer: OptimizerCallable = lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
+        optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, gamma=0.1),
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.task = Task(task)
-        self.arch = arch
+        self.arch = Architecture.parse(arch)
         self.width = width
         self.as_rgb = as_rgb
         self.transform = transform or CropFlip()
         self.countermeasure = countermeasure or Countermeasure()
         self.seed = seed
-        self.build_optimizer = optimizer
+        self.build_optimizer = optimizer or default_optimizer(self.arch, self.countermeasure)
         self.build_scheduler = lr_scheduler
-        self.network = build_classifier(arch, num_classes, channels, image_size, width, seed, as_rgb)
+        self.network = self.arch.build(num_classes, channels, image_size, width, seed, as_rgb)
         self.meters = nn.ModuleDict({name: ClassificationMetrics(self.task, num_classes) for name in ("val", "curve", "test")})
         self._drops = False
         self.history: dict[str, dict[str, float]] = {}
@@ -122,7 +129,7 @@ class VictimModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Find out whether each step has to settle what dropout draws."""
-        self._drops = has_dropout(self.network)
+        self._drops = not self.arch.is_ours or has_dropout(self.network)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss on an augmented batch."""
@@ -215,7 +222,7 @@ class VictimModule(LightningModule):
     def settings(self) -> dict[str, Any]:
         """Return what shapes the victim, as JSON values."""
         return {
-            "arch": self.arch,
+            "arch": self.arch.settings(),
             "width": self.width,
             "as_rgb": self.as_rgb,
             "transform": dict(vars(self.transform)),

@@ -15,7 +15,7 @@ from torch.optim import SGD
 from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.metrics import classification_loss
-from salm_lightning.models import build_classifier
+from salm_lightning.models import Architecture
 from salm_lightning.noise.methods import SALM
 from salm_lightning.noise.pgd import InputGradient, frozen
 from salm_lightning.reproduce.work import Network, Work
@@ -84,7 +84,7 @@ class Calibration:
 
     def _measure(self, network: Network) -> Unit:
         device, method = self._fabric.device, SALM()
-        model = build_classifier(network.arch, _CLASSES, network.channels, network.size, network.width).to(device)
+        model = Architecture.parse(network.arch).build(_CLASSES, network.channels, network.size, network.width).to(device)
         optimizer = SGD(model.parameters(), lr=0.0, momentum=0.9)
 
         def batch(count: int) -> tuple[Tensor, Tensor, Tensor]:

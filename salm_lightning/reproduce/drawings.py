@@ -19,7 +19,7 @@ from salm_lightning.audit.networks import features_of
 from salm_lightning.audit.style import COLORS
 from salm_lightning.callbacks.checkpoint import latest_checkpoint
 from salm_lightning.data import MEDMNIST, DatasetInfo, Task
-from salm_lightning.models import build_classifier
+from salm_lightning.models import Architecture
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, Recipe
 from salm_lightning.reproduce.settings import Dataset
@@ -160,7 +160,7 @@ def _network(job: Job, info: DatasetInfo) -> nn.Module:
     path = latest_checkpoint(job.folder / "checkpoints")
     assert path is not None
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    network = build_classifier(options["arch"], info.num_classes, info.channels, info.size, options["width"])
+    network = Architecture.parse(options["arch"]).build(info.num_classes, info.channels, info.size, options["width"])
     prefix = "network."
     network.load_state_dict({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
     return network

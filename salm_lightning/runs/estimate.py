@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
-from salm_lightning.models import build_classifier
+from salm_lightning.models import Architecture
 from salm_lightning.noise.transforms import CropFlip
 
 _CLASSES, _FIRST_BATCH = 10, 4  # of drawn labels and images
@@ -70,7 +70,7 @@ class Estimator:
         """Return the times of a network's steps on drawn images."""
         if network not in self._units:
             arch, width, channels, size, _ = network
-            model = self._fabric.to_device(build_classifier(arch, _CLASSES, channels, size, width))
+            model = self._fabric.to_device(Architecture.parse(arch).build(_CLASSES, channels, size, width))
             training, gradient, reading = (self._time(model, kind, network) for kind in ("training", "gradient", "reading"))
             self._units[network] = Unit(training, gradient, reading, sum(weight.numel() for weight in model.parameters()))
         return self._units[network]

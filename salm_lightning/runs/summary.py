@@ -26,7 +26,7 @@ def print_victim(module: VictimModule, data: ImageDataModule, folder: Path) -> N
     rows = {"after the last step": results["test"]}
     rows |= {_TITLES[name]: results["history"][name] for name in ("best_on_val", "peak") if name in results["history"]}
     rows["majority class"] = {"acc": results["majority"], "auc": 0.5}
-    title = f"{module.arch} (width {module.width:g}) on the clean test split of {data.info.name}"
+    title = f"{module.arch.name} (width {module.width:g}) on the clean test split of {data.info.name}"
     Console().print(metrics_table(title, "", rows, digits=2))
     say(
         f"Run folder: {folder} (curves and confusion matrix: {command('tensorboard', '--logdir', folder)})\n"
