@@ -337,12 +337,22 @@ def test_the_last_pass_has_fixed_chunks_with_a_filled_tail() -> None:
 def test_ranks_share_the_pending_chunks() -> None:
     def chunks(pending: list[int] | None, rank: int, world: int) -> list[int]:
         data = on_rank(MemoryDataModule(chunk_size=10), rank, world)
-        data.pending_chunks = pending
-        return [int(batch.indices[0]) // 10 for batch in data.predict_dataloader()]
+        return [int(batch.indices[0]) // 10 for batch in data.variant(predicted=pending).predict_dataloader()]
 
     assert sorted(chunks(None, 0, 2) + chunks(None, 1, 2)) == [0, 1, 2, 3, 4, 5]
     assert (chunks([1, 4, 5], 0, 2), chunks([1, 4, 5], 1, 2)) == ([1, 5], [4])
     assert (chunks([], 0, 2), chunks([3], 1, 2)) == ([], [])
+
+
+def test_a_variant_has_its_own_settings_and_the_same_images() -> None:
+    data = MemoryDataModule(batch_size=8)
+    order = flat(data.train_dataloader())
+    other = data.variant(seed=5)
+    assert flat(other.train_dataloader()) == flat(MemoryDataModule(batch_size=8, seed=5).train_dataloader()) != order
+    assert flat(data.train_dataloader()) == order
+    assert flat(data.variant(predicted="test").predict_dataloader()) == list(range(17))
+    assert flat(data.predict_dataloader())[:53] == list(range(53))
+    assert other.split("test") is data.split("test")
 
 
 def test_images_become_floats_between_zero_and_one_and_round_back() -> None:
@@ -386,7 +396,7 @@ def test_images_move_to_the_device_in_slabs_of_bytes(monkeypatch: pytest.MonkeyP
 def test_test_images_can_be_watched_beside_the_validation_images() -> None:
     assert [flat(loader) for loader in MemoryDataModule().val_dataloader()] == [list(range(13))]
     data = MemoryDataModule()
-    data.monitor_test = True
+    data.prepare_images(lambda: None, (), monitor_test=True)
     assert [flat(loader) for loader in data.val_dataloader()] == [list(range(13)), list(range(17))]
 
 

@@ -126,7 +126,7 @@ class Trial:
         """Train the victim and measure it on the clean test split.
 
         Args:
-            images: What it trains on, loaded; their ``seed`` becomes the victim's.
+            images: What it trains on, loaded; a victim's seed settles their order.
             logs: Folder of TensorBoard's logs.
             callbacks: Further callbacks of the Trainer.
             accelerator: Lightning's accelerator.
@@ -138,7 +138,7 @@ class Trial:
             DivergedError: The loss or the weights are no longer finite.
         """
         begin = time.monotonic()
-        images.seed = self.seed
+        images = images.variant(seed=self.seed)
         module = VictimModule(
             **facts_of(images),
             arch=self.arch,

@@ -280,9 +280,8 @@ class SalmCLI(LightningCLI):
         if isinstance(self.model, NoiseGeneratorModule):
             self._generate(Path(checkpoint) if checkpoint else None)
             return
-        # In place of the last pass's chunks; handed over by itself, a loader would do without the DataModule's way to floats.
-        self.datamodule.predict_dataloader = self.datamodule.test_dataloader
-        batches = self.trainer.predict(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        data = self.datamodule.variant(predicted="test")
+        batches = self.trainer.predict(self.model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         predictions = gather_predictions(cast("list[dict[str, Tensor]]", batches))
         folder = run_folder(self.trainer)  # asked of all ranks, which agree on it
         if self.trainer.is_global_zero:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -58,8 +59,6 @@ class ImageDataModule(LightningDataModule, ABC):
         image_size: Height and width in pixels.
         task: What is predicted.
         source_path: The file that the splits come from; ``None`` where there is none.
-        monitor_test: Whether ``val_dataloader`` also yields the test split, second, for learning curves on it.
-        pending_chunks: Numbers of the chunks that ``predict_dataloader`` yields; ``None`` yields all of them.
 
     Raises:
         ConfigurationError: A number is too small, or ``resident`` is not known.
@@ -93,8 +92,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.resident = resident
         self.num_workers = num_workers
         self.chunk_size = chunk_size
-        self.monitor_test = False
-        self.pending_chunks: Sequence[int] | None = None
+        self._monitors_test = False
+        self._predicted: Sequence[int] | Literal["test"] | None = None
         # A rank may be left without a chunk when the last pass is resumed.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._splits: dict[str, Split] | None = None
@@ -123,7 +122,23 @@ class ImageDataModule(LightningDataModule, ABC):
         self.setup()
         return cast("dict[str, Split]", self._splits)[name]
 
-    def prepare_images(self, make: Callable[[], Preparation | None], splits: Collection[str]) -> None:
+    def variant(self, *, seed: int | None = None, predicted: Sequence[int] | Literal["test"] | None = None) -> Self:
+        """Return a DataModule of the same images with other settings; this one stays as it is, and both share what is loaded.
+
+        Args:
+            seed: Seed of the shards and of the order of the training images; ``None`` keeps it.
+            predicted: What ``predict_dataloader`` yields: some chunks of the last pass by their numbers, or the ``test`` split; ``None``
+                keeps it.
+        """
+        if seed is not None:
+            self.setup()  # drawn images depend on the seed, too
+        other = copy.copy(self)
+        other.seed = self.seed if seed is None else seed
+        other._predicted = self._predicted if predicted is None else predicted
+        other._prepared = None
+        return other
+
+    def prepare_images(self, make: Callable[[], Preparation | None], splits: Collection[str], monitor_test: bool = False) -> None:
         """Have the loaders for training and evaluation yield prepared images, until the next ``teardown``.
 
         Splits and chunks of the last pass stay as they are stored.
@@ -131,8 +146,10 @@ class ImageDataModule(LightningDataModule, ABC):
         Args:
             make: Returns what is done to images, or ``None`` for nothing; called when a loader first needs it.
             splits: Names of the splits that are prepared.
+            monitor_test: Whether ``val_dataloader`` also yields the test split, second, for learning curves on it.
         """
         self._end_preparation()
+        self._monitors_test = monitor_test
         self._prepared = PreparedImages(make, splits, self._resident_limit())
 
     def teardown(self, stage: str) -> None:
@@ -147,6 +164,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._prepared is not None:
             self._prepared.close()
         self._prepared = None
+        self._monitors_test = False
 
     def checksum(self) -> str:
         """Return the SHA-256 of the file that the splits come from, or of their arrays where there is none."""
@@ -205,22 +223,24 @@ class ImageDataModule(LightningDataModule, ABC):
         return MappedLoader(split, shard, batches, self.task, self.num_workers, pin_memory=device.type == "cuda")
 
     def val_dataloader(self) -> list[DeviceEvaluationLoader | MappedBatches]:
-        """Return this rank's share of the validation split, in order; with ``monitor_test`` the test split's too."""
-        return [self._evaluation_loader(name) for name in (("val", "test") if self.monitor_test else ("val",))]
+        """Return this rank's share of the validation split, in order; where the test split is monitored, its share too."""
+        return [self._evaluation_loader(name) for name in (("val", "test") if self._monitors_test else ("val",))]
 
     def test_dataloader(self) -> DeviceEvaluationLoader | MappedBatches:
         """Return this rank's share of the test split, in order."""
         return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> MappedBatches:
-        """Return the training images as chunks of ``chunk_size`` consecutive indices, for the last pass.
+    def predict_dataloader(self) -> DeviceEvaluationLoader | MappedBatches:
+        """Return the training images as chunks of ``chunk_size`` consecutive indices, for the last pass; see :meth:`variant`.
 
         The tail is filled up by repeating its first image, so that every batch has the same size. Rank r takes every
-        world-th of the pending chunks; a chunk's number is ``indices[0] // chunk_size``.
+        world-th of the chunks; a chunk's number is ``indices[0] // chunk_size``.
         """
+        if self._predicted == "test":
+            return self.test_dataloader()
         split, (rank, world), device = self.split("train"), self._rank_and_world(), self._device()
-        pending: Iterable[int] = range(self.num_chunks) if self.pending_chunks is None else self.pending_chunks
-        batches = [chunk_indices(chunk, len(split), self.chunk_size) for chunk in list(pending)[rank::world]]
+        chunks = range(self.num_chunks) if self._predicted is None else self._predicted
+        batches = [chunk_indices(chunk, len(split), self.chunk_size) for chunk in chunks[rank::world]]
         workers = self.num_workers if isinstance(split.images, np.memmap | MappedRows) else 0
         return MappedBatches(split, batches, self.task, workers, pin_memory=device.type == "cuda")
 

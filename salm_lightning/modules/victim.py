@@ -118,9 +118,10 @@ class VictimModule(LightningModule):
         if stage == "fit":
             self.countermeasure.initialise(self.network)
         if isinstance(data, ImageDataModule):
-            data.monitor_test |= stage == "fit"
             splits = SPLITS if self.countermeasure.on_test else ("train",)
-            data.prepare_images(lambda: self.countermeasure.preparation(data.split("train"), data.info, self.seed), splits)
+            data.prepare_images(
+                lambda: self.countermeasure.preparation(data.split("train"), data.info, self.seed), splits, stage == "fit"
+            )
         elif type(self.countermeasure).preparation is not Countermeasure.preparation:
             raise ConfigurationError(
                 f"countermeasure={self.countermeasure.name} prepares images, which takes a DataModule of this package and not "

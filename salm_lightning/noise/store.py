@@ -7,7 +7,6 @@ Noise is held as int8 in units of ``radius / 127``. Grey levels would be too coa
 from __future__ import annotations
 
 import math
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from salm_lightning.errors import ReleaseError
-from salm_lightning.files import file_sha256
+from salm_lightning.files import file_sha256, replacing
 
 LEVELS = 127
 """Steps of the int8 scale from zero to the radius."""
@@ -210,16 +209,12 @@ def merge_checksums(parts: Sequence[dict[str, str] | None]) -> dict[str, str]:
 def _save_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> str:
     """Write an ``.npy`` file block by block, there completely or not at all, and return its SHA-256."""
     header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, header)
-        for block in blocks:
-            block.tofile(stream)
-        stream.flush()
-        os.fsync(stream.fileno())  # the checkpoint that names this file must not outlive its bytes in a power cut
-    checksum = file_sha256(temporary)
-    temporary.replace(path)
-    return checksum
+    with replacing(path) as temporary:
+        with temporary.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            for block in blocks:
+                block.tofile(stream)
+        return file_sha256(temporary)
 
 
 def _map(path: Path) -> NDArray[Any]:

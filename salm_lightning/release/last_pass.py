@@ -109,15 +109,15 @@ def last_pass(
     images = data.split("train").images
     fingerprint = _fingerprint(module, data, ckpt_path)
     parts = Parts(_parts_folder(folder), fingerprint, len(images), data.chunk_size, images.shape[1:])
-    data.pending_chunks = [] if published else parts.pending()
+    pending = [] if published else parts.pending()
     writer = ProtectedWriter(parts)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     try:
-        if data.pending_chunks:
-            trainer.predict(module, datamodule=data, ckpt_path=ckpt_path, return_predictions=False, weights_only=True)  # type: ignore[arg-type]
+        if pending:
+            chunks = data.variant(predicted=pending)
+            trainer.predict(module, datamodule=chunks, ckpt_path=ckpt_path, return_predictions=False, weights_only=True)  # type: ignore[arg-type]
     finally:
         trainer.callbacks.remove(writer)  # type: ignore[attr-defined]
-        data.pending_chunks = None
     trainer.strategy.barrier("last pass")
     error: SalmError | None = None
     if trainer.is_global_zero:

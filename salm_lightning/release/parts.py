@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from salm_lightning.errors import ReleaseError
+from salm_lightning.files import write_bytes
 
 HEADER = "header.json"
 _ANNOUNCED = "announced"
@@ -52,7 +52,7 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         _discard_others(root, self.folder)
         if not (self.folder / HEADER).exists():
-            _write_atomically(self.folder / HEADER, header.encode())
+            write_bytes(self.folder / HEADER, header.encode())
 
     @property
     def num_chunks(self) -> int:
@@ -83,7 +83,7 @@ class Parts:
         stored = as_stored(images, self.image_shape)
         if len(stored) not in (count, self.chunk_size):
             raise ReleaseError(f"chunk={chunk} has {len(stored)} images, expected {count} (or {self.chunk_size} with padding).")
-        _write_atomically(self._path(chunk), _npy_bytes(stored[:count]))
+        write_bytes(self._path(chunk), _npy_bytes(stored[:count]))
 
     def pending(self) -> list[int]:
         """Return the chunks that are still to be done, in order; a file of the wrong size counts as not done."""
@@ -115,7 +115,7 @@ class Parts:
         Args:
             manifest: Text of its manifest.
         """
-        _write_atomically(self.folder.parent / _ANNOUNCED, _announcement(self._fingerprint, manifest))
+        write_bytes(self.folder.parent / _ANNOUNCED, _announcement(self._fingerprint, manifest))
 
     def remove(self) -> None:
         """Delete the folder with everything in it, once the release is written; the announcement goes last."""
@@ -184,12 +184,3 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
 
 def _npy_bytes(images: NDArray[np.uint8]) -> bytes:
     return _npy_header(images.shape) + images.tobytes()
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())  # a power cut must not leave a renamed file without its bytes
-    temporary.replace(path)

@@ -22,6 +22,7 @@ from salm_lightning.data.npz import ArraySpec, slices, write_array
 from salm_lightning.data.original import Original
 from salm_lightning.data.sums import FileSum, file_sums
 from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
+from salm_lightning.files import flush, write_text
 from salm_lightning.release.bound import Bound
 from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, Manifest, archive_name, info_of, safe_name
 from salm_lightning.release.measure import Meter
@@ -109,8 +110,8 @@ def write_release(
     building.mkdir(parents=True)
     try:
         manifest = _build(building, source, protected, plain, promise, selected)
-        _write_text(building / DATAMODULE, datamodule_yaml(folder))
-        _write_text(building / MANIFEST, manifest.to_json())
+        write_text(building / DATAMODULE, datamodule_yaml(folder))
+        write_text(building / MANIFEST, manifest.to_json())
         announce(manifest.to_json())
         _publish(building, folder)
     finally:
@@ -172,15 +173,14 @@ def _build(
 
 def _write_archive(path: Path, splits: dict[str, Split], train_images: Iterator[NDArray[np.uint8]]) -> dict[str, ArraySpec]:
     specs = {}
-    with path.open("wb") as stream:
-        with zipfile.ZipFile(stream, "w") as archive:
-            for name in ARRAYS:
-                split, kind = name.split("_")
-                array = splits[split].images if kind == "images" else splits[split].labels
-                specs[name] = ArraySpec.of(array)
-                blocks = train_images if name == "train_images" else slices(array, _ROWS)
-                write_array(archive, name, specs[name], blocks)
-        _flush(stream.fileno())
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ARRAYS:
+            split, kind = name.split("_")
+            array = splits[split].images if kind == "images" else splits[split].labels
+            specs[name] = ArraySpec.of(array)
+            blocks = train_images if name == "train_images" else slices(array, _ROWS)
+            write_array(archive, name, specs[name], blocks)
+    flush(path)
     return specs
 
 
@@ -264,16 +264,5 @@ def _publish(building: Path, folder: Path) -> None:
         if aside.exists():
             aside.rename(folder)
         raise
+    flush(folder.parent)  # a power cut must not leave the old release gone and the new one without its name
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        _flush(stream.fileno())
-
-
-def _flush(descriptor: int) -> None:
-    """Wait until the disk has the bytes: a power cut must not leave a renamed folder without them."""
-    os.fsync(descriptor)
