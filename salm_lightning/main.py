@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 
-from salm_lightning.errors import SalmError, look_up
+from salm_lightning import commands
+from salm_lightning.errors import ConfigurationError, SalmError, look_up
+from salm_lightning.interruption import Interrupted
+from salm_lightning.runs.quiet import quieten
 
 INTERRUPTED = 128 + 15
 """Exit code of a run that saved its state on SIGTERM, as a shell reports it."""
@@ -21,38 +25,46 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit code: 0 on success, 1 when ``verify`` finds a fault, 2 for a user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    from salm_lightning import commands
-    from salm_lightning.cli.fit import HELP
+    name = arguments[0] if arguments else ""
+    if name in ("", "-h", "--help"):
+        sys.stdout.write(commands.overview())
+        return 0 if name else 2
+    if name == "--version":
+        from salm_lightning.version import __version__
 
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(commands.overview(HELP))
-        return 0 if arguments else 2
-    import torch
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    from salm_lightning.cli.config_files import resolve_configs
-    from salm_lightning.cli.fit import SalmCLI
-    from salm_lightning.interruption import Interrupted, interruptible
-    from salm_lightning.runs.quiet import quieten
-
+        sys.stdout.write(f"salm-cli {__version__}\n")
+        return 0
     quieten()
-    torch.set_float32_matmul_precision("high")
     try:
-        if arguments[0] in HELP or arguments[0].startswith("-"):
-            SalmCLI(resolve_configs(arguments))
-            return 0
-        look_up("command", arguments[0], [*HELP, *commands.COMMANDS])
-        with interruptible():
-            return commands.run(arguments[0], resolve_configs(arguments)[1:])
-    except (SalmError, MisconfigurationException, OSError) as error:
+        _check_first(arguments)
+        return commands.run(name, arguments[1:])
+    except _of_lightning("MisconfigurationException", SalmError, OSError) as error:
         sys.stderr.write(f"salm-cli: error: {error}\n")
         return 2
-    except (SIGTERMException, Interrupted) as interruption:
-        sys.stderr.write(f"salm-cli: interrupted; {_way_on(arguments[0] in HELP, bool(interruption.code))}.\n")
-        return int(interruption.code or INTERRUPTED)
+    except _of_lightning("SIGTERMException", Interrupted) as interruption:
+        code = getattr(interruption, "code", None)
+        sys.stderr.write(f"salm-cli: interrupted; {_way_on(commands.of_trainer(name), bool(code))}.\n")
+        return int(code or INTERRUPTED)
     except KeyboardInterrupt:
         return 130
+
+
+def _check_first(arguments: Sequence[str]) -> None:
+    """Refuse a command line whose first word is no command."""
+    if not arguments[0].startswith("-"):
+        look_up("command", arguments[0], commands.COMMANDS)
+        return
+    command = next((word for word in arguments if word in commands.COMMANDS), "COMMAND")
+    others = [word for word in arguments if word != command]
+    raise ConfigurationError(
+        f"{arguments[0]} stands where the command belongs; the command comes first: {shlex.join(['salm-cli', command, *others])}"
+    )
+
+
+def _of_lightning(name: str, *others: type[BaseException]) -> tuple[type[BaseException], ...]:
+    """Return exceptions of ours and one of Lightning's; while it is not loaded, nothing raises that one."""
+    loaded = sys.modules.get("lightning.pytorch.utilities.exceptions")
+    return (*others, getattr(loaded, name)) if loaded else others
 
 
 def _way_on(is_fit: bool, saved: bool) -> str:

@@ -14,7 +14,7 @@ import pytest
 from fakes import write_fake_npz
 from pages import only_read
 
-from salm_lightning.commands import COMMANDS
+from salm_lightning.commands import function_of
 from salm_lightning.data import MEDMNIST
 from salm_lightning.main import main
 from salm_lightning.release import Manifest, verify_release
@@ -125,6 +125,7 @@ def test_make_installs_and_runs_what_the_readme_promises(workplace: Path, monkey
         [f"{venv}/bin/python", "-m", "pytest"],
     ]
     taken: list[dict[str, Any]] = []
-    monkeypatch.setitem(COMMANDS, "protect", only_read(COMMANDS["protect"], taken))
+    protect = only_read(function_of("protect"), taken)
+    monkeypatch.setattr("salm_lightning.commands.function_of", lambda _: protect)
     assert main([*demo, "--overwrite", "true"]) == 0
     assert (taken[0]["data"], taken[0]["proof"], taken[0]["overwrite"]) == ("synthetic", True, True)

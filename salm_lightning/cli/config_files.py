@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from salm_lightning.callbacks.checkpoint import latest_checkpoint
 from salm_lightning.errors import ConfigurationError, did_you_mean
 
 CONFIG_OPTIONS = ("-c", "--config")
@@ -51,6 +50,8 @@ def resolve_checkpoint(name: str) -> str:
     Raises:
         ConfigurationError: There is no checkpoint.
     """
+    from salm_lightning.callbacks.checkpoint import latest_checkpoint  # which loads Lightning
+
     path = Path(name)
     if path.is_dir():
         found = latest_checkpoint(path / "checkpoints") or latest_checkpoint(path)

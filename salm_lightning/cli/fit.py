@@ -40,13 +40,6 @@ FROM_DATA = ("num_classes", "channels", "image_size", "task")
 """Arguments of a module that the command line takes from the data."""
 LINKED = (*(f"model.{name}" for name in FROM_DATA), "model.seed", "data.seed")
 """Options that are settled by others; a value for them would be replaced silently."""
-HELP = {
-    "fit": "Train a noise generator and write the protected dataset, or train a victim.",
-    "validate": "Measure a checkpoint on the clean validation split.",
-    "test": "Measure a checkpoint on the clean test split.",
-    "predict": "Write the protected dataset from a generator's checkpoint, or a victim's predictions.",
-}
-"""What the Trainer's subcommands do here."""
 
 DATA = (MedMNISTDataModule, NpzDataModule, PoisonedDataModule, SyntheticDataModule)
 """What ``--data`` takes by name, which is every subclass that has been imported."""

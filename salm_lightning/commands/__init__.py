@@ -1,61 +1,134 @@
-"""The functions behind the subcommands of ``salm-cli`` that are not the Trainer's."""
+"""The commands of ``salm-cli``, and how one of them is run: what others need is neither imported nor built."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args, get_type_hints
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, get_args, get_type_hints
 
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its __all__ is made at run time
+from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # its __all__ is made at run time
 
-from salm_lightning.cli.config_files import CONFIG_OPTIONS, parse_value, read_settings
+from salm_lightning.cli.config_files import CONFIG_OPTIONS, parse_value, read_settings, resolve_configs
 from salm_lightning.cli.parser import SalmArgumentParser, explain, salm_error_behind
-from salm_lightning.commands.audit import audit
-from salm_lightning.commands.protect import protect
-from salm_lightning.commands.quality import quality
-from salm_lightning.commands.report import report
-from salm_lightning.commands.reproduce import reproduce
-from salm_lightning.commands.sweep import sweep
-from salm_lightning.commands.verify import verify
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.scenarios.classwise import classwise
+from salm_lightning.interruption import interruptible
 
-COMMANDS: dict[str, Callable[..., int]] = {
-    "protect": protect,
-    "classwise": classwise,
-    "sweep": sweep,
-    "reproduce": reproduce,
-    "verify": verify,
-    "audit": audit,
-    "quality": quality,
-    "report": report,
-}
-"""Subcommands by name; each function's arguments are the subcommand's options."""
-_EXAMPLES = {
-    "protect": "salm-cli protect pathmnist",
-    "classwise": "salm-cli classwise dermamnist pathmnist",
-    "sweep": "salm-cli sweep --config sweep/methods.yaml",
-    "reproduce": "salm-cli reproduce table1 --dry_run true",
-    "verify": "salm-cli verify lightning_logs/pathmnist-salm/protected",
-    "audit": "salm-cli audit lightning_logs/pathmnist-salm/protected --source pathmnist",
-    "quality": "salm-cli quality lightning_logs/pathmnist-salm/protected --source pathmnist",
-    "report": "salm-cli report lightning_logs/pathmnist-salm/protected",
-}
 
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        function: Module and name of what runs it; the arguments of a function are the command's options.
+        help: What it does: the first line of the function's docstring.
+        example: A call that works, where one lacks an argument.
+    """
+
+    function: str
+    help: str
+    example: str = ""
+
+
+_TRAINER = "salm_lightning.cli.fit:SalmCLI"
+_RELEASE = "lightning_logs/pathmnist-salm/protected"
+
+COMMANDS = {
+    "fit": Command(_TRAINER, "Train a noise generator and write the protected dataset, or train a victim."),
+    "validate": Command(_TRAINER, "Measure a checkpoint on the clean validation split."),
+    "test": Command(_TRAINER, "Measure a checkpoint on the clean test split."),
+    "predict": Command(_TRAINER, "Write the protected dataset from a generator's checkpoint, or a victim's predictions."),
+    "protect": Command(
+        "salm_lightning.commands.protect:protect",
+        "Protect a dataset: train the noise, write the protected copy, and prove it on a victim.",
+        "salm-cli protect pathmnist",
+    ),
+    "classwise": Command(
+        "salm_lightning.scenarios.classwise:classwise",
+        "Protect a dataset class by class, each among support classes from another dataset (paper: Section 7.1).",
+        "salm-cli classwise dermamnist pathmnist",
+    ),
+    "sweep": Command(
+        "salm_lightning.commands.sweep:sweep",
+        "Make releases and train victims for every combination of settings, and put the results into one table.",
+        "salm-cli sweep --config sweep/methods.yaml",
+    ),
+    "reproduce": Command(
+        "salm_lightning.commands.reproduce:reproduce",
+        "Run a table, figure or case study of the paper at its settings, and show ours beside its numbers.",
+        "salm-cli reproduce table1 --dry_run",
+    ),
+    "verify": Command(
+        "salm_lightning.commands.verify:verify",
+        "Check a protected dataset and print one line per check.",
+        f"salm-cli verify {_RELEASE}",
+    ),
+    "audit": Command(
+        "salm_lightning.commands.audit:audit",
+        "Train models on a release, under what a determined user would try, and say whether the protection holds.",
+        f"salm-cli audit {_RELEASE} --source pathmnist",
+    ),
+    "quality": Command(
+        "salm_lightning.commands.quality:quality",
+        "Measure whether protected images are still useful: similarity, segmentation, pictures.",
+        f"salm-cli quality {_RELEASE} --source pathmnist",
+    ),
+    "report": Command(
+        "salm_lightning.commands.report:report",
+        "Write one HTML file that tells what was protected, how, and whether it holds.",
+        f"salm-cli report {_RELEASE}",
+    ),
+}
+"""All commands by name."""
+_WITHOUT_TORCH = ("verify", "report")
 _BOOLEANS = ("true", "false", "yes", "no")
 
 
+def overview() -> str:
+    """Return the help of ``salm-cli`` itself, as wide as the terminal."""
+    width = shutil.get_terminal_size().columns
+    lines = [
+        textwrap.fill(command.help, width, initial_indent=f"  {name:10s}", subsequent_indent=" " * 12)
+        for name, command in COMMANDS.items()
+    ]
+    closing = (
+        "salm-cli COMMAND --help lists a command's options; COMMAND --print_config shows what they amount to; "
+        "salm-cli --version names this version."
+    )
+    opening = "usage: salm-cli COMMAND [OPTIONS]\n\nMake medical image datasets unlearnable.\n\ncommands:"
+    return "\n".join([opening, *lines, "", textwrap.fill(closing, width), ""])
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """Import what runs a command."""
+    module, _, function = COMMANDS[name].function.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
+
+
+def of_trainer(name: str) -> bool:
+    """Return whether a command is one of the Trainer's, which LightningCLI reads."""
+    return name in COMMANDS and COMMANDS[name].function == _TRAINER
+
+
 def run(name: str, args: Sequence[str]) -> int:
-    """Parse a subcommand's arguments, run it, and return its exit code.
+    """Read a command's arguments, run it, and return its exit code.
 
     Raises:
         SalmError: An argument is wrong, or the command fails.
     """
-    function = COMMANDS[name]
-    typed_by_user, args = args, _switches(function, args)
-    settings = read_settings(args)  # a config file that is no YAML is refused in clear words
-    parser = SalmArgumentParser(prog=f"salm-cli {name}", description=_first_line(function))
+    function = function_of(name)
+    if of_trainer(name):
+        _prefer_tensor_cores()
+        function(resolve_configs([name, *args]))
+        return 0
+
+    parser = SalmArgumentParser(prog=f"salm-cli {name}", description=COMMANDS[name].help)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below.")
     parser.add_function_arguments(function, as_positional=True)
+    args = resolve_configs([_spelled(arg, parser) for arg in args])
+    typed_by_user, args = args, _switches(function, args)
+    settings = read_settings(args)  # a config file that is no YAML is refused in clear words
     for action in parser._actions:
         given = settings.children.get(action.dest)
         if given is not None and given.value is not None and hasattr(action.default, "class_path"):
@@ -65,7 +138,9 @@ def run(name: str, args: Sequence[str]) -> int:
     try:
         config = parser.parse_args(typed)
     except ConfigurationError as error:
-        raise _not_boolean(function, typed_by_user, error) or explain(parser, args, error, example=_EXAMPLES[name]) from error
+        raise _not_boolean(function, typed_by_user, error) or explain(
+            parser, args, error, example=COMMANDS[name].example
+        ) from error
     try:
         values = parser.instantiate(config)
     except ValueError as error:
@@ -74,22 +149,24 @@ def run(name: str, args: Sequence[str]) -> int:
     arguments = values.as_dict()
     for argument, options in below.items():
         arguments[argument] = {**(arguments[argument] or {}), **options}
-    return function(**arguments)
+    if name not in _WITHOUT_TORCH:
+        _prefer_tensor_cores()
+    with interruptible():
+        return int(function(**arguments))
 
 
-def overview(others: Mapping[str, str]) -> str:
-    """Return the help of ``salm-cli`` itself.
+def _prefer_tensor_cores() -> None:
+    """Let float32 products be made of TF32 ones where a device has them."""
+    import torch
 
-    Args:
-        others: What the remaining subcommands do, by name.
-    """
-    lines = {**others, **{name: _first_line(function) for name, function in COMMANDS.items()}}
-    commands = "\n".join(f"  {name:10s}{text}" for name, text in lines.items())
-    return (
-        "usage: salm-cli COMMAND [OPTIONS]\n\nMake medical image datasets unlearnable.\n\n"
-        f"commands:\n{commands}\n\n"
-        "salm-cli COMMAND --help lists a command's options; COMMAND --print_config shows what they amount to.\n"
-    )
+    torch.set_float32_matmul_precision("high")
+
+
+def _spelled(arg: str, parser: ArgumentParser) -> str:
+    """Return an argument, the name of an option with underscores: ``--dry-run`` is ``--dry_run``."""
+    option, equals, value = arg.partition("=")
+    name = option.replace("-", "_").replace("__", "--", 1)
+    return name + equals + value if name.partition(".")[0] in parser._option_string_actions else arg
 
 
 def _files_first(args: Sequence[str]) -> list[str]:
@@ -143,7 +220,3 @@ def _take_below(function: Callable[..., int], args: Sequence[str]) -> tuple[list
             continue
         below[mapping][name] = parse_value(value if equals else next(remaining, ""))
     return rest, {name: options for name, options in below.items() if options}
-
-
-def _first_line(function: Callable[..., int]) -> str:
-    return (function.__doc__ or "").splitlines()[0]
