@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from salm_lightning.audit.results import FOLDER, PICTURES
 from salm_lightning.errors import DataError
 from salm_lightning.files import replacing, write_json
 
-PICTURES = "pictures.json"
-FOLDER = "pictures"
 _DPI = 150
 
 

@@ -12,7 +12,9 @@ from salm_lightning.audit.reading import Count, Share, read_result
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.files import write_json
 
-AUDIT, QUALITY = "audit.json", "quality.json"
+AUDIT, QUALITY, PICTURES = "audit.json", "quality.json", "pictures.json"
+FOLDER = "pictures"
+"""Folder of the pictures, beside their list."""
 FORMAT_VERSION = 1
 """Of both files."""
 NONE = "none"

@@ -9,8 +9,8 @@ from pathlib import Path
 from salm_lightning.audit.results import beside
 from salm_lightning.console import say
 from salm_lightning.errors import ConfigurationError, OutputExistsError
-from salm_lightning.files import replacing
-from salm_lightning.report import Evidence, gather, missing, render
+from salm_lightning.files import write_text
+from salm_lightning.report import Evidence, gather, missing, placeholder, render
 
 _ENDINGS = (".html", ".htm")
 
@@ -36,7 +36,7 @@ def report(release: Path, audit: Path | None = None, out: Path | None = None, ov
     _check_path(path, release, overwrite)
     evidence = gather(release, audit)
     today = datetime.now(UTC).date()
-    _write(path, render(evidence, _seen_from(path, release), today))
+    write_text(path, render(evidence, _seen_from(path, release), today))
     _summary(path, evidence, release)
     return 0
 
@@ -60,14 +60,10 @@ def _seen_from(path: Path, release: Path) -> str:
     return folder.relative_to(beside).as_posix() if folder.is_relative_to(beside) else folder.name
 
 
-def _write(path: Path, html: str) -> None:
-    with replacing(path) as temporary:
-        # JSON can hold halves of characters, which UTF-8 cannot
-        temporary.write_bytes(html.encode("utf-8", errors="replace"))
-
-
 def _summary(path: Path, evidence: Evidence, release: Path) -> None:
     verdict = "none yet" if evidence.audit is None else f"{evidence.audit.verdict.word}. {evidence.audit.verdict.text}"
     say(f"Report:   {path} ({path.stat().st_size / 2**20:.1f} MiB)\nVerdict:  {verdict}")
-    for part, command in missing(evidence, str(release)).items():
-        say(f"Missing:  {part}; made by: {command}")
+    if lacking := missing(evidence, str(release)):
+        say(f"Missing:  {'; '.join(lacking)}\nMade by:  {next(iter(lacking.values()))}")
+        if note := placeholder(evidence.manifest):
+            say(note)

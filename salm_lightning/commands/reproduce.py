@@ -49,6 +49,8 @@ def reproduce(
         SalmError: An argument is wrong, or another sweep is running in ``out``.
     """
     # Not with this module, or every other command would load them too.
+    from salm_lightning.reproduce.calibration import Calibration
+    from salm_lightning.reproduce.estimate import show_estimate
     from salm_lightning.reproduce.experiment import Setup
     from salm_lightning.reproduce.run import run
     from salm_lightning.reproduce.settings import Settings
@@ -62,6 +64,6 @@ def reproduce(
     cells = chosen.choose(datasets, methods)
     experiment = chosen.experiment(cells, Setup(settings, out, workers, general, download=not dry_run))
     if dry_run:
-        experiment.show_plan()
+        show_estimate(experiment.runs(), Calibration(accelerator, precision), workers)
         return 0
     return run(target, chosen, experiment, settings, out)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from salm_lightning.tensors import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Score(StrEnum):

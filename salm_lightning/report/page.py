@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from salm_lightning.audit.results import AUDIT
-from salm_lightning.data.base import ANY_FINDING
-from salm_lightning.release import Manifest
+from salm_lightning.audit.results import AUDIT, AuditResult, mean
+from salm_lightning.data.catalogue import MEDMNIST
+from salm_lightning.release.manifest import Manifest
 from salm_lightning.report import words
-from salm_lightning.report.evidence import Audit, Evidence, Series
+from salm_lightning.report.evidence import Evidence
+from salm_lightning.report.first_page import first_page
+
+PLACEHOLDER = "ORIGINAL"
+"""Stands in commands for the file of which a release was made, where nobody but its owner knows the place."""
 
 
 def render(evidence: Evidence, release: str, today: date) -> str:
@@ -29,37 +33,55 @@ def render(evidence: Evidence, release: str, today: date) -> str:
         release: The release's folder, as its commands are to name it.
         today: Date of the report.
     """
-    method = evidence.manifest.method_name
+    manifest = evidence.manifest
     return _environment().get_template("report.html").render(
         evidence=evidence,
-        manifest=evidence.manifest,
+        first=first_page(evidence),
+        manifest=manifest,
         audit=evidence.audit,
         quality=evidence.quality,
         missing=missing(evidence, release),
-        method=method,
-        paper=words.METHODS.get(method),
+        placeholder=placeholder(manifest),
+        method=manifest.method_name,
+        paper=words.METHODS.get(manifest.method_name),
         words=words,
         verify=f"salm-cli verify {shlex.quote(release)}",
-        original=evidence.manifest.source and shlex.quote(evidence.manifest.source.name),
+        original=_original(manifest),
         today=today,
+        recall=_recall(evidence.audit),
         tables=_setting_tables(evidence),
     )  # fmt: skip
 
 
 def missing(evidence: Evidence, release: str) -> dict[str, str]:
     """Return what the report lacks, each with the command that makes it."""
-    command = shlex.join(
-        ["salm-cli", "audit", release, "--source", _audit_source(evidence.manifest), *_audit_options(evidence.audit)]
-    )
+    source = _original(evidence.manifest)
+    command = shlex.join(["salm-cli", "audit", release, "--source", source, *_audit_options(evidence.audit)])
     quality = evidence.quality
     there = {
-        "the verdict and the battery of trained models": evidence.audit,
+        "the verdict and the models trained against the noise": evidence.audit,
         "image quality": quality,
         "segmentation": quality and quality.segmentation,
         "reading by a model trained on originals": quality and quality.readable,
         "pictures": evidence.pictures,
     }
     return {part: command for part, found in there.items() if not found}
+
+
+def placeholder(manifest: Manifest) -> str:
+    """Return what to say of the placeholder for the originals in a command; nothing where a command names them by itself."""
+    if manifest.source is None or _original(manifest) != PLACEHOLDER:
+        return ""
+    return f"{PLACEHOLDER} stands for the file {manifest.source.name} of which the release was made."
+
+
+def _original(manifest: Manifest) -> str:
+    """Return the word by which a command finds the originals wherever it is run, or the placeholder."""
+    if manifest.source is None:
+        return "synthetic"  # drawn, not read
+    name = manifest.info.name.removesuffix("-any")
+    files = (f"{name}.npz", f"{name}_{manifest.info.size}.npz")
+    return name if name in MEDMNIST and manifest.source.name in files else PLACEHOLDER
 
 
 def _environment() -> Environment:
@@ -70,22 +92,31 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": words.percent, "decimals": _decimals, "spread": _spread, "plain": _plain}
+    environment.filters |= {"mean": mean, "spread": _spread, "plain": _plain}
+    environment.filters |= {name: getattr(words, name) for name in ("percent", "decimals", "named")}
     return environment
 
 
-def _audit_source(manifest: Manifest) -> str:
-    """Return what names the originals to ``salm-cli audit``, as far as a manifest tells it."""
-    if manifest.source is None:
-        return "synthetic"  # drawn, not read
-    return manifest.info.name if manifest.dataset.get("labels") == ANY_FINDING else manifest.source.name
-
-
-def _audit_options(audit: Audit | None) -> list[str]:
+def _audit_options(audit: AuditResult | None) -> list[str]:
     """Return the options that make an audit go on where it stands; others would make another one."""
     settings = {} if audit is None else audit.settings
     given = {name: settings[name] for name in ("preset", "width", "steps", "batch_size", "precision") if name in settings}
     return [word for name, value in given.items() for word in (f"--{name}", _plain(value))]
+
+
+def _recall(audit: AuditResult | None) -> list[tuple[str, int, float | None, float | None]]:
+    """Return each class's name and test images, and the share of them that the first models recognise: protected, clean."""
+    if audit is None or audit.confusion is None:
+        return []
+    protected, clean = audit.confusion.protected, audit.confusion.clean
+    return [
+        (name, sum(protected[number]), _share(protected[number], number), _share(clean[number], number) if clean else None)
+        for number, name in enumerate(audit.confusion.class_names)
+    ]
+
+
+def _share(row: Sequence[int], number: int) -> float | None:
+    return row[number] / sum(row) if any(row) else None
 
 
 def _setting_tables(evidence: Evidence) -> dict[str, list[tuple[str, str]]]:
@@ -128,13 +159,7 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _decimals(value: float | None, digits: int = 3) -> str:
-    return words.MISSING if value is None else f"{value:.{digits}f}"
-
-
-def _spread(series: Series, digits: int = 1, scale: float = 100.0) -> str:
-    """Write the smallest and the largest value over the seeds; nothing for a single one."""
-    if len(series.known) < 2:
-        return ""
-    low, high = (f"{scale * bound:.{digits}f}" for bound in (min(series.known), max(series.known)))
-    return f"{low} to {high}"
+def _spread(values: Sequence[float | None]) -> str:
+    """Write the smallest and the largest share over the seeds in percent; nothing for a single one."""
+    known = [100 * value for value in values if value is not None]
+    return f"{min(known):.1f} to {max(known):.1f}" if len(known) > 1 else ""

@@ -6,18 +6,27 @@ import base64
 import io
 import re
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from salm_lightning.audit.album import FOLDER, PICTURES
+from salm_lightning.audit.reading import member, parse, read_json, require_release
+from salm_lightning.audit.results import PICTURES
+from salm_lightning.data.npz import NpzReader
 from salm_lightning.errors import ReleaseError
-from salm_lightning.report.values import Value
+from salm_lightning.release.manifest import Manifest
 
-_NAME = re.compile(FOLDER + r"/[A-Za-z0-9][A-Za-z0-9_.=,+-]{0,99}\.png", re.ASCII)
+_NAME = re.compile(r"pictures/[A-Za-z0-9][A-Za-z0-9_.=,+-]{0,99}\.png", re.ASCII)
 _LARGEST = 2**23  # bytes of a picture
 _LARGEST_SUM = 2**26  # bytes of all; browsers open no larger page in good time
 _MOST_PIXELS = 2**26
+
+
+_SAMPLE = 4  # images
+_SIDE = 224  # pixels of one of them
+_GAP = 8
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Picture:
         width: In pixels.
         height: In pixels.
         uri: The file as a ``data:`` address.
+        file: Its name in the folder of an audit; empty for one that the report has drawn.
     """
 
     title: str
@@ -37,6 +47,14 @@ class Picture:
     width: int
     height: int
     uri: str
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    file: str
+    title: str
+    caption: str
 
 
 def read_pictures(folder: Path, archive_sha256: str) -> tuple[Picture, ...]:
@@ -52,24 +70,47 @@ def read_pictures(folder: Path, archive_sha256: str) -> tuple[Picture, ...]:
     path = folder / PICTURES
     if not path.exists():
         return ()
-    album = Value.read(path)
-    album.require_release(archive_sha256)
-    pictures = tuple(_picture(folder, value) for value in album["pictures"].elements())
+    album = read_json(path)
+    require_release(album, PICTURES, archive_sha256)
+    entries: tuple[_Entry, ...] = parse(tuple[_Entry, ...], member(album, "pictures", PICTURES), f"{PICTURES}: pictures")
+    pictures = tuple(_picture(folder, entry, f"{PICTURES}: pictures[{number}].file") for number, entry in enumerate(entries))
     if sum(len(picture.uri) for picture in pictures) > _LARGEST_SUM * 4 / 3:
         raise ReleaseError(f"the pictures of {folder} have more than {_LARGEST_SUM} bytes; leave some out of {PICTURES}.")
     return pictures
 
 
-def _picture(folder: Path, value: Value) -> Picture:
-    name = value["file"].text()
-    if not _NAME.fullmatch(name):
-        raise ReleaseError(
-            f"{value['file'].where}={name[:100]!r} must be {FOLDER}/NAME.png with a name of letters, digits and '_.=,+-'."
-        )
-    data = _bytes(folder / name)
-    width, height = _size(folder / name, data)
-    uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    return Picture(value["title"].text(), value["caption"].text(), width, height, uri)
+def draw_sample(release: Path, manifest: Manifest) -> Picture:
+    """Draw some of the protected images, small ones enlarged so that each of their pixels is a square.
+
+    Raises:
+        ReleaseError: The archive is damaged.
+    """
+    chosen = np.flatnonzero(manifest.coverage.mask())[:_SAMPLE]
+    with NpzReader(release / manifest.archive.name) as archive:
+        rows = chain.from_iterable(archive.chunks("train_images", 1))
+        images = [image for number, image in enumerate(islice(rows, int(chosen.max(initial=0)) + 1)) if number in chosen]
+    factor = max(1, _SIDE // manifest.info.size)
+    tiles = [np.asarray(image).repeat(factor, 0).repeat(factor, 1) for image in images]
+    columns = min(2, len(tiles))
+    side = factor * manifest.info.size + _GAP
+    sheet = Image.new("RGB", (columns * side - _GAP, -(-len(tiles) // 2) * side - _GAP), "white")
+    for number, tile in enumerate(tiles):
+        sheet.paste(Image.fromarray(tile).convert("RGB"), (number % 2 * side, number // 2 * side))
+    stream = io.BytesIO()
+    sheet.save(stream, "PNG")
+    caption = f"The first {len(tiles)} images with noise, as they are published."
+    return Picture("Protected images", caption, *sheet.size, _uri(stream.getvalue()))
+
+
+def _picture(folder: Path, entry: _Entry, where: str) -> Picture:
+    if not _NAME.fullmatch(entry.file):
+        raise ReleaseError(f"{where}={entry.file[:100]!r} must be pictures/NAME.png with a name of letters, digits and '_.=,+-'.")
+    data = _bytes(folder / entry.file)
+    return Picture(entry.title, entry.caption, *_size(folder / entry.file, data), _uri(data), entry.file)
+
+
+def _uri(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
 
 
 def _bytes(path: Path) -> bytes:

@@ -1,16 +1,127 @@
-"""What a report says in plain words about methods, measures and verdicts."""
+"""What a report says in plain words about verdicts, methods, measures, networks and countermeasures."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from salm_lightning.audit.results import CARELESS, FAILS, NOT_JUDGED, PROTECTS, UNTRIED
+from salm_lightning.audit.results import CARELESS, FAILS, NONE, NOT_JUDGED, PROTECTS, UNTRIED
 
 MISSING = "n/a"
 """Stands where there is no number."""
-NO_COUNTERMEASURE = "no countermeasure"
-"""Title of what somebody does who does nothing."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict as people read it.
+
+    Attributes:
+        heading: The verdict.
+        tone: Its colour: ``good``, ``part``, ``bad`` or ``open``.
+        meaning: What it says.
+        steps: What to do, in sentences.
+    """
+
+    heading: str
+    tone: str
+    meaning: str
+    steps: tuple[str, ...]
+
+
+_KEEP = "Keep the originals to yourself: whoever gets them can train on them, whatever becomes of this copy."
+_ANEW = "Protect anew, with noise that is trained longer, a larger change per pixel, or another method; then audit again."
+NOT_AUDITED = Verdict(
+    "none yet",
+    "open",
+    "This release has not been audited. Nothing on this page shows that it protects.",
+    ("Do not publish on the strength of this page.", "Have the release audited, and make this report again.", _KEEP),
+)
+VERDICTS = {
+    PROTECTS: Verdict(
+        PROTECTS,
+        "good",
+        "Nothing that was tried made the protected images useful for training.",
+        (
+            "Read what this page does not show. If that is acceptable, this copy can be published.",
+            "Publish it under a licence that forbids training: the noise does not replace it.",
+            _KEEP,
+        ),
+    ),
+    UNTRIED: Verdict(
+        UNTRIED,
+        "part",
+        "The protected images are of little use to somebody who trains on them as they are. Whether somebody who knows of the noise gets "
+        "around it has not been tried.",
+        ("Before you publish, have it tried what somebody does who knows of the noise: a longer audit does that.", _KEEP),
+    ),
+    CARELESS: Verdict(
+        CARELESS,
+        "part",
+        "The protected images are of little use to somebody who trains on them as they are. Somebody who knows of the noise and takes the "
+        "steps named below can learn from them.",
+        (
+            "Publish this copy only if careless use is all that you want to stop.",
+            f"Against people who make an effort do not rely on it. {_ANEW}",
+            _KEEP,
+        ),
+    ),
+    FAILS: Verdict(
+        FAILS,
+        "bad",
+        "A model that trains on the protected images as they are becomes useful. Do not rely on this release.",
+        ("Do not publish this copy as protected.", _ANEW, _KEEP),
+    ),
+    NOT_JUDGED: Verdict(
+        NOT_JUDGED,
+        "open",
+        "The audit has not come to a verdict. Nothing on this page shows that this release protects.",
+        (
+            "Do not publish on the strength of this page.",
+            "Let the audit run to its end, with the originals and with models that are trained longer: it can judge only if a model learns "
+            "something from the originals.",
+            _KEEP,
+        ),
+    ),
+}
+"""Verdicts by the audit's word."""
+
+_COUNTERMEASURES = {
+    NONE: "no countermeasure",
+    "mean": "mean filter",
+    "median": "median filter",
+    "gaussian": "Gaussian filter",
+    "grey": "greyscale",
+    "resample": "scaling down and up",
+}
+"""Countermeasures whose names are words of any language: they are replaced at the beginning of a title alone."""
+_NAMES = {
+    "jpeg": "JPEG compression",
+    "centercrop": "cropping",
+    "bitdepth": "fewer grey levels",
+    "cutmix": "CutMix",
+    "strongaugment": "strong augmentation",
+    "uerasermax": "UEraser-Max",
+    "adversarialtraining": "adversarial training",
+    "orthogonalprojection": "orthogonal projection",
+    "totalvariation": "total variation denoising",
+    "finetune": "fine-tuning",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "densenet121": "DenseNet-121",
+    "vgg11": "VGG-11",
+    "vit": "vision transformer",
+    "otsu": "Otsu's threshold",
+}
+_NAMED = re.compile(rf"\b({'|'.join(_NAMES)})\b")
+_OPTIONS = re.compile(r" \(--\w+\)|, with --\w+ if it did not name them")
+
+
+def named(text: str) -> str:
+    """Return a text of an audit with countermeasures and networks under their names, without options of the command line."""
+    first, space, rest = text.partition(" ")
+    text = _COUNTERMEASURES.get(first, first) + space + rest
+    return _NAMED.sub(lambda found: _NAMES[found[0]], _OPTIONS.sub("", text))
 
 
 @dataclass(frozen=True)
@@ -67,17 +178,6 @@ METHODS = {
 }
 """The methods of the package by the name that manifests give them."""
 
-VERDICT_MEANINGS = {
-    PROTECTS: "Nothing that was tried made the protected images useful for training.",
-    UNTRIED: "The protected images are of little use to somebody who trains on them as they are. Whether somebody who knows of the noise "
-    "gets around it has not been tried.",
-    CARELESS: "The protected images are of little use to somebody who trains on them as they are. Somebody who knows of the noise and "
-    "takes the steps named below can learn from them.",
-    FAILS: "A model that trains on the protected images as they are becomes useful. Do not rely on this release.",
-    NOT_JUDGED: "The audit has not come to a verdict. Nothing on this page shows that this release protects.",
-}
-"""What each verdict of an audit means."""
-
 
 @dataclass(frozen=True)
 class Measure:
@@ -99,6 +199,11 @@ class Measure:
 def percent(value: float | None, digits: int = 1) -> str:
     """Write a share, such as ``61.6 %``."""
     return MISSING if value is None else f"{100 * value:.{digits}f}\u202f%"
+
+
+def decimals(value: float | None, digits: int = 3) -> str:
+    """Write a number, such as ``0.944``."""
+    return MISSING if value is None else f"{value:.{digits}f}"
 
 
 _HASH = (

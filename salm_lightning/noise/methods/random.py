@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from salm_lightning.noise.methods.base import Method, Perturbation, full_mask
 from salm_lightning.noise.pgd import Objective
-from salm_lightning.tensors import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Random(Method):

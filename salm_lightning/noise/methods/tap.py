@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from math import inf
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.methods.base import Method, Perturbation, check_step_size, full_mask
 from salm_lightning.noise.pgd import Objective, descend
 from salm_lightning.noise.transforms import CropFlip
-from salm_lightning.tensors import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TAP(Method):
