@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from processes import before, run
 
-from salm_lightning.cli.config_files import resolve_config, resolve_configs, shipped_configs
+from salm_lightning.cli.config_files import resolve_config, shipped_configs
 from salm_lightning.cli.fit import SalmCLI
 from salm_lightning.countermeasures import COUNTERMEASURES
 from salm_lightning.data import MEDMNIST, MedMNISTDataModule
@@ -63,7 +63,7 @@ class Built(SalmCLI):
 
 
 def _build(*arguments: str) -> Built:
-    return Built(resolve_configs(["fit", *arguments]))
+    return Built(["fit", *arguments])
 
 
 def test_the_set_is_complete() -> None:
@@ -172,7 +172,7 @@ def test_countermeasure(name: str) -> None:
     if name == "finetune":  # which cannot have one
         required = [str(_victim_checkpoint())]
         arguments += ["--model.countermeasure.checkpoint", *required]
-    cli = SalmCLI(resolve_configs(["fit", *arguments, *FAST]))
+    cli = SalmCLI(["fit", *arguments, *FAST])
     assert cli.trainer.global_step == 1
     assert cli.model.countermeasure.settings() == COUNTERMEASURES[name](*required).settings()
 

@@ -16,7 +16,6 @@ from pages import only_read, shell_commands
 from test_configs import SHORT, Built
 
 from salm_lightning import commands
-from salm_lightning.cli.config_files import resolve_configs
 from salm_lightning.data import MEDMNIST, NpzDataModule
 from salm_lightning.main import main
 from salm_lightning.modules import NoiseGeneratorModule
@@ -45,7 +44,7 @@ def test_fits_can_be_built(release: Path) -> None:
     assert len(set(runs)) == len(runs), "a run that has the name of an earlier one would be refused"
     kinds: Counter[str] = Counter()
     for run, command in zip(runs, fits, strict=True):
-        model, data = (cli := Built(resolve_configs([*command, *SHORT]))).model, cli.datamodule
+        model, data = (cli := Built([*command, *SHORT])).model, cli.datamodule
         kinds[type(model).__name__] += 1
         if isinstance(model, NoiseGeneratorModule):
             if model.selection is not None:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from salm_lightning.cli.config_files import Setting, read_settings
-from salm_lightning.cli.fit import LINKED
-from salm_lightning.cli.messages import find_problem
+from salm_lightning.cli.composition import Setting, compose
+from salm_lightning.cli.messages import Walk
 from salm_lightning.cli.parser import salm_error_behind
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.main import main
@@ -58,26 +57,26 @@ WRONG = [
     ),
     (f"fit --model NoiseGeneratorModule --model.method TPA {DATA}", ["--model.method=TPA", "did you mean 'TAP'", "SALM, SP, "]),
     ("protect synthetic --method SPP", ["--method=SPP", "did you mean 'SP'", "SALM, SP, "]),
-    ("fit --model VictimModule --data MedMNISTDatamodule", ["did you mean 'MedMNISTDataModule'", "PoisonedDataModule"]),
+    ("fit --model VictimModule --data MedMNISTDataModul", ["did you mean 'MedMNISTDataModule'", "PoisonedDataModule"]),
     ("fit --model VictimModule --data MedMNISTDataModule --data.name patmnist", ["did you mean 'pathmnist'", "tissuemnist"]),
     (f"{VICTIM} --model.arch resnet19", ["'resnet19' is not known", "did you mean 'resnet18'", "vgg11"]),
     (f"{VICTIM} --model.optimizer SGDD", ["--model.optimizer=SGDD", "did you mean 'SGD'", "AdamW"]),
     (f"{VICTIM} --trainer.callbacks Throughputt", ["--trainer.callbacks=Throughputt", "did you mean 'Throughput'"]),
     # Values.
-    (f"{GENERATOR} --model.loop persistant", ["--model.loop=persistant", "did you mean 'persistent'", "fresh, persistent"]),
-    (f"{GENERATOR} --model.method.score singed", ["did you mean 'signed'", "element, pixel, signed"]),
+    (f"{GENERATOR} --model.loop persistant", ["--model.loop=persistant: expected 'persistent', 'fresh'"]),
+    (f"{GENERATOR} --model.method.score singed", ["--model.method.score=singed: expected", "Score"]),
     (f"{GENERATOR} --model.method.percent 101", ["percent=101.0 is out of range", "give 0 to 100"]),
-    (f"{GENERATOR} --model.updates_per_visit autoo", ["--model.updates_per_visit=autoo", "a whole number or 'auto'"]),
-    (f"{VICTIM} --model.width wide", ["--model.width=wide: expected a number"]),
-    (f"{VICTIM} --model.optimizer.lr high", ["--model.optimizer.lr=high: expected a number"]),
-    (f"{VICTIM} --trainer.max_steps many", ["--trainer.max_steps=many: expected a whole number"]),
-    (f"{VICTIM} --overwrite perhaps", ["--overwrite=perhaps: expected true or false"]),
-    (f"{VICTIM} --trainer.precision bf17", ["--trainer.precision=bf17 is not known", "bf16-mixed"]),
+    (f"{GENERATOR} --model.updates_per_visit autoo", ["--model.updates_per_visit=autoo: expected int or 'auto'"]),
+    (f"{VICTIM} --model.width wide", ["--model.width=wide: expected float"]),
+    (f"{VICTIM} --model.optimizer.lr high", ["--model.optimizer.lr=high: expected float"]),
+    (f"{VICTIM} --trainer.max_steps many", ["--trainer.max_steps=many: expected int"]),
+    (f"{VICTIM} --overwrite perhaps", ["unrecognized arguments: perhaps", "salm-cli fit --help"]),
+    (f"{VICTIM} --trainer.precision bf17", ["--trainer.precision=bf17: expected", "bf16-mixed"]),
     (f"{GENERATOR} --trainer.precision 64-true", ["trainer.precision='64-true' is not known", "32-true, bf16-mixed, 16-mixed"]),
     (f"{VICTIM} --trainer.val_check_interval 0", ["--trainer.val_check_interval=0 is out of range"]),
     (f"{VICTIM} --trainer.max_steps 0", ["--trainer.max_steps=0 is out of range"]),
     (f"{VICTIM} --seed_everything 99999999999", ["seed_everything=99999999999 is out of range"]),
-    (f"{VICTIM} --model.lr_scheduler StepLR", ["StepLR needs step_size: give --model.lr_scheduler.step_size"]),
+    (f"{VICTIM} --model.lr_scheduler StepLR", ["--model.lr_scheduler.step_size is missing"]),
     (VICTIM.replace("fit", "test"), ["test needs --ckpt_path: the folder of a run"]),
     (GENERATOR.replace("fit", "validate"), ["validate needs --ckpt_path"]),
     (f"{VICTIM} --trainer.accelerator gpuu", ["accelerator='gpuu'", "cpu"]),
@@ -90,15 +89,18 @@ WRONG = [
     # What is missing.
     (
         "fit",
-        ["--model is missing", "--model NoiseGeneratorModule --model.method SALM", "--data is missing", "--data.name pathmnist"],
+        ["--data, --model is missing", "--config method/salm.yaml --config dataset/pathmnist.yaml"],
     ),
     ("fit --model VictimModule", ["--data is missing", "dataset/pathmnist.yaml"]),
-    (f"fit --model NoiseGeneratorModule {DATA}", ["needs method", "--model.method SALM", "EM, Random, SALM"]),
-    ("fit --model VictimModule --data MedMNISTDataModule", ["MedMNISTDataModule needs name", "--data.name pathmnist"]),
+    (f"fit --model NoiseGeneratorModule {DATA}", ["--model.method is missing"]),
+    ("fit --model VictimModule --data MedMNISTDataModule", ["--data.name is missing"]),
     ("fit --model VictimModule --data PoisonedDataModule --data.root none", ["none is not a protected dataset", "manifest.json"]),
     # The order on the command line.
     (f"fit --model.width 0.5 --model VictimModule {DATA}", ["--model.width stands before --model", "give the class first"]),
-    (f"fit --model.method.percent 5 --model NoiseGeneratorModule {DATA}", ["--model.method.percent", "choose it first", "SALM"]),
+    (
+        f"fit --model.method.percent 5 --model NoiseGeneratorModule {DATA}",
+        ["--model.method.percent stands before --model", "give the class first"],
+    ),
     (f"{VICTIM} stray", ["unrecognized arguments: stray", "salm-cli fit --help"]),
     # Config files that are none.
     (
@@ -108,7 +110,7 @@ WRONG = [
     (f"{VICTIM} --config .", ["neither a file nor a shipped config"]),
     (f"{VICTIM} --config", ["expected one argument"]),
     # The other commands.
-    ("protect", ["required: data", "salm-cli protect pathmnist"]),
+    ("protect", ["data is missing", "salm-cli protect pathmnist"]),
     ("protect synthetic --widht 3", ["--widht is not an option", "did you mean 'width'"]),
     ("protect synthetic --method.percnt 3", ["--method.percnt is not an option", "did you mean 'percent'"]),
     ("protect synthetic --method SALN", ["--method=SALN", "did you mean 'SALM'"]),
@@ -121,16 +123,16 @@ WRONG = [
     ("protect synthetic --accelerator tpu", ["accelerator=tpu", "Give auto, cpu or gpu"]),
     ("protect synthetic --out /dev/null/x", ["/dev/null is no folder; name another one"]),
     ("protect patmnist", ["data='patmnist'", "did you mean 'pathmnist'"]),
-    ("verify", ["required: release", "salm-cli verify"]),
+    ("verify", ["release is missing", "salm-cli verify"]),
     ("verify somewhere --sorce x", ["--sorce is not an option", "did you mean 'source'"]),
-    ("audit", ["required: release", "salm-cli audit"]),
+    ("audit", ["release is missing", "salm-cli audit"]),
     ("audit somewhere --sorce x", ["--sorce is not an option", "did you mean 'source'"]),
     ("audit somewhere --quick", ["somewhere is not a protected dataset"]),
-    ("audit somewhere --quick perhaps", ["--quick=perhaps: expected true or false"]),
-    ("protect synthetic --proof maybe --out x", ["--proof=maybe: expected true or false"]),
-    ("quality", ["required: release", "salm-cli quality"]),
+    ("audit somewhere --quick perhaps", ["unrecognized arguments: perhaps", "salm-cli audit --help"]),
+    ("protect synthetic --proof maybe --out x", ["unrecognized arguments: maybe", "salm-cli protect --help"]),
+    ("quality", ["release is missing", "salm-cli quality"]),
     ("quality somewhere --segmentr x", ["--segmentr is not an option", "did you mean 'segmenter'"]),
-    ("report", ["required: release", "salm-cli report"]),
+    ("report", ["release is missing", "salm-cli report"]),
     ("report somewhere --audti x", ["--audti is not an option", "did you mean 'audit'"]),
     ("report somewhere", ["somewhere is not a protected dataset", "manifest.json"]),
 ]
@@ -159,7 +161,7 @@ FILES = [
         "trainer: {callbacks: [{class_path: RunCheckpoint, init_args: {every_n_step: 1}}]}",
         ["my.yaml: trainer.callbacks, element 1.every_n_step", "did you mean 'every_n_steps'"],
     ),
-    ("model: {class_path: VictimModule, init_args: {width: wide}}", ["my.yaml: model.width=wide: expected a number"]),
+    ("model: {class_path: VictimModule, init_args: {width: wide}}", ["my.yaml: model.width=wide: expected float"]),
     ("model: {class_path: VictimModule, init_args: {channels: 1}}", ["my.yaml: model.channels cannot be set"]),
     ("model: [1\n  b: {", ["--config my.yaml is not valid YAML in line 2"]),
     ("- 1\n- 2", ["--config my.yaml holds a list"]),
@@ -209,7 +211,8 @@ def test_a_config_of_protect_is_checked_too(
 def test_settings_of_files_and_options_merge(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("model: {class_path: A, init_args: {width: 1, method: {class_path: M}}}\n")
-    settings = read_settings(["--config", str(file), "--model.width=2", "--model.init_args.method.init_args.percent", "5", "x"])
+    found = compose(["--config", str(file), "--model.width=2", "--model.init_args.method.init_args.percent", "5", "x", "--help"])
+    settings = found.settings
     width, method = settings.find("model.width"), settings.find("model.method")
     assert width is not None
     assert (width.value, width.origin) == ("2", "--model.width")
@@ -217,11 +220,14 @@ def test_settings_of_files_and_options_merge(tmp_path: Path) -> None:
     assert (method.value, method.origin) == ("M", f"{file}: model.method")
     assert method.children["percent"].value == "5"
     assert settings.find("model.heigth") is None
+    model = {"class_path": "A", "init_args": {"width": "2", "method": {"class_path": "M", "init_args": {"percent": "5"}}}}
+    assert settings.options() == {"model": model}
+    assert (found.flags, found.words) == (["--help"], ["x"])
 
 
 def test_nothing_is_found_wrong_with_right_settings() -> None:
     settings = Setting.of({"run": "x", "trainer": {"max_steps": 3, "precision": "bf16-mixed"}}, "a.yaml: ")
-    assert find_problem(settings, {"run": str | None, "trainer.max_steps": int, "trainer.precision": None}, LINKED) is None
+    assert Walk({"run": str | None, "trainer.max_steps": int, "trainer.precision": None}).over(settings).problems == []
 
 
 def test_an_error_of_the_package_is_found_under_others() -> None:
@@ -230,6 +236,6 @@ def test_an_error_of_the_package_is_found_under_others() -> None:
     wrapped.__cause__ = KeyError("in between")
     wrapped.__cause__.__context__ = cause
     assert salm_error_behind(wrapped) is cause
-    bare = salm_error_behind(ValueError("Errors:\nbad"))
+    bare = salm_error_behind(ValueError("\nbad\n"))
     assert isinstance(bare, ConfigurationError)
     assert str(bare) == "bad"

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its __all__ is made at run time
+
 from salm_lightning.audit.results import NONE
 from salm_lightning.audit.trials import is_plain, settings_of
-from salm_lightning.cli.parser import SalmArgumentParser, explain
+from salm_lightning.cli.parser import SalmArgumentParser, parse
 from salm_lightning.countermeasures import COUNTERMEASURES, Countermeasure, Grey
 from salm_lightning.data import DatasetInfo
 from salm_lightning.errors import ConfigurationError, look_up
@@ -114,13 +116,10 @@ def read_countermeasures(values: Sequence[Any]) -> list[Choice]:
     """
     entries = [entry for value in values if (entry := _entry(value)) != NONE]
     parser = SalmArgumentParser(prog="salm-cli audit")
+    parser.add_argument("--config", action=ActionConfigFile)
     parser.add_argument("--countermeasures", type=list[Countermeasure])
     args = ["--countermeasures", json.dumps(entries)]
-    try:
-        config = parser.parse_args(args)
-        made = parser.instantiate(config)["countermeasures"]
-    except ConfigurationError as error:
-        raise explain(parser, args, error) from error
+    made = parser.instantiate(parse(parser, args))["countermeasures"]
     chosen = {_key(Countermeasure()): Choice(Countermeasure(), NONE)}
     for entry, countermeasure in zip(entries, made, strict=True):
         chosen.setdefault(_key(countermeasure), Choice(countermeasure, json.dumps(entry) if isinstance(entry, dict) else entry))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast, get_args
@@ -21,13 +22,15 @@ from torch import Tensor
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
 from salm_lightning.callbacks.run_folder import checkpoint_folder, run_folder
-from salm_lightning.cli.config_files import read_settings, resolve_checkpoint
-from salm_lightning.cli.optimizer import own_optimizer
-from salm_lightning.cli.parser import SalmArgumentParser, explain, salm_error_behind
+from salm_lightning.cli.composition import DEFAULT, Rules, Setting
+from salm_lightning.cli.config_files import resolve_checkpoint
+from salm_lightning.cli.messages import imported
+from salm_lightning.cli.parser import SalmArgumentParser, parse, salm_error_behind
 from salm_lightning.console import command
-from salm_lightning.data import ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule
+from salm_lightning.data import ImageDataModule
+from salm_lightning.data.original import KINDS
 from salm_lightning.errors import ConfigurationError, OutputExistsError, look_up
-from salm_lightning.models.architecture import PAPER_SGD
+from salm_lightning.models.architecture import PAPER_SGD, Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule, check_destination
 from salm_lightning.release.last_pass import is_published
@@ -38,10 +41,26 @@ from salm_lightning.runs.trainers import Precision, check_seed
 
 FROM_DATA = ("num_classes", "channels", "image_size", "task")
 """Arguments of a module that the command line takes from the data."""
-LINKED = (*(f"model.{name}" for name in FROM_DATA), "model.seed", "data.seed")
-"""Options that are settled by others; a value for them would be replaced silently."""
+LINKED = {
+    **{f"model.{name}": "it is taken from the data, remove it" for name in FROM_DATA},
+    **{f"{owner}.seed": "use --seed_everything" for owner in ("model", "data")},
+}
+"""Options that are settled by others, so that a value for them would be replaced silently; and what to do instead."""
+EXAMPLE = "salm-cli fit --config method/salm.yaml --config dataset/pathmnist.yaml"
 
-DATA = (MedMNISTDataModule, NpzDataModule, PoisonedDataModule, SyntheticDataModule)
+
+def _data(word: str) -> Any:
+    """Return the class and options of the data that a user's word stands for, or the word where it is a class's name."""
+    kind = next((kind for kind in KINDS if kind.takes(word)), None)
+    if kind is None:
+        return word
+    name, parameter = next(iter(signature(kind).parameters.items()))
+    return {"class_path": kind.__name__, "init_args": {name: word} if parameter.default is parameter.empty else {}}
+
+
+RULES = Rules({"model.optimizer": PAPER_SGD, "model.lr_scheduler": {"class_path": "FractionalStepLR"}}, {"data": _data})
+"""What options of the optimiser and the schedule belong to until a class is named (paper: Section 4.1), and what words for data mean."""
+DATA = (*KINDS, PoisonedDataModule)
 """What ``--data`` takes by name, which is every subclass that has been imported."""
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -57,13 +76,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 class FitParser(SalmArgumentParser, LightningArgumentParser):
     """LightningCLI's parser as :class:`SalmArgumentParser`."""
-
-    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
-        """Add a class's arguments; options of an optimiser that is not chosen begin with those of the paper's."""
-        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
-        if "optimizer" in added:
-            self.set_defaults({"optimizer": PAPER_SGD})
-        return added
 
     # LightningCLI calls jsonargparse by names that jsonargparse has deprecated.
 
@@ -109,11 +121,10 @@ class SalmCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the Trainer's subcommands with the arguments that the command line settles itself.
 
-        Only the one that is asked for, where that is plain: a parser takes a while to build.
+        Only the one that is asked for: a parser takes a while to build.
         """
         found = {name: skipped | {"weights_only", "return_predictions"} for name, skipped in LightningCLI.subcommands().items()}
-        asked = self._args[0]
-        return {asked: found[asked]} if asked in found else found
+        return {self._args[0]: found[self._args[0]]}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the one seed that settles everything."""
@@ -134,17 +145,13 @@ class SalmCLI(LightningCLI):
             parser.link_arguments("seed_everything", f"{target}.init_args.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; refuse values for linked options, and say what is wrong in the user's words."""
-        settings = read_settings(self._args)
-        for path in LINKED:
-            given = settings.find(path)
-            if given is not None:
-                way_out = "use --seed_everything" if path.endswith("seed") else "it is taken from the data, remove it"
-                raise ConfigurationError(f"{next(given.origins(), path)} cannot be set: {way_out}.")
-        try:
-            super().parse_arguments(parser, [*args, *own_optimizer(settings)])
-        except ConfigurationError as error:
-            raise explain(self._subcommand_parsers.get(self._args[0], parser), self._args[1:], error, LINKED) from error
+        """Compose and parse; refuse values for linked options, and say what is wrong in the user's words."""
+        command, *given = self._args
+
+        def read(composed: list[str]) -> None:
+            LightningCLI.parse_arguments(self, parser, [command, *composed])
+
+        parse(self._subcommand_parsers[command], given, RULES, LINKED, EXAMPLE, read, _own_optimizer)
         check_seed(self.config[self.config["subcommand"]]["seed_everything"], "seed_everything")
 
     def _parse_ckpt_path(self) -> None:
@@ -298,6 +305,24 @@ class SalmCLI(LightningCLI):
 
 def _renamed(options: dict[str, Any]) -> dict[str, Any]:
     return {"skip_unset" if name == "skip_none" else name: value for name, value in options.items()}
+
+
+def _own_optimizer(settings: Setting) -> None:
+    """Let options of an optimiser that is not named be those of the architecture's own, or of the countermeasure's."""
+    given = settings.find("model.optimizer")
+    if given is None or given.origin != DEFAULT:
+        return
+    names = [name for name in ("arch", "source") if settings.find(f"model.{name}")]
+    arch, countermeasure = settings.find(f"model.{names[0]}") if names else None, settings.find("model.countermeasure")
+    own = Architecture.parse(arch.options(), names[0]).optimizer if arch else None
+    if own is None and countermeasure is not None:
+        name = str(countermeasure.value)
+        found = imported(name) or imported(f"salm_lightning.countermeasures.{name}")
+        own = getattr(found, "optimizer", None)
+    if own is not None:
+        options = {name: child.options() for name, child in given.children.items() if not child.origin.startswith(DEFAULT)}
+        given.put(own, DEFAULT)
+        given.put(options, DEFAULT)
 
 
 def _has_weights(module: LightningModule) -> bool:

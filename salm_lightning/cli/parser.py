@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import register_type
 
-from salm_lightning.cli.config_files import read_settings
-from salm_lightning.cli.messages import condense, find_problem
+from salm_lightning.cli.composition import Rules, Setting, compose
+from salm_lightning.cli.messages import Walk, condense
 from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.noise.masks import Score
+
+_ABOUT_OPTIONS = ("config", "help", "print_config", "print_shtab")
+"""What every command takes beside its own options."""
 
 
 def _reader(words: type[StrEnum]) -> Callable[[str], StrEnum]:
@@ -42,34 +45,56 @@ class SalmArgumentParser(ArgumentParser):
         raise ConfigurationError(message) from ex
 
 
-def explain(
+def parse(
     parser: ArgumentParser,
     args: Sequence[str],
-    error: ConfigurationError,
-    taken: Collection[str] = (),
+    rules: Rules | None = None,
+    taken: Mapping[str, str] | None = None,
     example: str = "",
-) -> ConfigurationError:
-    """Return a parser's error in the words of the options that the user gave, naming the closest choice where there is one.
+    read: Callable[[list[str]], Any] | None = None,
+    settle: Callable[[Setting], None] | None = None,
+) -> Any:
+    """Compose a command line and its config files, and read them.
 
     Args:
-        parser: Parser of the subcommand.
-        args: The arguments after the subcommand.
-        error: What the parser raised.
-        taken: Dotted options that the program settles and the user therefore neither gives nor gets as a choice.
+        parser: Parser of the command.
+        args: The command line after the command.
+        rules: What the command knows of some options; classes that the parser holds as defaults are added.
+        taken: Options that the program settles, by dotted name, and what the user does instead.
         example: A command that works, shown where an argument is missing.
+        read: Reads the composed command line, in place of the parser.
+        settle: Settles what depends on several settings.
+
+    Returns:
+        What ``read`` returns.
+
+    Raises:
+        ConfigurationError: Something is wrong; the message says so in the words of the options that the user gave.
     """
-    known = {action.dest: getattr(action, "_typehint", None) or action.type for action in parser._actions}
-    settings = read_settings(args)
-    for action in parser._actions:
-        below, default = settings.children.get(action.dest), getattr(action.default, "class_path", None)
-        if below is not None and below.value is None and below.children and default is not None:
-            below.value = default  # only options of the default class are given
-    problem = find_problem(settings, known, taken)
-    if problem is None:
-        tip = f"{parser.prog.replace(' [options]', '')} --help lists the options"
-        missing = f"; for example: {example}" if example and "required" in str(error) else ""
-        problem = f"{condense(str(error))}{missing} ({tip})"
-    return ConfigurationError(problem)
+    actions = {action.dest: action for action in parser._actions if not action.dest.endswith(".help")}
+    hints = {name: getattr(action, "_typehint", None) or action.type for name, action in actions.items()}
+    classes = {name: action.default for name, action in actions.items() if hasattr(action.default, "class_path")}
+    plain = [name for name, hint in hints.items() if dict in get_args(hint)]
+    rules = rules or Rules({name: default.as_dict() for name, default in classes.items()}, plain=plain)
+    composition = compose(args, {f"--{name}" for name, hint in hints.items() if hint is bool}, rules)
+    settings = composition.settings
+    for path, way_out in (taken or {}).items():
+        given = settings.find(path)
+        if given is not None:
+            raise ConfigurationError(f"{given.origin} cannot be set: {way_out}.")
+    # Else a chosen class would take over options of the same name from the default one.
+    parser.set_defaults({name: None for name in classes if name in settings.children})
+    problems = (
+        Walk({name: hint for name, hint in hints.items() if name not in _ABOUT_OPTIONS}, taken or ()).over(settings).problems
+    )
+    if settle is not None:
+        settle(settings)
+    try:
+        return (read or parser.parse_args)(composition.arguments())
+    except ConfigurationError as error:
+        way_out = f" ({parser.prog.replace(' [options]', '')} --help lists the options)"
+        said = problems[0] if problems else condense(str(error), settings, way_out, example)
+        raise ConfigurationError(said) from error
 
 
 def salm_error_behind(error: BaseException) -> SalmError:

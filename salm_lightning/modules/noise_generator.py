@@ -79,7 +79,7 @@ class NoiseGeneratorModule(LightningModule):
             and EM 10, TAP 250; class-wise EM 0, and no other).
         selection: Which samples are protected, where not all are; the source model sees the others as they are.
         optimizer: Builds the source model's optimiser from its parameters; ``None`` is the architecture's own.
-        lr_scheduler: Builds its schedule, stepped with every batch.
+        lr_scheduler: Builds its schedule, stepped with every batch; ``None`` is :class:`FractionalStepLR`.
         seed: Settles the weights and every draw.
 
     Attributes:
@@ -106,7 +106,7 @@ class NoiseGeneratorModule(LightningModule):
         last_pass_steps: int | None = None,
         selection: Selection | None = None,
         optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, gamma=0.1),
+        lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class NoiseGeneratorModule(LightningModule):
         self.seed = seed
         self.arch = Architecture.parse(source, "source")
         self.build_optimizer = optimizer or default_optimizer(self.arch)
-        self.build_scheduler = lr_scheduler
+        self.build_scheduler = lr_scheduler or FractionalStepLR
         self.width, self.as_rgb = width, as_rgb
         self.batch_norm = look_up("batch_norm", batch_norm, ("running", "batch"))
         self.num_classes = num_classes

@@ -49,7 +49,7 @@ class VictimModule(LightningModule):
         transform: Augmentation; ``None`` is ``CropFlip()``.
         countermeasure: What is done against the noise, such as ``JPEG(quality=10)``; ``None`` is nothing.
         optimizer: Builds the optimiser from the parameters; ``None`` is the architecture's or the countermeasure's own.
-        lr_scheduler: Builds its schedule, stepped with every batch.
+        lr_scheduler: Builds its schedule, stepped with every batch; ``None`` is :class:`FractionalStepLR`.
         seed: Settles the weights and every draw.
 
     Raises:
@@ -68,7 +68,7 @@ class VictimModule(LightningModule):
         transform: CropFlip | None = None,
         countermeasure: Countermeasure | None = None,
         optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable = lambda o: FractionalStepLR(o, gamma=0.1),
+        lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class VictimModule(LightningModule):
         self.countermeasure = countermeasure or Countermeasure()
         self.seed = seed
         self.build_optimizer = optimizer or default_optimizer(self.arch, self.countermeasure)
-        self.build_scheduler = lr_scheduler
+        self.build_scheduler = lr_scheduler or FractionalStepLR
         self.network = self.arch.build(num_classes, channels, image_size, width, seed, as_rgb)
         self.meters = nn.ModuleDict({name: ClassificationMetrics(self.task, num_classes) for name in ("val", "curve", "test")})
         self._drops = False

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
+from salm_lightning.cli.composition import merge
 from salm_lightning.cli.config_files import read_config, resolve_config
 from salm_lightning.cli.fit import SalmCLI
 from salm_lightning.errors import ConfigurationError, SalmError
 
 OF_THE_SWEEP = ("run", "release", "overwrite", "ckpt_path")
 """Options of ``fit`` that a sweep settles for each of its runs."""
-_WRAPPERS = ("class_path", "init_args", "dict_kwargs")
 
 
 def compose(name: str, section: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,32 +41,6 @@ def compose(name: str, section: Mapping[str, Any], chosen: Mapping[str, Any]) ->
         if option in options:
             raise ConfigurationError(f"{name}.{option} cannot be set: a sweep settles it for each of its runs, remove it.")
     return options
-
-
-def merge(base: Any, value: Any) -> Any:
-    """Return an option's value after a later one was given for it.
-
-    Options are merged one by one, wherever ``init_args`` is spelt out or left out; dotted names reach below. Another class takes the
-    place of the earlier one with all its options.
-    """
-    if isinstance(base, str) and isinstance(value, dict):
-        base = {"class_path": base}
-    if isinstance(value, str) and isinstance(base, dict) and "class_path" in base:
-        value = {"class_path": value}
-    if not isinstance(value, dict):
-        return deepcopy(value)
-    merged: dict[str, Any] = deepcopy(base) if isinstance(base, dict) else {}
-    if "class_path" in value:
-        if merged.get("class_path", value["class_path"]) != value["class_path"]:
-            merged = {}
-        merged["class_path"] = value["class_path"]
-    for key, below in value.items():
-        name, dot, rest = key.partition(".")
-        owner = merged
-        if "class_path" in merged and name not in _WRAPPERS:
-            owner = merged["init_args"] = merged.get("init_args") or {}
-        owner[name] = merge(owner.get(name), {rest: below} if dot else below)
-    return merged
 
 
 def _files(options: Mapping[str, Any]) -> list[str]:

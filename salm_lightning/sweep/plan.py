@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from salm_lightning.cli.composition import merge
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import Original
 from salm_lightning.errors import ConfigurationError, SalmError, did_you_mean
@@ -18,7 +19,7 @@ from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.release.manifest import safe_name
 from salm_lightning.sweep.job import Job
-from salm_lightning.sweep.options import FitOptions, compose, merge
+from salm_lightning.sweep.options import FitOptions, compose
 
 CLEAN = "clean"
 FIXED = ("dataset", "trained_on", "arch", "seed")

@@ -1,0 +1,173 @@
+"""Another class begins with its own defaults, for every command, every kind of class and every source; later values win."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from salm_lightning.cli.composition import compose, merge, same_class
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.main import main
+from salm_lightning.noise.methods import EM, SALM, SP, TAP, Method, Random
+from salm_lightning.sweep.options import compose as compose_cell
+
+METHODS = (SALM, EM, TAP, SP, Random)
+PAIRS = [pytest.param(*pair, id=f"{pair[0].__name__}-{pair[1].__name__}") for pair in itertools.permutations(METHODS, 2)]
+ODD = {"percent": 20, "radius": 4.5, "step_size": 0.7, "eot_samples": 3, "start": "zero", "score": "signed", "restarts": 2}
+"""Values that are no method's own."""
+DATA = "--data synthetic"
+
+
+@pytest.fixture(autouse=True)
+def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def _own(method: type[Method]) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in signature(method).parameters.items()}
+
+
+def _odd(method: type[Method]) -> dict[str, Any]:
+    return {name: value for name, value in ODD.items() if name in signature(method).parameters}
+
+
+def _write(name: str, values: dict[str, Any]) -> str:
+    Path(name).write_text(yaml.safe_dump(values))
+    return f"--config {name}"
+
+
+def _amounts_to(arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Return what a command line amounts to."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(f"{arguments} --print_config"))
+    assert end.value.code == 0
+    values: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return values
+
+
+@pytest.mark.parametrize(("earlier", "later"), PAIRS)
+def test_a_later_method_begins_anew(earlier: type[Method], later: type[Method], capsys: pytest.CaptureFixture[str]) -> None:
+    """File then option, file then file, short or whole names, in fit and in protect."""
+    spelt = {"class_path": earlier.__name__, "init_args": _odd(earlier)}
+    whole = {"class_path": f"{later.__module__}.{later.__name__}"}
+    generator = {"class_path": "NoiseGeneratorModule", "init_args": {"method": spelt}}
+    of_fit = [_write("fit.yaml", {"model": generator}), _write("then.yaml", {"model": {"init_args": {"method": whole}}})]
+    of_protect = [_write("protect.yaml", {"method": spelt}), _write("after.yaml", {"method": whole})]
+    expected = {name: str(value) for name, value in _own(later).items()}
+    for way in (f"fit {DATA} {of_fit[0]} --model.method {later.__name__.lower()}", f"fit {DATA} {' '.join(of_fit)}"):
+        method = _amounts_to(way, capsys)["model"]["init_args"]["method"]
+        assert method["class_path"].endswith(f".{later.__name__}")
+        assert {name: str(value) for name, value in method["init_args"].items()} == expected, way
+    for way in (f"protect synthetic {of_protect[0]} --method {later.__name__}", f"protect synthetic {' '.join(of_protect)}"):
+        method = _amounts_to(way, capsys)["method"]
+        assert method["class_path"].endswith(f".{later.__name__}")
+        assert {name: str(value) for name, value in method.get("init_args", _own(later)).items()} == expected, way
+
+
+@pytest.mark.parametrize(("earlier", "later"), PAIRS)
+def test_a_later_method_of_a_sweep_begins_anew(earlier: type[Method], later: type[Method]) -> None:
+    generator = {
+        "class_path": "NoiseGeneratorModule",
+        "init_args": {"method": {"class_path": earlier.__name__, "init_args": ODD}},
+    }
+    _write("cell.yaml", {"model": generator})
+    section = {"config": ["cell.yaml"], "model.method": later.__name__}
+    for options in (
+        compose_cell("generator", section, {}),
+        compose_cell("generator", section | {"model.method": "SALM"}, section),
+    ):
+        assert options["model"]["init_args"]["method"] == later.__name__
+    chosen = {"model.method": later.__name__, "model.method.radius": 5}
+    method = compose_cell("generator", {"config": "cell.yaml"}, chosen)["model"]["init_args"]["method"]
+    assert method == {"class_path": later.__name__, "init_args": {"radius": 5}}
+
+
+KINDS = {
+    "data": ("data", "SyntheticDataModule", {"batch_size": 7}, "breastmnist", "MedMNISTDataModule", {"batch_size": None}),
+    "optimizer": ("model.optimizer", "torch.optim.SGD", {"lr": 0.3, "weight_decay": 0.2}, "adamw", "AdamW", {"weight_decay": 0.01}),
+    "schedule": ("model.lr_scheduler", "StepLR", {"step_size": 3, "gamma": 0.7}, "ExponentialLR --model.lr_scheduler.gamma 0.9",
+                 "ExponentialLR", {"gamma": 0.9}),
+    "countermeasure": ("model.countermeasure", "Gaussian", {"sigma": 3}, "jpeg", "JPEG", {"quality": 10}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_classes_begin_anew_too(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path, earlier, given, option, name, own = KINDS[kind]
+    values: dict[str, Any] = {"model": {"class_path": "VictimModule", "init_args": {}}, "data": "synthetic"}
+    values = merge(values, {path: {"class_path": earlier, "init_args": given}})
+    found: Any = _amounts_to(f"fit {_write('my.yaml', values)} --{path} {option}", capsys)
+    for part in path.split("."):
+        found = found.get("init_args", found)[part] if part != path.partition(".")[0] else found[part]
+    assert found["class_path"].rpartition(".")[2] == name
+    assert found["init_args"] | own == found["init_args"]
+    assert not set(given) & set(found["init_args"]) - set(own)
+
+
+def test_options_of_the_default_class_are_not_another_s(capsys: pytest.CaptureFixture[str]) -> None:
+    """Options without a class are those of the default one, and go with it."""
+    lr = _write("lr.yaml", {"model": {"class_path": "VictimModule", "init_args": {"optimizer": {"lr": 0.05}}}})
+    sgd = _amounts_to(f"fit {DATA} {lr}", capsys)["model"]["init_args"]["optimizer"]["init_args"]
+    assert (sgd["lr"], sgd["momentum"], sgd["weight_decay"]) == (0.05, 0.9, 0.0005)
+    adam = _amounts_to(f"fit {DATA} {lr} --model.optimizer Adam", capsys)["model"]["init_args"]["optimizer"]["init_args"]
+    assert (adam["lr"], adam["weight_decay"]) == (0.001, 0.0)
+    steps = _write("steps.yaml", {"method": {"init_args": {"step_size": 3}}})
+    assert _amounts_to(f"protect synthetic {steps}", capsys)["method"]["init_args"]["step_size"] == 3
+    assert _amounts_to(f"protect synthetic {steps} --method TAP", capsys)["method"]["init_args"]["step_size"] == 0.064
+    assert _amounts_to("protect synthetic --method TAP", capsys)["method"]["init_args"]["step_size"] == 0.064
+
+
+def test_the_same_class_keeps_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for one, other in (("SALM", "salm_lightning.noise.methods.salm.SALM"), ("salm", "SALM")):
+        assert same_class(one, other)
+        merged = merge({"class_path": one, "init_args": {"percent": 20}}, other)
+        assert merged == {"class_path": max(one, other, key=len), "init_args": {"percent": 20}} or "." not in one + other
+    assert not same_class("mine.SALM", "SALM")
+    assert not same_class("mine.SALM", "yours.SALM")
+    assert merge({"class_path": "mine.SALM", "init_args": {"percent": 20}}, {"class_path": "yours.SALM"}) == {
+        "class_path": "yours.SALM"
+    }
+
+
+def test_merging() -> None:
+    base = {"model": {"class_path": "A", "init_args": {"width": 1, "layers": [1, 2]}}, "trainer": {"max_steps": 5}}
+    assert merge(base, {"model.width": 2, "trainer": {"max_time": None}}) == {
+        "model": {"class_path": "A", "init_args": {"width": 2, "layers": [1, 2]}}, "trainer": {"max_steps": 5, "max_time": None},
+    }  # fmt: skip
+    assert merge(base, {"model": {"init_args": {"layers": [3]}}})["model"]["init_args"] == {"width": 1, "layers": [3]}
+    assert merge(base, {"model": "B"})["model"] == "B", "as for architectures, a name may be all"
+    assert merge(base, {"model": {"class_path": "B", "dict_kwargs": {"x": 1}}})["model"] == {
+        "class_path": "B", "dict_kwargs": {"x": 1},
+    }  # fmt: skip
+    assert merge(base, {"model": None})["model"] is None
+    assert merge({"callbacks": ["A"]}, {"callbacks+": {"class_path": "B"}, "callbacks.x": 1}) == {
+        "callbacks": ["A", {"class_path": "B", "init_args": {"x": 1}}]
+    }
+    assert base["model"] == {"class_path": "A", "init_args": {"width": 1, "layers": [1, 2]}}, "the base is left as it was"
+
+
+def test_what_is_typed_comes_after_all_files() -> None:
+    Path("my.yaml").write_text("run: file\nrelease: there\n")
+    assert compose(["--run", "typed", "--config", "my.yaml"]).settings.options() == {"run": "typed", "release": "there"}
+
+
+def test_a_typed_option_is_never_dropped_without_a_word() -> None:
+    for args in (["--method.percent", "5", "--method", "TAP"], ["--method", "SALM", "--method.percent=5", "--method=TAP"]):
+        with pytest.raises(ConfigurationError, match=r"--method.percent stands before --method TAP; give the class first"):
+            compose(args)
+
+
+def test_aliases_of_aliases_are_refused() -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))]
+    Path("bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(ConfigurationError, match=r"bomb.yaml has more than 20 aliases"):
+        compose(["--config", "bomb.yaml"])
+    Path("fine.yaml").write_text("a: &a {x: 1}\nb: *a\n")
+    assert compose(["--config", "fine.yaml"]).settings.options() == {"a": {"x": 1}, "b": {"x": 1}}
