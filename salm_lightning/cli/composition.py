@@ -123,7 +123,7 @@ class Setting:
             if typed and names and late:
                 raise ConfigurationError(f"{late.origin} stands before {origin} {value}; give the class first, then its options.")
             if self.value != {} or not names:
-                self.children, self.spelt_out = {}, False
+                self.children = {}
         elif "." in self.value:
             value = self.value
         self.value, self.origin, self.typed = value, origin, typed
@@ -203,7 +203,8 @@ class Composition:
         """Return a command line of the same meaning, with one config."""
         options = self.settings.options()
         config = ["--config", json.dumps(options, default=str)] if options else []
-        return [*self.flags, *config, *self.words]
+        printing = [flag for flag in self.flags if flag.startswith("--print")]  # of all that stands before it
+        return [*(flag for flag in self.flags if flag not in printing), *config, *self.words, *printing]
 
 
 def compose(args: Sequence[str], switches: Collection[str] = (), rules: Rules | None = None) -> Composition:

@@ -51,7 +51,7 @@ EXAMPLE = "salm-cli fit --config method/salm.yaml --config dataset/pathmnist.yam
 
 def _data(word: str) -> Any:
     """Return the class and options of the data that a user's word stands for, or the word where it is a class's name."""
-    kind = next((kind for kind in KINDS if kind.takes(word)), None)
+    kind: Any = next((kind for kind in KINDS if kind.takes(word)), None)
     if kind is None:
         return word
     name, parameter = next(iter(signature(kind).parameters.items()))

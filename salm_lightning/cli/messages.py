@@ -153,7 +153,8 @@ def _concrete(base: type) -> Iterable[type]:
     """Yield the public classes that can stand for ``base``."""
     if not inspect.isabstract(base) and not base.__name__.startswith("_"):
         yield base
-    for child in base.__subclasses__():
+    children: list[type] = base.__subclasses__()
+    for child in children:
         yield from _concrete(child)
 
 
