@@ -91,7 +91,8 @@ def test_a_later_method_of_a_sweep_begins_anew(earlier: type[Method], later: typ
 
 KINDS = {
     "data": ("data", "SyntheticDataModule", {"batch_size": 7}, "breastmnist", "MedMNISTDataModule", {"batch_size": None}),
-    "optimizer": ("model.optimizer", "torch.optim.SGD", {"lr": 0.3, "weight_decay": 0.2}, "adamw", "AdamW", {"lr": 0.001, "weight_decay": 0.01}),
+    "optimizer": ("model.optimizer", "torch.optim.SGD", {"lr": 0.3, "weight_decay": 0.2}, "adamw", "AdamW",
+                  {"lr": 0.001, "weight_decay": 0.01}),
     "schedule": ("model.lr_scheduler", "StepLR", {"step_size": 3, "gamma": 0.7}, "ExponentialLR --model.lr_scheduler.gamma 0.9",
                  "ExponentialLR", {"gamma": 0.9}),
     "countermeasure": ("model.countermeasure", "Gaussian", {"sigma": 3}, "jpeg", "JPEG", {"quality": 10}),
