@@ -17,7 +17,8 @@ from salm_lightning.data.npz import ArraySpec
 from salm_lightning.release import Manifest
 from salm_lightning.release.bound import Bound, Measured
 from salm_lightning.release.manifest import Coverage, FileSum
-from salm_lightning.sweep.job import DONE, Job, State
+from salm_lightning.runs.record import DONE
+from salm_lightning.sweep.job import Job
 
 FAKE_MANIFEST = Manifest(
     dataset={"name": "d", "task": "multi-class", "class_names": ["a", "b"], "channels": 3, "size": 16},
@@ -106,4 +107,4 @@ def pretend_fit(job: Job, **test: Any) -> None:
     job.product.parent.mkdir(parents=True, exist_ok=True)
     made = {"test": {"acc": 0.5, "auc": 0.5, "balanced_acc": 0.5} | test, "history": {}, "majority": 0.25}
     job.product.write_text(FAKE_MANIFEST.to_json() if job.makes_release else json.dumps(made))
-    job.note(State(DONE, 1.0))
+    job.note(DONE, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 from datetime import timedelta
 from pathlib import Path
@@ -22,21 +23,22 @@ from salm_lightning.data import MEDMNIST, MedMNISTDataModule
 from salm_lightning.data.datamodule import default_batch_size
 from salm_lightning.errors import ConfigurationError, DataError
 from salm_lightning.main import main
-from salm_lightning.models import Architecture
 from salm_lightning.release import Manifest
-from salm_lightning.reproduce import calibration, drawings, paper
-from salm_lightning.reproduce.calibration import Calibration, Unit
+from salm_lightning.reproduce import drawings, paper
 from salm_lightning.reproduce.cells import AccuracyOn, Cell, ClassOwners, Recipe, Result, accuracy
 from salm_lightning.reproduce.experiment import Setup
 from salm_lightning.reproduce.gap import gap, with_gaps
+from salm_lightning.reproduce.owners import ClassByClass
 from salm_lightning.reproduce.pages import save
 from salm_lightning.reproduce.settings import Dataset, Settings
 from salm_lightning.reproduce.targets import TARGETS
 from salm_lightning.reproduce.victims import Victims
-from salm_lightning.reproduce.work import Network, Work, classwise_works, generator_work, victim_work
+from salm_lightning.runs import estimate
+from salm_lightning.runs.estimate import Estimator, Network, Unit, Work
+from salm_lightning.runs.record import FAILED
 from salm_lightning.sweep import runners
-from salm_lightning.sweep.job import FAILED, Job, State
-from salm_lightning.sweep.plan import Row
+from salm_lightning.sweep.job import Job
+from salm_lightning.sweep.plan import PlannedVictim
 
 pytestmark = pytest.mark.usefixtures("workplace")
 TOY = "--scale 0.0004 --width 0.125 --accelerator cpu --out out"  # 2 generator steps, 8 victim steps
@@ -193,7 +195,7 @@ def _planned(target: str, methods: list[str] | None = None, count: int | None = 
     cells = TARGETS[target].choose(["bloodmnist"], methods)[:count]
     experiment = TARGETS[target].experiment(cells, Setup(Settings(0.0004, 0.125), Path("out")))
     assert isinstance(experiment, Victims)
-    return [(cell, rows[0].job) for cell, rows in zip(cells, experiment.rows, strict=True)]
+    return [(cell, rows[0].job) for cell, rows in zip(cells, experiment.victims, strict=True)]
 
 
 def test_mixes_train_on_the_part_that_the_table_names(blood: object) -> None:
@@ -244,10 +246,10 @@ def test_support_classes_are_the_paper_s() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", list(TARGETS))
 def test_every_target_can_be_planned(target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(calibration, "_PATIENCE", 0.0)
+    monkeypatch.setattr(estimate, "_PATIENCE", 0.0)
     assert reproduce(f"{target} --dry_run true") == 0
     shown = capsys.readouterr().out
-    assert "runs, of which 0 are done" in shown
+    assert re.search(r"\b0 of \d+ runs are done", shown)
     assert not Path("out").exists()
 
 
@@ -349,7 +351,7 @@ def test_what_is_missing_or_fails_is_said_and_the_others_go_on(
 
     def diverge(job: Job, *rest: Any) -> None:
         if not job.makes_release and job.needs is not None:
-            job.note(State(FAILED, 1.0, "the loss is not finite"))
+            job.note(FAILED, 1.0, "the loss is not finite")
         else:
             pretend(job, *rest)
 
@@ -402,21 +404,21 @@ def test_figures_are_drawn_of_what_has_finished(blood: object, pretended: list[s
     assert np.asarray(Image.open(picture)).std() > 1
     board = EventAccumulator(str(Path("out") / SETUP), size_guidance={"images": 0}).Reload()
     assert board.Tags()["images"] == ["audit/fig6-bloodmnist"]
-    job = Job(Path("out"), next(path.parent.name for path in Path("out").glob("*/events*")), {})
+    job = Job(Path("out"), next(path.parent.name for path in Path("out").glob("bloodmnist-*/events*")), {})
     assert drawings._learning_curve(job) == ([2.0, 4.0], pytest.approx([0.2, 0.4]))
 
 
-def _victim(name: str, arch: str, **test: Any) -> Row:
+def _victim(name: str, arch: str, **test: Any) -> PlannedVictim:
     """A finished victim with a learning curve of two steps."""
     job = Job(Path("out"), name, {})
     pretend_fit(job, **test)
     with SummaryWriter(job.folder) as writer:
         for step in (1, 2):
             writer.add_scalar("test_curve/acc", test["acc"] * step / 2, step)
-    return Row({"arch": arch}, job)
+    return PlannedVictim({"arch": arch}, job)
 
 
-def _figures(target: str, cells: list[Cell], rows: list[list[Row]], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def _figures(target: str, cells: list[Cell], rows: list[list[PlannedVictim]], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Draw a target's figure; return what each chart was given."""
     given: list[Any] = []
     for name in ("curves_figure", "percent_figure", "battery_figure"):
@@ -425,7 +427,7 @@ def _figures(target: str, cells: list[Cell], rows: list[list[Row]], monkeypatch:
     with Album(Path("out")) as album:
         draw = TARGETS[target].draw
         assert draw is not None
-        draw(SimpleNamespace(cells=cells, rows=rows), album)
+        draw(SimpleNamespace(cells=cells, victims=rows), album)
     return given
 
 
@@ -470,81 +472,57 @@ def test_clean_and_protected_rows_have_the_same_classes() -> None:
 # Estimates --------------------------------------------------------------------------------------------------------------------
 
 
-def _generator_settings(method: str, **options: Any) -> dict[str, Any]:
-    model = {"source": "resnet18", "width": 1.0, "pgd_steps": 10, "last_pass_steps": None}
-    return {
-        "model": {"init_args": {**model, "method": {"class_path": f"salm_lightning.{method}", "init_args": options}}},
-        "trainer": {"max_steps": 5000, "val_check_interval": 250},
-        "data": {"init_args": {"batch_size": 128}},
+def _costs(target: str) -> dict[str, Work]:
+    """Plan a target of PathMNIST without its file; return the work of a run by its words, of the first run of each kind."""
+    cells = TARGETS[target].choose(["pathmnist"], None)
+    experiment = TARGETS[target].experiment(cells, Setup(Settings(), Path("out"), download=False))
+    assert isinstance(experiment, Victims)
+    jobs = {
+        job.name.rpartition("-")[0]: job for victim in experiment.all_victims() for job in (victim.job.needs, victim.job) if job
     }
+    return {name: job.cost.works[0] for name, job in jobs.items() if job.cost}
 
 
 def test_work_is_what_the_paper_s_settings_take() -> None:
     """PathMNIST has 89,996, 10,004 and 7,180 images: 704 batches of training images, 79 of validation images."""
-    path = Dataset("pathmnist")
+    found = _costs("table1")
     network, size = Network("resnet18", 1.0, 3, 28, 128), 107180 * 3 * 28 * 28
-    salm = generator_work(_generator_settings("SALM", percent=10), path)
-    assert salm == Work(network, training=5000, gradient=5000 * 10 + 10 * 704, reading=20 * 79, release=size)
-    tap = generator_work(_generator_settings("TAP"), path)
-    assert tap == Work(network, training=5000, gradient=250 * 704, reading=20 * 79, release=size)
-    assert generator_work(_generator_settings("SP"), path) == Work(network, release=size)
-    victim = {
-        "model": {"init_args": {"arch": "resnet18", "width": 1.0}},
-        "trainer": {"max_steps": 20000, "val_check_interval": 500},
-        "data": {"init_args": {"batch_size": None}},
-    }
-    assert victim_work(victim, path) == Work(network, training=20000, reading=-(-(40 * 17184 + 7180) // 128))
+    assert found["pathmnist-salm"] == Work(
+        network, 5000, gradient=5000 * 10 + 10 * 704, reading=20 * 79, bytes=size, keeps_weights=True
+    )
+    assert found["pathmnist-tap"] == Work(
+        network, training=5000, gradient=250 * 704, reading=20 * 79, bytes=size, keeps_weights=True
+    )
+    assert found["pathmnist-sp"] == Work(network, bytes=size)
+    victim = Work(network, training=20000, reading=-(-(40 * 17184 + 7180) // 128), keeps_weights=True)
+    assert found["pathmnist-salm-resnet18"] == found["pathmnist-clean-resnet18"] == victim
 
 
 def test_work_of_owners() -> None:
-    from salm_lightning.runs.training import Training
+    def works(target: str, support: str) -> tuple[Work, ...]:
+        cells = TARGETS[target].choose(None, ["salm"])
+        experiment = TARGETS[target].experiment(cells, Setup(Settings(), Path("out"), download=False))
+        assert isinstance(experiment, ClassByClass)
+        cell = next(cell for cell in cells if isinstance(cell.recipe, ClassOwners) and cell.recipe.support == support)
+        return experiment._cost(cell, 0).works
 
-    part, *others = classwise_works(Dataset("dermamnist"), "pathmnist", 9, 1, Training())
+    part, *others = works("case7.1", "pathmnist")
     images = 7007 // 7 + 9 * (89996 // 9)
     assert (part.training, part.gradient) == (5000, 10 * (5000 + -(-images // 128)))
     assert [victim.training for victim in others] == [20000, 20000]
-    assert len(classwise_works(Dataset("dermamnist"), "pathmnist", 5, 7, Training())) == 9
-
-
-def test_estimates_follow_timed_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that knows how long a step on so many images takes."""
-    now, kinds = [0.0], iter([2.0, 1.0, 0.5])
-
-    def timed(self: Calibration, step: Any, batch: tuple[Any, ...]) -> float:
-        if getattr(step, "seconds", None) is None:
-            step.seconds = next(kinds)
-        now[0] += 1
-        return float(step.seconds * len(batch[0]) / 128)
-
-    monkeypatch.setattr(Calibration, "_once", timed)
-    clock = Calibration("cpu", "32-true")
-    network = Network("resnet18", 0.125, 3, 28, 128)
-    work = Work(network, training=100, gradient=1000, reading=10, release=1000)
-    assert clock.seconds(work) == pytest.approx(100 * 2.0 + 1000 * 1.0 + 10 * 0.5)
-    steps = now[0]
-    assert clock.bytes(work) == 1000 + 8 * clock.unit(network).weights
-    assert now[0] == steps, "a network is timed once"
-    assert clock.seconds(Work(network, release=5)) == 0.0
-    assert clock.bytes(Work(network, release=5)) == 5
+    assert len(works("cased2", "pathmnist")) == 9
 
 
 def test_a_dry_run_shows_what_each_run_takes(
     blood: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Calibration, "unit", lambda *_: Unit(training=0.5, gradient=0.1, reading=0.0, weights=10**6))
+    monkeypatch.setattr(Estimator, "unit", lambda *_: Unit(training=0.5, gradient=0.1, reading=0.0, weights=10**6))
     command = "reproduce fig3 --datasets [bloodmnist] --scale 0.1 --width 0.125 --accelerator cpu --out out --dry_run true"
     assert main(shlex.split(command)) == 0
     (run,) = [line.split() for line in capsys.readouterr().out.splitlines() if " open " in line]
     seconds = 500 * 0.5 + (500 * 10 + 10 * 94) * 0.1  # 11,959 training images are 94 batches
-    assert run[3:] == [str(timedelta(seconds=seconds)), f"{(17092 * 3 * 784 + 8e6) / 1e6:.0f}", "MB"]
+    assert run[3:6] == [str(timedelta(seconds=seconds)), f"{(17092 * 3 * 784 + 8e6) / 1e6:.0f}", "MB"]
     assert not Path("out").exists()
-
-
-def test_calibration_takes_real_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_PATIENCE", 0.0)
-    unit = Calibration("cpu", "32-true").unit(Network("resnet18", 0.125, 1, 28, 128))
-    assert min(unit.training, unit.gradient) > unit.reading > 0
-    assert unit.weights == sum(weight.numel() for weight in Architecture.parse("resnet18").build(10, 1, 28, 0.125).parameters())
 
 
 # Real runs --------------------------------------------------------------------------------------------------------------------

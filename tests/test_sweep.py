@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from salm_lightning.data import SyntheticDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.files import locked
 from salm_lightning.main import main
+from salm_lightning.runs.record import Run
 from salm_lightning.sweep import runners
-from salm_lightning.sweep.job import Job, State, work
+from salm_lightning.sweep.job import Job, work
 from salm_lightning.sweep.options import compose, merge
-from salm_lightning.sweep.plan import FIXED, Planner, Row, columns_of, label, short_names
+from salm_lightning.sweep.plan import FIXED, PlannedVictim, Planner, columns_of, label, short_names
 
 ROOT = Path(__file__).parent.parent
 DATA = {"size": 16, "train_size": 20, "val_size": 8, "test_size": 10, "chunk_size": 16, "batch_size": 8}
@@ -58,9 +60,9 @@ def sweep(*args: str, **changes: Any) -> int:
     return main(["sweep", "--config", "sweep.yaml", *args])
 
 
-def plan(**changes: Any) -> list[Row]:
+def plan(**changes: Any) -> list[PlannedVictim]:
     settings = SWEEP | changes
-    return Planner(settings["generator"], settings["victim"], Path("out"), True).rows(
+    return Planner(settings["generator"], settings["victim"], Path("out"), True).victims(
         settings["grid"], settings.get("clean", True)
     )
 
@@ -85,7 +87,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def out(finished: Path) -> Path:
     """A copy of the finished sweep in the working directory."""
-    shutil.copytree(finished, "out")
+    shutil.copytree(finished, "out", symlinks=True)
     return Path("out")
 
 
@@ -156,6 +158,15 @@ def test_hyperparameters_stand_beside_the_curves(out: Path) -> None:
         assert metrics == {"test/acc", "test/auc", "test/balanced_acc"}
         assert metrics <= set(events.Tags()["scalars"])
         assert len(list(Path(row["run"]).glob("*.sweep"))) == 1
+
+
+def test_curves_have_names_that_people_can_read(out: Path, pretended: list[str]) -> None:
+    found = {link.name: link.resolve() for link in (out / "curves").iterdir()}
+    rows = dict(zip(["clean resnet18", "salm resnet18 percent=0", "salm resnet18 percent=10"], results(), strict=True))
+    assert found == {f"synthetic {name} seed=0": Path(row["run"]).resolve() for name, row in rows.items()}
+    assert sweep(grid={"seed": [1]}, clean=False) == 0
+    assert [link.name for link in (out / "curves").iterdir()] == ["synthetic salm resnet18 seed=1"], "those of the last grid"
+    assert len(results()) == 4, "the others stay where they are"
 
 
 def test_table_has_means_over_seeds_and_the_majority(pretended: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -349,7 +360,7 @@ def test_victims_of_a_failed_release_are_left_out(pretended: list[str], monkeypa
 
     def fail(job: Job, *rest: Any) -> None:
         if job.makes_release and job.settings["model"]["init_args"]["method"]["init_args"]["percent"] == 0:
-            job.note(State(status, 2.0, "out of memory"))
+            job.note(status, 2.0, "out of memory")
         else:
             pretend(job, *rest)
 
@@ -405,8 +416,8 @@ def test_what_a_signal_ended_goes_on_from_its_checkpoint(
     before = job.state()
     assert before.status == status
     if status == "interrupted":
-        assert before.error.startswith("killed by signal 9 (Killed); if that was for memory, give a smaller batch_size")
-    job.note(State(status, 1000.0))
+        assert before.why.startswith("killed by signal 9 (Killed); if that was for memory, give a smaller batch_size")
+    job.note(status, 1000.0)
     left = job.folder / "left"
     left.touch()
     work(job)
@@ -416,16 +427,24 @@ def test_what_a_signal_ended_goes_on_from_its_checkpoint(
     assert (job.state().seconds > 1000) is resumes
 
 
+def test_a_record_of_other_settings_is_none(pretended: list[str]) -> None:
+    """Two settings whose addresses begin alike would share a folder's name."""
+    (row, _) = plan(grid={})
+    row.job.note("failed", 3.0, "as the others did")
+    assert row.job.state().why == "as the others did"
+    assert replace(row.job, identity={"settings": "others"}).state() == Run({"settings": "others"})
+
+
 @pytest.mark.parametrize("error", [None, OSError("node lost")])
 def test_a_run_that_could_not_note_its_end_goes_on(error: OSError | None) -> None:
     (row, _) = plan(grid={})
     ended: Future[None] = Future()
     ended.set_exception(error) if error else ended.set_result(None)
     row.job.prepare()
-    row.job.note(State("open", 3.0))
+    row.job.note("open", 3.0)
     runners._settle(row.job, ended)
     expected = "OSError: node lost" if error else "the job ended without a result"
-    assert row.job.state() == State("interrupted", 3.0, expected)
+    assert row.job.state() == Run(row.job.identity, "interrupted", expected, 3.0)
 
 
 @pytest.mark.slow

@@ -49,8 +49,6 @@ def reproduce(
         SalmError: An argument is wrong, or another sweep is running in ``out``.
     """
     # Not with this module, or every other command would load them too.
-    from salm_lightning.reproduce.calibration import Calibration
-    from salm_lightning.reproduce.estimate import show_estimate
     from salm_lightning.reproduce.experiment import Setup
     from salm_lightning.reproduce.run import run
     from salm_lightning.reproduce.settings import Settings
@@ -64,6 +62,6 @@ def reproduce(
     cells = chosen.choose(datasets, methods)
     experiment = chosen.experiment(cells, Setup(settings, out, workers, general, download=not dry_run))
     if dry_run:
-        show_estimate(experiment.runs(), Calibration(accelerator, precision), workers)
+        experiment.show_plan()
         return 0
     return run(target, chosen, experiment, settings, out)

@@ -30,7 +30,7 @@ def sweep(
         out: Folder of all runs and of ``results.csv``.
         workers: Runs at a time: 1 by default, on a cluster as many as it takes.
         cluster: Parameters of ``submitit`` for jobs on a SLURM cluster, such as ``slurm_partition``.
-        dry_run: Print the runs and what has become of them, and stop.
+        dry_run: Print the runs, what has become of them and an estimate of time and disk, and stop.
 
     Returns:
         Exit code: 0 if all runs are done, 1 if not, 130 after Ctrl-C, 143 after SIGTERM.
@@ -40,7 +40,7 @@ def sweep(
     """
     # Not with this module, or every other command would load them too.
     from salm_lightning.sweep.plan import Planner
-    from salm_lightning.sweep.run import run_sweep, show_plan
+    from salm_lightning.sweep.run import all_jobs, run_sweep, show_plan
     from salm_lightning.sweep.runners import Cluster, Local, Runner
 
     if not generator or not victim:
@@ -48,9 +48,9 @@ def sweep(
         raise ConfigurationError(f"{missing} is missing: give its options of fit in a config file, as sweep/methods.yaml does.")
     if workers is not None and workers < 1:
         raise ConfigurationError(f"workers={workers} is out of range; give 1 or more.")
-    rows = Planner(generator, victim, out, download=not dry_run).rows(grid or {}, clean)
+    victims = Planner(generator, victim, out, download=not dry_run).victims(grid or {}, clean)
     if dry_run:
-        show_plan(rows)
+        show_plan(victims, all_jobs(victims), workers or 1)
         return 0
     runner: Runner = Local(workers or 1) if cluster is None else Cluster(cluster, out / "submitit", workers)
-    return run_sweep(rows, runner, out)
+    return run_sweep(victims, runner, out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,40 +24,28 @@ from salm_lightning.release import PoisonedDataModule
 from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, Recipe
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.reproduce.victims import Victims
-from salm_lightning.runs.results import RESULTS
-from salm_lightning.sweep.job import DONE, Job
-from salm_lightning.sweep.plan import Row
+from salm_lightning.sweep.job import Job
+from salm_lightning.sweep.plan import PlannedVictim
 
 _CURVE = "test_curve/acc"
 _MOST_POINTS = 500
 LEFT, RIGHT = "left", "right"
 """What the cells of Fig. 2 begin with."""
 
-Finished = list[tuple[Cell, list[Row]]]
+Finished = list[tuple[Cell, list[PlannedVictim]]]
 
 
 def fig2(experiment: Victims, album: Album) -> None:
     """Draw the learning curves by method, a picture for each dataset that has them, and the accuracy by K."""
-    for dataset, finished in _by_dataset(experiment):
-        left = [(cell, rows) for cell, rows in finished if cell.what.startswith(LEFT)]
-        if left:
-            curves = [
-                Curve(cell.method, *_learning_curve(row.job), COLORS[number])
-                for number, (cell, rows) in enumerate(left)
-                for row in rows
-            ]
-            figure = curves_figure({str(dataset): curves}, _majority(left))
-            album.add(
-                f"fig2-left-{dataset}",
-                figure,
-                "Learning curves by method",
-                "Accuracy on clean test images while training (Fig. 2, left).",
-            )
     series, majority = {}, {}
     for dataset, finished in _by_dataset(experiment):
-        right = [(cell, rows) for cell, rows in finished if cell.what.startswith(RIGHT)]
+        left, right = ([pair for pair in finished if pair[0].what.startswith(side)] for side in (LEFT, RIGHT))
+        if left:
+            figure = curves_figure({str(dataset): _curves(left, lambda cell: cell.method)}, _majority(left))
+            caption = "Accuracy on clean test images while training (Fig. 2, left)."
+            album.add(f"fig2-left-{dataset}", figure, "Learning curves by method", caption)
         if right:
-            series[str(dataset)] = [(_percent(cell), _test(row)["acc"]) for cell, rows in right for row in rows]
+            series[str(dataset)] = [(_percent(cell), _test(victim)["acc"]) for cell, victims in right for victim in victims]
             majority[str(dataset)] = _majority(right)
     if series:
         figure = percent_figure(series, majority)
@@ -67,15 +55,10 @@ def fig2(experiment: Victims, album: Album) -> None:
 def fig5(experiment: Victims, album: Album) -> None:
     """Draw the learning curves on the parts of a dataset, and t-SNE of clean and protected images in the model of the whole."""
     for dataset, finished in _by_dataset(experiment):
-        curves = [
-            Curve(cell.what, *_learning_curve(row.job), COLORS[number])
-            for number, (cell, rows) in enumerate(finished)
-            for row in rows
-        ]
-        figure = curves_figure({str(dataset): curves}, _majority(finished))
+        figure = curves_figure({str(dataset): _curves(finished, lambda cell: cell.what)}, _majority(finished))
         caption = "Accuracy on clean test images while training on 20 % clean, 80 % protected images, or both (Fig. 5, left)."
         album.add(f"fig5-left-{dataset}", figure, "Learning curves by part", caption)
-        whole = [rows[0].job for cell, rows in finished if cell.what == "both"]
+        whole = [victims[0].job for cell, victims in finished if cell.what == "both"]
         if whole and MEDMNIST[dataset.name].task is not Task.MULTI_LABEL:
             _draw_features(whole[0], dataset, album)
 
@@ -83,8 +66,8 @@ def fig5(experiment: Victims, album: Album) -> None:
 def fig6(experiment: Victims, album: Album) -> None:
     """Draw the confusion matrix of the first seed."""
     for dataset, finished in _by_dataset(experiment):
-        _, rows = finished[0]
-        figure = confusion_figure(_test(rows[0])["confusion"], MEDMNIST[dataset.name].class_names)
+        _, victims = finished[0]
+        figure = confusion_figure(_test(victims[0])["confusion"], MEDMNIST[dataset.name].class_names)
         caption = "Counts on clean test images; training images of three classes are protected (Fig. 6)."
         album.add(f"fig6-{dataset}", figure, "Predictions where three classes are protected", caption)
 
@@ -93,15 +76,15 @@ def fig7(experiment: Victims, album: Album) -> None:
     """Draw the accuracy on the three classes by architecture, for clean and protected training images."""
     for dataset, finished in _by_dataset(experiment):
         found: dict[str, dict[bool, list[float]]] = {}
-        for cell, rows in finished:
-            shares = [cell.measure(_test(row)) / 100 for row in rows]
-            found.setdefault(rows[0].values["arch"], {})[cell.method == CLEAN] = shares
+        for cell, victims in finished:
+            shares = [cell.measure(_test(victim)) / 100 for victim in victims]
+            found.setdefault(victims[0].values["arch"], {})[cell.method == CLEAN] = shares
         measure = finished[0][0].measure
         assert isinstance(measure, AccuracyOn)
         bars = [Bar(arch, shares.get(False, []), shares.get(True, [])) for arch, shares in found.items()]
         figure = battery_figure(bars, measure.constant(_test(finished[0][1][0])) / 100)
         caption = (
-            "Accuracy on the clean test images of the three protected classes; dotted: always the most frequent of them (Fig. 7)."
+            "Accuracy on clean test images of the three protected classes; dotted: always the most frequent of them (Fig. 7)."
         )
         album.add(f"fig7-{dataset}", figure, "Accuracy on three classes", caption)
 
@@ -109,13 +92,22 @@ def fig7(experiment: Victims, album: Album) -> None:
 def _by_dataset(experiment: Victims) -> Iterator[tuple[Dataset, Finished]]:
     """Yield cells with the victims that have finished, for each dataset that has any."""
     pairs = [
-        (cell, [row for row in rows if row.job.state().status == DONE])
-        for cell, rows in zip(experiment.cells, experiment.rows, strict=True)
+        (cell, [victim for victim in victims if victim.job.state().is_done])
+        for cell, victims in zip(experiment.cells, experiment.victims, strict=True)
     ]
     for dataset in dict.fromkeys(cell.dataset for cell in experiment.cells):
-        finished = [(cell, rows) for cell, rows in pairs if cell.dataset == dataset and rows]
+        finished = [(cell, victims) for cell, victims in pairs if cell.dataset == dataset and victims]
         if finished:
             yield dataset, finished
+
+
+def _curves(finished: Finished, label: Callable[[Cell], str]) -> list[Curve]:
+    """Return a learning curve for each victim, those of a cell in one colour."""
+    return [
+        Curve(label(cell), *_learning_curve(victim.job), COLORS[number])
+        for number, (cell, victims) in enumerate(finished)
+        for victim in victims
+    ]
 
 
 def _learning_curve(job: Job) -> tuple[list[float], list[float]]:
@@ -133,12 +125,9 @@ def _draw_features(job: Job, dataset: Dataset, album: Album) -> None:
     clean_rows, protected_rows = _same_classes(train.labels[:, 0], protected)
     network = _network(job, data.info)
     features = [features_of(network, np.asarray(train.images[rows])) for rows in (clean_rows, protected_rows)]
-    figure = tsne_figure(
-        embed(features[0], features[1], seed=0), train.labels[clean_rows, 0].astype(np.int64), data.info.class_names
-    )
-    caption = (
-        "t-SNE of training images in the features of the model trained on clean and protected ones together (Fig. 5, right)."
-    )
+    classes = train.labels[clean_rows, 0].astype(np.int64)
+    figure = tsne_figure(embed(features[0], features[1], seed=0), classes, data.info.class_names)
+    caption = "t-SNE of training images in features of the model trained on clean and protected ones together (Fig. 5, right)."
     album.add(f"fig5-right-{dataset}", figure, "Clean and protected images in one model", caption)
 
 
@@ -166,12 +155,17 @@ def _network(job: Job, info: DatasetInfo) -> nn.Module:
     return network
 
 
-def _majority(finished: Sequence[tuple[Cell, list[Row]]]) -> float:
-    return float(json.loads(finished[0][1][0].job.product.read_text(encoding="utf-8"))["majority"])
+def _majority(finished: Finished) -> float:
+    return float(_results(finished[0][1][0])["majority"])
 
 
-def _test(row: Row) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((row.job.folder / RESULTS).read_text(encoding="utf-8"))["test"]
+def _test(victim: PlannedVictim) -> dict[str, Any]:
+    found: dict[str, Any] = _results(victim)["test"]
+    return found
+
+
+def _results(victim: PlannedVictim) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(victim.job.product.read_text(encoding="utf-8"))
     return found
 
 

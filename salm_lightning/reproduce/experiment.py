@@ -1,16 +1,16 @@
-"""What all experiments share: where they run, which datasets are there, and how a planned run is described."""
+"""What all experiments share: where they run, which datasets are there, and how results come of what was found."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from salm_lightning.errors import DataError
-from salm_lightning.reproduce.cells import Cell, Result
+from salm_lightning.reproduce.cells import SKIPPED, Cell, Result, accuracy
 from salm_lightning.reproduce.settings import Dataset, Settings
-from salm_lightning.reproduce.work import Work
+from salm_lightning.runs.record import Run
 
 
 @dataclass(frozen=True)
@@ -45,32 +45,42 @@ class Setup:
         return self._reasons[dataset]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of a plan.
+class Experiment(ABC):
+    """Turns cells into results; settings that cannot work are refused when it is built.
 
-    Attributes:
-        name: Its folder.
-        status: What has become of it.
-        works: Its parts; empty if it cannot run.
+    Args:
+        cells: The cells.
+        setup: Where and how.
     """
 
-    name: str
-    status: str
-    works: tuple[Work, ...] = ()
+    def __init__(self, cells: Sequence[Cell], setup: Setup) -> None:
+        self.cells, self.setup = cells, setup
 
+    @abstractmethod
+    def show_plan(self) -> None:
+        """Print what there is to run, with an estimate of time and disk."""
 
-class Experiment(Protocol):
-    """Turns cells into results; settings that cannot work are refused when it is built."""
-
-    def __init__(self, cells: Sequence[Cell], lab: Setup) -> None:
-        """Plan."""
-
-    def runs(self) -> list[Run]:
-        """Return what there is to run, done or not."""
-
+    @abstractmethod
     def run(self) -> int:
         """Run what is not done yet; return the exit code, above 1 after a stop."""
 
+    @abstractmethod
+    def found(self, cell: Cell) -> list[Run]:
+        """Return what became of a cell's runs, one for each seed; the results are what its measure takes."""
+
+    def missing(self, cell: Cell) -> str:
+        """Return why a cell cannot be measured here, or an empty string."""
+        return self.setup.missing(cell.dataset)
+
     def results(self) -> list[Result]:
         """Return a result for each cell."""
+        return [self._result(cell) for cell in self.cells]
+
+    def _result(self, cell: Cell) -> Result:
+        if reason := self.missing(cell):
+            return Result(cell, status=SKIPPED, reason=reason)
+        runs = self.found(cell)
+        done = [run.results for run in runs if run.is_done]
+        worst = next((run for run in runs if not run.is_done), runs[0])
+        majority = 100 * done[0]["majority"] if done and cell.measure is accuracy else None
+        return Result(cell, tuple(map(cell.measure, done)), len(runs), worst.status, worst.why, majority)

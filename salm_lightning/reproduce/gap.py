@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from salm_lightning.reproduce.cells import Cell, Result
 from salm_lightning.reproduce.paper import table
-from salm_lightning.sweep.job import DONE
+from salm_lightning.runs.record import DONE
 
 PARTS = ("clean", "cropped_clean", "protected", "cropped_protected")
 """Columns of Table 4 that the Gap is made of."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,59 +11,51 @@ from typing import Any
 
 from salm_lightning.console import say
 from salm_lightning.data import MEDMNIST
+from salm_lightning.data.combined import MAX_PER_CLASS
+from salm_lightning.data.datamodule import default_batch_size
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.files import address, locked
-from salm_lightning.reproduce.cells import SKIPPED, Cell, ClassOwners, Result, accuracy
-from salm_lightning.reproduce.experiment import Run, Setup
+from salm_lightning.reproduce.cells import SKIPPED, Cell, ClassOwners
+from salm_lightning.reproduce.experiment import Experiment, Setup
 from salm_lightning.reproduce.settings import Dataset
-from salm_lightning.reproduce.work import Work, classwise_works
+from salm_lightning.runs.estimate import Network, Work
+from salm_lightning.runs.record import DONE, FAILED, OPEN, Run
+from salm_lightning.runs.trainers import check_interval
 from salm_lightning.runs.training import Training, results_file
 from salm_lightning.scenarios.classwise import classwise
-from salm_lightning.sweep.job import DONE, FAILED, OPEN
+from salm_lightning.sweep.cost import Cost, Images, PlannedRun, show_runs
 
+_PGD_STEPS = 10
+"""K_a, in the loop and in the last pass (Appendix B.2)."""
 _GENERAL = "no folder of general images is given: name one with --general FOLDER, with one subfolder of images per class"
 
 
-class ClassByClass:
+class ClassByClass(Experiment):
     """Cells whose numbers are those of victims on a class-wise release.
-
-    Args:
-        cells: The cells.
-        lab: Where and how.
 
     Raises:
         ConfigurationError: ``general`` is no folder.
     """
 
-    def __init__(self, cells: Sequence[Cell], lab: Setup) -> None:
-        if lab.general is not None and not lab.general.is_dir():
-            raise ConfigurationError(f"general={lab.general} is no folder; give one with a subfolder of images per class.")
-        self.cells, self.lab = cells, lab
+    def __init__(self, cells: Sequence[Cell], setup: Setup) -> None:
+        super().__init__(cells, setup)
+        if setup.general is not None and not setup.general.is_dir():
+            raise ConfigurationError(f"general={setup.general} is no folder; give one with a subfolder of images per class.")
         self._errors: dict[Path, str] = {}
-
-    def runs(self) -> list[Run]:
-        """Return one run for each support and seed."""
-        found = {}
-        for cell in self.cells:
-            for seed in self.lab.settings.seeds:
-                folder, reason = self._folder(cell, seed), self._missing(cell)
-                works = () if reason else self._works(cell, seed)
-                found[folder] = Run(folder.name, SKIPPED if reason else self._status(folder), works)
-        return list(found.values())
 
     def run(self) -> int:
         """Protect and train what is not done yet, one after another in this process."""
-        with locked(self.lab.out, "sweep"):
+        with locked(self.setup.out, "sweep"):
             for cell in self.cells:
-                for seed in self.lab.settings.seeds:
+                for seed in self.setup.settings.seeds:
                     self._protect(cell, seed)
         return int(any(result.status != DONE for result in self.results()))
 
     def _protect(self, cell: Cell, seed: int) -> None:
         folder = self._folder(cell, seed)
-        if self._missing(cell) or folder in self._errors or self._status(folder) == DONE:
+        if self.missing(cell) or folder in self._errors or self._status(folder) == DONE:
             return
-        say(f"Protecting {cell.dataset} class by class among {_recipe(cell).support or self.lab.general}, seed {seed}")
+        say(f"Protecting {cell.dataset} class by class among {_recipe(cell).support or self.setup.general}, seed {seed}")
         try:
             # A release without its victims is made anew of the finished classes, which takes seconds.
             classwise(**self._arguments(cell), training=self._training(cell, seed), out=folder, overwrite=True)
@@ -70,21 +63,16 @@ class ClassByClass:
             self._errors[folder] = str(error)
             say(f"FAILED: {error}")
 
-    def results(self) -> list[Result]:
-        """Return a result for each cell."""
-        return [self._result(cell) for cell in self.cells]
+    def found(self, cell: Cell) -> list[Run]:
+        """Return what became of a cell's releases, with what the victim of its number found."""
+        return [self._found(self._folder(cell, seed), _recipe(cell).clean) for seed in self.setup.settings.seeds]
 
-    def _result(self, cell: Cell) -> Result:
-        if reason := self._missing(cell):
-            return Result(cell, status=SKIPPED, reason=reason)
-        folders = [self._folder(cell, seed) for seed in self.lab.settings.seeds]
-        trained_on = "clean" if _recipe(cell).clean else "protected"
-        done = [folder for folder in folders if self._status(folder) == DONE]
-        found = [json.loads(results_file(folder, trained_on).read_text(encoding="utf-8")) for folder in done]
-        status = next((self._status(folder) for folder in folders if folder not in done), DONE)
-        reason = next((self._errors[folder] for folder in folders if folder in self._errors), "")
-        majority = 100 * found[0]["majority"] if found and cell.measure is accuracy else None
-        return Result(cell, tuple(cell.measure(results["test"]) for results in found), len(folders), status, reason, majority)
+    def _found(self, folder: Path, clean: bool) -> Run:
+        status = self._status(folder)
+        if status != DONE:
+            return Run({}, status, self._errors.get(folder, ""))
+        results = json.loads(results_file(folder, "clean" if clean else "protected").read_text(encoding="utf-8"))
+        return Run({}, DONE, results=results["test"] | {"majority": results["majority"]})
 
     def _status(self, folder: Path) -> str:
         if folder in self._errors:
@@ -92,36 +80,68 @@ class ClassByClass:
         # The protected victim is the last one.
         return DONE if results_file(folder, "protected").is_file() else OPEN
 
-    def _missing(self, cell: Cell) -> str:
+    def missing(self, cell: Cell) -> str:
+        """Return why a cell cannot be measured here: its data, or those of its support classes."""
         support = _recipe(cell).support
-        if support is None and self.lab.general is None:
+        if support is None and self.setup.general is None:
             return _GENERAL
-        return self.lab.missing(cell.dataset) or (self.lab.missing(Dataset(support)) if support else "")
+        return super().missing(cell) or (self.setup.missing(Dataset(support)) if support else "")
 
-    def _works(self, cell: Cell, seed: int) -> tuple[Work, ...]:
+    def show_plan(self) -> None:
+        """Print a run for each support and seed."""
+        planned = {}
+        for cell in self.cells:
+            for seed in self.setup.settings.seeds:
+                folder, skipped = self._folder(cell, seed), self.missing(cell)
+                cost = None if skipped else self._cost(cell, seed)
+                planned[folder] = PlannedRun(folder.name, SKIPPED if skipped else self._status(folder), cost)
+        show_runs(list(planned.values()), 1)
+
+    def _cost(self, cell: Cell, seed: int) -> Cost:
+        """Return the cost of protecting a dataset class by class, and of the two victims."""
         recipe, training = _recipe(cell), self._training(cell, seed)
-        classes = len(recipe.classes or MEDMNIST[cell.dataset.name].class_names)
-        return classwise_works(cell.dataset, recipe.support, self._num_support(recipe), classes, training)
+        images = Images.of(self.setup.settings.data(cell.dataset))
+        beside = MAX_PER_CLASS
+        if recipe.support is not None:
+            support = Images.of(self.setup.settings.data(Dataset(recipe.support)))
+            beside = support.train // len(MEDMNIST[recipe.support].class_names)
+        names, batch_size = MEDMNIST[cell.dataset.name].class_names, default_batch_size(images.size)
+        combined = images.train // len(names) + self._num_support(recipe) * beside
+        part = Work(
+            Network(training.source, training.width, images.channels, images.size, batch_size),
+            training=training.steps,
+            gradient=_PGD_STEPS * (training.steps + math.ceil(combined / batch_size)),
+            bytes=combined * images.channels * images.size**2,
+            keeps_weights=True,
+        )
+        looks = math.ceil(training.victim_steps / check_interval(training.victim_steps))
+        victim = Work(
+            Network(training.victim, training.width, images.channels, images.size, batch_size),
+            training=training.victim_steps,
+            reading=looks * math.ceil((images.val + images.test) / batch_size),
+        )
+        works = (part,) * len(recipe.classes or names) + (victim,) * 2
+        return Cost(works, training.accelerator, training.precision)
 
     def _num_support(self, recipe: ClassOwners) -> int:
         """Return how many support classes there are, at most as many as are wanted."""
-        available = len(MEDMNIST[recipe.support].class_names) if recipe.support else _subfolders(self.lab.general)
+        available = len(MEDMNIST[recipe.support].class_names) if recipe.support else _subfolders(self.setup.general)
         return min(recipe.num_support or available, available)
 
     def _arguments(self, cell: Cell) -> dict[str, Any]:
         """Return the arguments of ``classwise`` that say what is protected, and among what."""
-        recipe, lab = _recipe(cell), self.lab
+        recipe, setup = _recipe(cell), self.setup
         return {
             "data": cell.dataset.name,
-            "support": recipe.support or str(lab.general),
+            "support": recipe.support or str(setup.general),
             "classes": None if recipe.classes is None else list(recipe.classes),
             "num_support": self._num_support(recipe),
             "size": cell.dataset.size,
-            "root": lab.settings.root,
+            "root": setup.settings.root,
         }
 
     def _training(self, cell: Cell, seed: int) -> Training:
-        settings = self.lab.settings
+        settings = self.setup.settings
         return Training(
             width=settings.width,
             steps=settings.steps(cell.dataset.size),
@@ -136,7 +156,7 @@ class ClassByClass:
         """Return the folder that belongs to all settings, as those of a sweep do."""
         settings = {**self._arguments(cell), **asdict(self._training(cell, seed))}
         support = _recipe(cell).support or "general"
-        return self.lab.out / f"{cell.dataset}-classwise-{support}-{address({**settings, 'root': None})[:12]}"
+        return self.setup.out / f"{cell.dataset}-classwise-{support}-{address({**settings, 'root': None})[:12]}"
 
 
 def _subfolders(folder: Path | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +14,12 @@ from salm_lightning.audit.segmentation import Otsu, Segmenter, Vessels, compare_
 from salm_lightning.audit.similarity import Similarity
 from salm_lightning.console import say
 from salm_lightning.errors import SalmError
-from salm_lightning.files import write_json
-from salm_lightning.reproduce.cells import SKIPPED, Cell, Result
-from salm_lightning.reproduce.experiment import Setup
+from salm_lightning.reproduce.cells import Cell
 from salm_lightning.reproduce.settings import Dataset
-from salm_lightning.reproduce.victims import Victims, worst
-from salm_lightning.sweep.job import DONE, FAILED, Job
-from salm_lightning.sweep.plan import Row
+from salm_lightning.reproduce.victims import Victims
+from salm_lightning.runs.record import DONE, FAILED, Run, read_run
+from salm_lightning.sweep.job import Job
+from salm_lightning.sweep.plan import PlannedVictim
 from salm_lightning.sweep.run import all_jobs, make_releases
 from salm_lightning.sweep.runners import Local
 
@@ -36,56 +35,48 @@ class Releases(Victims):
     name: str
     """Of the comparison, for its files."""
 
-    def __init__(self, cells: Sequence[Cell], lab: Setup) -> None:
-        super().__init__(cells, lab)
-        self._errors: dict[str, str] = {}
-
     @abstractmethod
     def compare(self, pairs: Pairs, dataset: Dataset) -> dict[str, float]:
         """Return what is measured, by name, as means over the images."""
 
-    @staticmethod
-    def jobs(rows: Sequence[Row]) -> list[Job]:
+    def jobs(self, victims: Sequence[PlannedVictim]) -> list[Job]:
         """Return the releases of some victims."""
-        return [job for job in all_jobs(rows) if job.makes_release]
+        return [job for job in all_jobs(victims) if job.makes_release]
 
     def run(self) -> int:
         """Make the releases and compare them with their originals."""
-        rows = self._all_rows()
-        code = make_releases(rows, Local(self.lab.workers), self.lab.out) if rows else 0
+        victims = self.all_victims()
+        code = make_releases(victims, Local(self.setup.workers), self.setup.out) if victims else 0
         if code <= 1:
-            for cell, rows_of_cell in zip(self.cells, self.rows, strict=True):
-                for job in self.jobs(rows_of_cell):
+            for cell, of_cell in zip(self.cells, self.victims, strict=True):
+                for job in self.jobs(of_cell):
                     self._compare(job, cell.dataset)
         return code
 
-    def _file(self, job: Job) -> Path:
-        return self.lab.out / self.name / f"{job.name}.json"
+    def found(self, cell: Cell) -> list[Run]:
+        """Return what became of a cell's comparisons."""
+        jobs = self.jobs(self.victims[self.cells.index(cell)])
+        return [self._comparison(job) if job.state().is_done else job.state() for job in jobs]
+
+    def _record(self, job: Job) -> Path:
+        return self.setup.out / self.name / f"{job.name}.json"
+
+    def _comparison(self, job: Job) -> Run:
+        identity = {"release": job.name, "compared": self.name}
+        found = read_run(self._record(job))
+        return found if found and found.identity == identity else Run(identity, why="not compared yet")
 
     def _compare(self, job: Job, dataset: Dataset) -> None:
-        path = self._file(job)
-        if path.is_file() or job.state().status != DONE:
+        run, begin = self._comparison(job), time.monotonic()
+        if run.is_done or not job.state().is_done:
             return
         say(f"Comparing {job.release} with its originals: {self.name}")
-        data = self.lab.settings.data(dataset)
         try:
-            write_json(path, {"found": self.compare(Pairs(job.release, data), dataset)})
+            found = self.compare(Pairs(job.release, self.setup.settings.data(dataset)), dataset)
+            run = run.ended(DONE, time.monotonic() - begin, found)
         except SalmError as error:
-            self._errors[job.name] = str(error)
-
-    def _result(self, cell: Cell, rows: Sequence[Row]) -> Result:
-        if not rows:
-            return Result(cell, status=SKIPPED, reason=self.lab.missing(cell.dataset))
-        jobs = self.jobs(rows)
-        found = [json.loads(path.read_text(encoding="utf-8"))["found"] for path in map(self._file, jobs) if path.is_file()]
-        records = [{"status": job.state().status, "error": job.state().error} for job in jobs]
-        status, reason = worst(records)
-        if status == DONE and len(found) < len(jobs):
-            status, reason = (
-                FAILED,
-                next((self._errors[job.name] for job in jobs if job.name in self._errors), "not compared yet"),
-            )
-        return Result(cell, tuple(map(cell.measure, found)), len(rows), status, reason)
+            run = run.ended(FAILED, time.monotonic() - begin, why=str(error))
+        run.write(self._record(job))
 
 
 class Similar(Releases):

@@ -7,10 +7,10 @@ from pathlib import Path
 from salm_lightning.audit.album import Album
 from salm_lightning.console import say
 from salm_lightning.reproduce.experiment import Experiment
-from salm_lightning.reproduce.pages import CSV, MARKDOWN, picture_folder, save, show
+from salm_lightning.reproduce.pages import CSV, MARKDOWN, picture_folder, save
 from salm_lightning.reproduce.settings import Settings
 from salm_lightning.reproduce.targets import Target
-from salm_lightning.sweep.job import DONE
+from salm_lightning.runs.record import DONE
 
 
 def run(name: str, target: Target, experiment: Experiment, settings: Settings, out: Path) -> int:
@@ -25,7 +25,7 @@ def run(name: str, target: Target, experiment: Experiment, settings: Settings, o
         folder = out / picture_folder(settings.labels.values())
         with Album(folder, board=folder) as album:
             target.draw(experiment, album)
-    show(save(name, results, settings, out))
+    say(save(name, results, settings, out))
     say(f"Saved: {out / CSV}, {out / MARKDOWN}")
     undone = [result for result in results if result.status != DONE]
     if undone:

@@ -20,14 +20,9 @@ METHODS: Mapping[str, Any] = MappingProxyType(
 """The paper's methods, as an option of ``fit``."""
 
 
-@dataclass(frozen=True)
-class _Size:
-    steps: int
-    check_interval: int
-
-
-_SIZES = {28: _Size(steps=5000, check_interval=250), 224: _Size(steps=3000, check_interval=500)}
-_VICTIM_CHECKS = 500
+_STEPS = {28: 5000, 224: 3000}
+_CHECKS, _VICTIM_CHECKS = {28: 250, 224: 500}, 500
+"""Training steps of generators, and steps between two looks at the clean images, by size."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,7 @@ class Settings:
 
     def steps(self, size: int) -> int:
         """Return the training steps of a noise generator, the paper's M times the scale."""
-        return self._scaled(_SIZES[size].steps)
+        return self._scaled(_STEPS[size])
 
     @property
     def victim_steps(self) -> int:
@@ -120,7 +115,7 @@ class Settings:
                 "class_path": "NoiseGeneratorModule",
                 "init_args": {"method": "SALM", "loop": "fresh", "width": self.width},
             },
-            "trainer": self._trainer(self.steps(dataset.size), _SIZES[dataset.size].check_interval),
+            "trainer": self._trainer(self.steps(dataset.size), _CHECKS[dataset.size]),
         }
 
     def victim(self) -> dict[str, Any]:

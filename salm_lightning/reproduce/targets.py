@@ -77,77 +77,66 @@ class Target:
 
 def _methods(name: str) -> Callable[[Dataset], list[Cell]]:
     def cells(dataset: Dataset) -> list[Cell]:
-        return [
-            Cell(dataset, method, paper=figure(name, _column(method), dataset=str(dataset)), recipe=trained(method))
-            for method in _ALL
-        ]
+        return [Cell(dataset, method, paper=_paper(name, dataset, _column(method)), recipe=trained(method)) for method in _ALL]
 
     return cells
 
 
 def _architectures(dataset: Dataset) -> list[Cell]:
-    def paper(percent: int, arch: str, column: str) -> float | None:
-        return figure("table2_architectures", column, k=percent, model=arch, dataset=str(dataset))
-
     return [
-        Cell(dataset, method, f"{arch}, K = {percent}", paper(percent, arch, method), _salm(percent, method, arch=arch))
+        Cell(
+            dataset, method, f"{arch}, K = {percent}", _paper("table2_architectures", dataset, method, k=percent, model=arch),
+            _salm(percent, method, arch=arch),
+        )
         for percent in (10, 30)
         for arch in _ARCHITECTURES
         for method in (CLEAN, "salm")
-    ]
+    ]  # fmt: skip
 
 
 def _filters(dataset: Dataset) -> list[Cell]:
-    def paper(name: str, method: str) -> float | None:
-        return figure("table3_filters", _column(method), dataset=str(dataset), filter=name)
-
     return [
-        Cell(dataset, method, name, paper(name, method), trained(method, victim__model__countermeasure={"class_path": kind}))
+        Cell(
+            dataset, method, name, _paper("table3_filters", dataset, _column(method), filter=name),
+            trained(method, victim__model__countermeasure={"class_path": kind}),
+        )
         for name, kind in (("mean", "Mean"), ("median", "Median"), ("gaussian", "Gaussian"))
         for method in _ALL
-    ]
+    ]  # fmt: skip
 
 
 def _cropping(dataset: Dataset) -> list[Cell]:
     crop = {"class_path": "CenterCrop"}
-
-    def paper(method: str, column: str) -> float | None:
-        return figure("table4_cropping", column, method=method) if str(dataset) == "pathmnist" else None
-
     return [
-        Cell(dataset, method, column.replace("_", " "), paper(method, column), trained(images, victim__model__countermeasure=applied))
-        for method in METHODS
-        for column, images, applied in zip(
-            PARTS, (CLEAN, CLEAN, method, method), (None, crop, None, crop), strict=True
+        Cell(
+            dataset, method, column.replace("_", " "), _of_path("table4_cropping", dataset, column, method=method),
+            trained(images, victim__model__countermeasure=applied),
         )
+        for method in METHODS
+        for column, images, applied in zip(PARTS, (CLEAN, CLEAN, method, method), (None, crop, None, crop), strict=True)
     ]  # fmt: skip
 
 
 def _similarity(dataset: Dataset) -> list[Cell]:
-    def paper(method: str, column: str) -> float | None:
-        return figure("table5_similarity", column, method=method) if str(dataset) == "pathmnist" else None
-
     return [
-        Cell(dataset, method, "", paper(method, name), trained(method), _entry(name), name)
+        Cell(
+            dataset, method, "", _of_path("table5_similarity", dataset, name, method=method), trained(method), _entry(name), name
+        )
         for method in METHODS
         for name in MEASURES
     ]
 
 
 def _mixes(dataset: Dataset) -> list[Cell]:
-    def paper(percent: int, share: int, column: str) -> float | None:
-        return figure("table6_sample_mix", column, k=percent, percent_protected=share) if str(dataset) == "pathmnist" else None
-
     cells = []
     for percent in (10, 30, 50):
-        cells.append(Cell(dataset, CLEAN, f"K = {percent}, 0 % protected", paper(percent, 0, "mixed"), trained(CLEAN)))
-        for share in (20, 40, 60, 80):
-            for column, part in (("mixed", "all"), ("clean_part_only", "clean")):
-                what = f"K = {percent}, {share} % protected, {column.replace('_', ' ')}"
-                recipe = _salm(percent, share=share, part=part)
-                cells.append(Cell(dataset, "salm", what, paper(percent, share, column), recipe))
-        whole = f"K = {percent}, 100 % protected"
-        cells.append(Cell(dataset, "salm", whole, paper(percent, 100, "mixed"), _salm(percent)))
+        for share in (0, 20, 40, 60, 80, 100):
+            parts = (("mixed", "all"), ("clean_part_only", "clean")) if 0 < share < 100 else (("mixed", ""),)
+            for column, part in parts:
+                paper = _of_path("table6_sample_mix", dataset, column, k=percent, percent_protected=share)
+                what = f"K = {percent}, {share} % protected" + (f", {column.replace('_', ' ')}" if part else "")
+                recipe = _salm(percent, share=share, part=part) if share else trained(CLEAN)
+                cells.append(Cell(dataset, "salm" if share else CLEAN, what, paper, recipe))
     return cells
 
 
@@ -156,24 +145,23 @@ def _curves_and_percents(dataset: Dataset) -> list[Cell]:
     cells = []
     if str(dataset) not in _FOUR[1:]:
         for method in (CLEAN, "tap", "em", "salm"):
-            paper = figure("table1_methods", _column(method), dataset=str(dataset))
+            paper = _paper("table1_methods", dataset, _column(method))
             cells.append(Cell(dataset, method, f"{drawings.LEFT}, last step", paper, trained(method)))
-    paper = figure("table2_architectures", CLEAN, k=10, model="resnet18", dataset=str(dataset))
-    cells.append(Cell(dataset, CLEAN, f"{drawings.RIGHT}, K = 0", paper, trained(CLEAN)))
-    for percent in (5, *range(10, 100, 10)):
-        paper = figure("table2_architectures", "salm", k=percent, model="resnet18", dataset=str(dataset))
-        cells.append(Cell(dataset, "salm", f"{drawings.RIGHT}, K = {percent}", paper, _salm(percent)))
+    for percent in (0, 5, *range(10, 100, 10)):
+        method, recipe = ("salm", _salm(percent)) if percent else (CLEAN, trained(CLEAN))
+        paper = _paper("table2_architectures", dataset, method, k=percent or 10, model="resnet18")
+        cells.append(Cell(dataset, method, f"{drawings.RIGHT}, K = {percent}", paper, recipe))
     return cells
 
 
 def _mix_of_80(dataset: Dataset) -> list[Cell]:
-    def paper(column: str) -> float | None:
-        return figure("table6_sample_mix", column, k=10, percent_protected=80) if str(dataset) == "pathmnist" else None
-
+    paper = {
+        part: _of_path("table6_sample_mix", dataset, column, k=10, percent_protected=80)
+        for part, column in (("clean", "clean_part_only"), ("all", "mixed"))
+    }
     return [
-        Cell(dataset, "salm", "20 % clean", paper("clean_part_only"), _salm(10, share=80, part="clean")),
-        Cell(dataset, "salm", "80 % protected", None, _salm(10, share=80, part="protected")),
-        Cell(dataset, "salm", "both", paper("mixed"), _salm(10, share=80, part="all")),
+        Cell(dataset, "salm", what, paper.get(part), _salm(10, share=80, part=part))
+        for what, part in (("20 % clean", "clean"), ("80 % protected", "protected"), ("both", "all"))
     ]
 
 
@@ -202,37 +190,41 @@ def _three_classes(dataset: Dataset) -> list[Cell]:
 
 
 def _melanoma(dataset: Dataset) -> list[Cell]:
-    (number,) = [number for number, name in enumerate(MEDMNIST[dataset.name].class_names) if name == "melanoma"]
+    number = class_number("melanoma", MEDMNIST[dataset.name])
     cells = []
     for support, key, shown in (("pathmnist", "case7.1_medical", "pathmnist"), (None, "case7.1_general", "general images")):
-        paper = figure("text", "value", key=key)
-        for method, number_of_paper in ((CLEAN, None), ("salm", paper)):
-            recipe = ClassOwners(support, ("melanoma",), 9, method == CLEAN)
-            what = f"melanoma among {shown}"
-            cells.append(Cell(dataset, method, what, number_of_paper, recipe))
-            cells.append(Cell(dataset, method, what, number_of_paper, recipe, AccuracyOn((number,)), "recall of melanoma"))
+        for method, paper in ((CLEAN, None), ("salm", figure("text", "value", key=key))):
+            recipe, what = ClassOwners(support, ("melanoma",), 9, method == CLEAN), f"melanoma among {shown}"
+            cells.append(Cell(dataset, method, what, paper, recipe))
+            cells.append(Cell(dataset, method, what, paper, recipe, AccuracyOn((number,)), "recall of melanoma"))
     return cells
 
 
 def _every_class(dataset: Dataset) -> list[Cell]:
-    paper = figure("text", "value", key="cased2") if str(dataset) == "dermamnist" else None
-    clean = figure("table1_methods", CLEAN, dataset=str(dataset))
+    mean = figure("text", "value", key="cased2") if str(dataset) == "dermamnist" else None
+    paper = {CLEAN: _paper("table1_methods", dataset, CLEAN), "salm": mean}
     return [
         Cell(
-            dataset,
-            method,
-            f"each class among {support or 'general images'}",
-            number,
+            dataset, method, f"each class among {support or 'general images'}", paper[method],
             ClassOwners(support, None, 5, method == CLEAN),
         )
         for support in ("pathmnist", "bloodmnist", None)
-        for method, number in ((CLEAN, clean), ("salm", paper))
-    ]
+        for method in (CLEAN, "salm")
+    ]  # fmt: skip
 
 
 def _masks(dataset: Dataset) -> list[Cell]:
     paper = figure("text", "value", key="fig3") if dataset.size == 224 else None
     return [Cell(dataset, "salm", "", paper, trained("salm"), _entry("changed_share"), "pixels segmented otherwise")]
+
+
+def _paper(name: str, dataset: Dataset, column: str, **where: str | int) -> float | None:
+    return figure(name, column, dataset=str(dataset), **where)
+
+
+def _of_path(name: str, dataset: Dataset, column: str, **where: str | int) -> float | None:
+    """Return a number of a table that is about PathMNIST alone."""
+    return figure(name, column, **where) if str(dataset) == "pathmnist" else None
 
 
 def _salm(percent: int, method: str = "salm", arch: str = "", share: int = 100, part: str = "") -> Recipe:

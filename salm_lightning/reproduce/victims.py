@@ -6,92 +6,75 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from salm_lightning.reproduce.cells import CLEAN, SKIPPED, Cell, Recipe, Result, accuracy
-from salm_lightning.reproduce.experiment import Run, Setup
+from salm_lightning.reproduce.cells import CLEAN, Cell, Recipe
+from salm_lightning.reproduce.experiment import Experiment, Setup
 from salm_lightning.reproduce.settings import Dataset
-from salm_lightning.reproduce.work import generator_work, victim_work
+from salm_lightning.runs.record import DONE, Run
 from salm_lightning.runs.results import RESULTS
-from salm_lightning.sweep.job import DONE, Job
-from salm_lightning.sweep.plan import Planner, Row
+from salm_lightning.sweep.job import Job
+from salm_lightning.sweep.plan import PlannedVictim, Planner
 from salm_lightning.sweep.results import record
-from salm_lightning.sweep.run import all_jobs, run_sweep
+from salm_lightning.sweep.run import all_jobs, run_sweep, show_plan
 from salm_lightning.sweep.runners import Local
 
 _DEFAULTS = {"victim.model.arch": "resnet18", "victim.data.part": "all"}
 """Values of options that a cell does not name and another one does; of all others ``None``."""
 
 
-class Victims:
+class Victims(Experiment):
     """Cells whose numbers are those of victims.
 
-    Args:
-        cells: The cells.
-        lab: Where and how.
-
     Attributes:
-        rows: The victims of each cell, one for each seed; none if its dataset is missing.
+        victims: The victims of each cell, one for each seed; none if its dataset is missing.
     """
 
-    def __init__(self, cells: Sequence[Cell], lab: Setup) -> None:
-        self.cells, self.lab = cells, lab
+    def __init__(self, cells: Sequence[Cell], setup: Setup) -> None:
+        super().__init__(cells, setup)
         self._keys = sorted({key for cell in cells for key in _recipe(cell).options})
         self._planners: dict[Dataset, Planner] = {}
-        self.rows = [[] if lab.missing(cell.dataset) else self._plan(cell) for cell in cells]
+        self.victims = [[] if setup.missing(cell.dataset) else self._plan(cell) for cell in cells]
 
-    def _plan(self, cell: Cell) -> list[Row]:
-        settings, dataset, recipe = self.lab.settings, cell.dataset, _recipe(cell)
+    def _plan(self, cell: Cell) -> list[PlannedVictim]:
+        settings, dataset, recipe = self.setup.settings, cell.dataset, _recipe(cell)
         if dataset not in self._planners:
             sections = (settings.generator(dataset), settings.victim())
-            self._planners[dataset] = Planner(*sections, self.lab.out, self.lab.download)
+            self._planners[dataset] = Planner(*sections, self.setup.out, self.setup.download)
         # Size, which the name of a dataset lacks, and every option that varies in the table: its cells have the same columns.
         grid = {"generator.data.size": [dataset.size], "generator.model.method": [recipe.method]}
         grid |= {key: [recipe.options.get(key, _DEFAULTS.get(key))] for key in self._keys}
-        rows = self._planners[dataset].rows(grid | {"seed": list(settings.seeds)}, recipe.clean)
-        return [row for row in rows if (row.values["trained_on"] == CLEAN) is recipe.clean]
+        victims = self._planners[dataset].victims(grid | {"seed": list(settings.seeds)}, recipe.clean)
+        return [victim for victim in victims if (victim.values["trained_on"] == CLEAN) is recipe.clean]
 
-    def runs(self) -> list[Run]:
-        """Return releases and victims in the order in which they run."""
-        datasets = {job.name: cell.dataset for cell, rows in zip(self.cells, self.rows, strict=True) for job in self.jobs(rows)}
-        return [_run_of(job, datasets[job.name]) for job in self.jobs(self._all_rows())]
+    def all_victims(self) -> list[PlannedVictim]:
+        """Return each victim once."""
+        return list({victim.job.name: victim for victims in self.victims for victim in victims}.values())
+
+    def jobs(self, victims: Sequence[PlannedVictim]) -> list[Job]:
+        """Return what has to run for some victims."""
+        return all_jobs(victims)
+
+    def show_plan(self) -> None:
+        """Print releases and victims in the order in which they run."""
+        show_plan(self.all_victims(), self.jobs(self.all_victims()), self.setup.workers)
 
     def run(self) -> int:
         """Run the sweep."""
-        rows = self._all_rows()
-        return run_sweep(rows, Local(self.lab.workers), self.lab.out) if rows else 0
+        victims = self.all_victims()
+        return run_sweep(victims, Local(self.setup.workers), self.setup.out) if victims else 0
 
-    def results(self) -> list[Result]:
-        """Return a result for each cell."""
-        return [self._result(cell, rows) for cell, rows in zip(self.cells, self.rows, strict=True)]
-
-    @staticmethod
-    def jobs(rows: Sequence[Row]) -> list[Job]:
-        """Return what has to run for some victims."""
-        return all_jobs(rows)
-
-    def _all_rows(self) -> list[Row]:
-        return list({row.job.name: row for rows in self.rows for row in rows}.values())
-
-    def _result(self, cell: Cell, rows: Sequence[Row]) -> Result:
-        if not rows:
-            return Result(cell, status=SKIPPED, reason=self.lab.missing(cell.dataset))
-        records = [record(row) for row in rows]
-        done = [values for values in records if values["status"] == DONE]
-        found = [json.loads((values["run"] / RESULTS).read_text(encoding="utf-8"))["test"] for values in done]
-        majority = 100 * done[0]["majority"] if done and cell.measure is accuracy else None
-        return Result(cell, tuple(map(cell.measure, found)), len(rows), *worst(records), majority)
+    def found(self, cell: Cell) -> list[Run]:
+        """Return what became of a cell's victims, with what their test found."""
+        return [_found(record(victim)) for victim in self.victims[self.cells.index(cell)]]
 
 
-def worst(records: Sequence[dict[str, Any]]) -> tuple[str, str]:
-    """Return ``status`` and ``error`` of the first record that is not done, or of the first one."""
-    chosen = next((values for values in records if values["status"] != DONE), records[0])
-    return chosen["status"], chosen["error"]
+def _found(values: dict[str, Any]) -> Run:
+    """Return what became of a victim; its results are in its own file."""
+    if values["status"] != DONE:
+        return Run({}, values["status"], values["error"])
+    results = json.loads(values["run"].joinpath(RESULTS).read_text(encoding="utf-8"))
+    return Run({}, DONE, results=results["test"] | {"majority": results["majority"]})
 
 
 def _recipe(cell: Cell) -> Recipe:
     assert isinstance(cell.recipe, Recipe)
     return cell.recipe
-
-
-def _run_of(job: Job, dataset: Dataset) -> Run:
-    work = generator_work if job.makes_release else victim_work
-    return Run(job.name, job.state().status, (work(job.settings, dataset),))

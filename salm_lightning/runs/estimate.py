@@ -23,7 +23,7 @@ _STATE_BYTES = 8  # of a checkpoint for each weight: float32, and its momentum
 class Network(NamedTuple):
     """What the time of a step depends on: architecture, its width factor, channels, side of the images, images per step."""
 
-    arch: str
+    arch: str | Architecture
     width: float
     channels: int
     size: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -10,32 +9,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from salm_lightning.callbacks.checkpoint import latest_checkpoint
-from salm_lightning.files import write_json
+from salm_lightning.files import write_text
 from salm_lightning.release.manifest import MANIFEST
+from salm_lightning.runs.record import DONE, FAILED, INTERRUPTED, OPEN, Run, read_run
 from salm_lightning.runs.results import RESULTS
+from salm_lightning.sweep.cost import Cost
 
-DONE, FAILED, INTERRUPTED, OPEN = "done", "failed", "interrupted", "open"
-"""What became of a job; an open one has not ended yet."""
 _STOPPED = (signal.SIGINT, signal.SIGTERM)
 """Signals that ask a fit to stop."""
 _TAIL = 2**16
 """Bytes of a log in which its error is looked for."""
-
-
-@dataclass(frozen=True)
-class State:
-    """What became of a job, and the seconds it took, over all its starts."""
-
-    status: str = OPEN
-    seconds: float = 0.0
-    error: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +38,8 @@ class Job:
         settings: Options of ``fit``.
         needs: The job whose release this one trains on.
         makes_release: Whether it is a noise generator; else it is a victim.
+        identity: All that it depends on: settings, and checksums of the files that they name.
+        cost: What it does, for an estimate of time and disk.
     """
 
     out: Path
@@ -55,6 +47,8 @@ class Job:
     settings: dict[str, Any]
     needs: Job | None = None
     makes_release: bool = False
+    identity: dict[str, Any] = field(default_factory=dict)
+    cost: Cost | None = None
 
     @property
     def folder(self) -> Path:
@@ -81,22 +75,25 @@ class Job:
         """What the fit prints."""
         return self.config.with_suffix(".log")
 
-    def state(self) -> State:
+    def state(self) -> Run:
         """Return what became of it, as its files say."""
-        path = self.config.with_suffix(".json")
-        state = State(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else State()
-        if self.product.is_file() and state.status != FAILED:
-            return State(DONE, state.seconds)  # also if the sweep was killed before it could note it
-        return State(OPEN, state.seconds) if state.status == DONE else state
+        found = read_run(self._record)
+        run = found if found and found.identity == self.identity else Run(self.identity)
+        if self.product.is_file() and run.status != FAILED:
+            return replace(run, status=DONE, why="")  # also if the sweep was killed before it could note it
+        return replace(run, status=OPEN) if run.is_done else run
 
-    def note(self, state: State) -> None:
-        """Keep what became of it."""
-        write_json(self.config.with_suffix(".json"), vars(state))
+    def note(self, status: str, seconds: float, why: str = "") -> None:
+        """Keep what became of it, and the seconds that it took over all its starts."""
+        Run(self.identity, status, why, seconds).write(self._record)
 
     def prepare(self) -> None:
         """Write its settings as a config file."""
-        self.config.parent.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
+        write_text(self.config, yaml.safe_dump(self.settings, sort_keys=False))
+
+    @property
+    def _record(self) -> Path:
+        return self.config.with_suffix(".json")
 
 
 _DEAF_TO_PREEMPTION = ("sh", "-c", "trap '' USR2; exec \"$@\"", "sh")
@@ -121,7 +118,7 @@ def work(
     if not resumes and job.folder.exists():
         shutil.rmtree(job.folder)
     earlier = before.seconds if resumes else 0.0
-    job.note(State(OPEN, earlier))
+    job.note(OPEN, earlier)
     command = [sys.executable, "-m", "salm_lightning", "fit", "--config", str(job.config), "--run", str(job.folder.resolve())]
     begin = time.monotonic()
     with job.log.open("ab" if resumes else "wb") as log:
@@ -139,14 +136,14 @@ def work(
     seconds = earlier + time.monotonic() - begin
     number = _signal(code)
     if number in _STOPPED:
-        job.note(State(INTERRUPTED, seconds))
+        job.note(INTERRUPTED, seconds)
     elif number:
         killed = f"killed by signal {number} ({signal.strsignal(number)}); if that was for memory, give a smaller batch_size"
-        job.note(State(INTERRUPTED, seconds, f"{killed} (log: {job.log})"))
+        job.note(INTERRUPTED, seconds, f"{killed} (log: {job.log})")
     elif code == 0 and job.product.is_file():
-        job.note(State(DONE, seconds))
+        job.note(DONE, seconds)
     else:
-        job.note(State(FAILED, seconds, f"{_reason(code, job.log)} (log: {job.log})"))
+        job.note(FAILED, seconds, f"{_reason(code, job.log)} (log: {job.log})")
 
 
 def _signal(code: int) -> int:

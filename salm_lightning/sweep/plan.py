@@ -1,11 +1,11 @@
-"""The plan of a sweep: every combination of the grid's values as a row of the result, and the fits that they take."""
+"""The plan of a sweep: every combination of the grid's values as a victim of the result, and the fits that they take."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import Original
 from salm_lightning.errors import ConfigurationError, SalmError, did_you_mean
 from salm_lightning.files import address, checksums_of
+from salm_lightning.models import Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.release.manifest import safe_name
+from salm_lightning.sweep.cost import Images, generator_cost, victim_cost
 from salm_lightning.sweep.job import Job
 from salm_lightning.sweep.options import FitOptions, compose
 
@@ -29,8 +31,8 @@ _SAID_ALREADY = ("generator.data.name", "victim.model.arch", "seed")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One victim of a sweep.
+class PlannedVictim:
+    """A victim of a sweep, and the fit that trains it.
 
     Attributes:
         values: What tells it from others, by column: :data:`FIXED`, then the grid's keys; empty where a key does not concern it.
@@ -43,27 +45,32 @@ class Row:
 
 @dataclass(frozen=True)
 class _Generator:
-    """A cell's noise generator, and the data that it protects.
+    """A cell's noise generator.
 
     Attributes:
         job: Its fit.
-        dataset: Name of the data.
         method: Name of the method.
-        data: Options of the data, with defaults.
-        data_class: Class of the data.
+        data: What it protects.
         source: SHA-256 of the file that the data come from; ``None`` for drawn data.
     """
 
     job: Job
-    dataset: str
     method: str
-    data: dict[str, Any]
-    data_class: type[ImageDataModule]
+    data: ImageDataModule
     source: str | None
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data, for files."""
+        return safe_name(self.data.info.name)
+
+    def knows(self, option: str) -> bool:
+        """Return whether the data have an option."""
+        return option in inspect.signature(type(self.data)).parameters
 
 
 class Planner:
-    """Turns a grid into rows and jobs; all settings are read, and all data and modules built once, on the way.
+    """Turns a grid into victims and jobs; all settings are read, and all data and modules built once, on the way.
 
     Args:
         generator: Options of ``fit`` for the noise generators.
@@ -77,11 +84,10 @@ class Planner:
         self._out = out
         self._download = download
         self._generators: dict[str, _Generator] = {}
-        self._victims: dict[str, Job] = {}
-        self._read: dict[str, dict[str, Any]] = {}
+        self._victims: dict[str, dict[str, Any]] = {}
 
-    def rows(self, grid: Mapping[str, Any], clean: bool) -> list[Row]:
-        """Return one row for every victim; those that come to the same settings are one.
+    def victims(self, grid: Mapping[str, Any], clean: bool) -> list[PlannedVictim]:
+        """Return every victim; those that come to the same settings are one.
 
         Args:
             grid: Values by dotted option.
@@ -91,31 +97,28 @@ class Planner:
             ConfigurationError: A key or a value of the grid, or an option, cannot work; the message names the cell.
             SalmError: The data cannot be read.
         """
-        names = columns_of(check_grid(grid))
-        rows: dict[str, Row] = {}
+        check_grid(grid)
+        victims: dict[str, PlannedVictim] = {}
         for values in itertools.product(*grid.values()):
             cell = dict(zip(grid, values, strict=True))
             try:
-                found = self._cell(cell, names, clean)
+                on_clean, protected = self._cell(cell)
             except SalmError as error:
                 shown = ", ".join(f"{key}={label(value)}" for key, value in cell.items()) or "no grid"
                 raise ConfigurationError(f"The sweep's cell ({shown}) cannot work: {error}") from error
-            for row in found:
-                rows.setdefault(row.job.name, row)
-        return list(rows.values())
+            for victim in (on_clean, protected) if clean else (protected,):
+                victims.setdefault(victim.job.name, victim)
+        return list(victims.values())
 
-    def _cell(self, cell: Mapping[str, Any], names: Mapping[str, str], clean: bool) -> list[Row]:
+    def _cell(self, cell: Mapping[str, Any]) -> tuple[PlannedVictim, PlannedVictim]:
+        """Return the victims on the clean images and on the release."""
         generator = self._generator(self._options("generator", cell))
         options = self._options("victim", cell)
-        own_data = _own_data(options.pop("data", None))
-        on_clean, arch, seed = self._victim(options, _clean_data(generator, own_data), CLEAN, generator, None)
-        protected, _, _ = self._victim(options, _protected_data(generator, own_data), generator.method, generator, generator.job)
-        labels = {names[key]: label(value) for key, value in cell.items() if key in names}
-        unconcerned = {name: "" for key, name in names.items() if not _concerns_clean(key, generator)}
-        rows = [Row(_fixed(generator.dataset, generator.method, arch, seed) | labels, protected)]
-        if clean:
-            rows.insert(0, Row(_fixed(generator.dataset, CLEAN, arch, seed) | labels | unconcerned, on_clean))
-        return rows
+        own = _own_data(options.pop("data", None))
+        labels = {column: label(cell[key]) for key, column in columns_of(cell).items()}
+        unconcerned = {column: "" for key, column in columns_of(cell).items() if not _concerns_clean(key, generator)}
+        on_clean = self._victim(options | {"data": _clean_data(generator, own)}, generator, None, labels | unconcerned)
+        return on_clean, self._victim(options | {"data": _protected_data(generator, own)}, generator, generator.job, labels)
 
     def _options(self, name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
         chosen = {key.removeprefix(f"{name}."): value for key, value in cell.items() if key.startswith(f"{name}.")}
@@ -129,44 +132,55 @@ class Planner:
             read = FitOptions(options, "generator").build()
             if not isinstance(read.model, NoiseGeneratorModule):
                 raise ConfigurationError(f"generator.model={type(read.model).__name__} has to be NoiseGeneratorModule.")
-            settings, data = read.resolved(), read.datamodule
+            settings, data, method = read.resolved(), read.datamodule, read.model.method
             if self._download:
                 data.prepare_data()
             file = Original(data).file
-            dataset, method, source = safe_name(data.info.name), read.model.method.name, None if file is None else file.sha256
-            name = f"{dataset}-{method}-{address(settings, source)[:12]}"
-            job = Job(self._out, name, settings, makes_release=True)
-            self._generators[key] = _Generator(job, dataset, method, settings["data"], type(data), source)
+            source = None if file is None else file.sha256
+            name, identity = _identity(f"{safe_name(data.info.name)}-{method.name}", settings, source)
+            job = Job(self._out, name, settings, None, True, identity, generator_cost(settings, Images.of(data), method))
+            self._generators[key] = _Generator(job, method.name, data, source)
         return self._generators[key]
 
     def _victim(
-        self, options: dict[str, Any], data: dict[str, Any], trained_on: str, generator: _Generator, release: Job | None
-    ) -> tuple[Job, str, str]:
-        """Return a victim's job, its architecture and its seed."""
-        settings = self._victim_settings(options | {"data": data}, build=release is None)
-        arch, seed = settings["model"]["init_args"].get("arch", ""), str(settings["seed_everything"])
+        self, options: dict[str, Any], generator: _Generator, release: Job | None, labels: dict[str, str]
+    ) -> PlannedVictim:
+        settings = self._victim_settings(options, build=release is None)
+        arch, seed = Architecture.parse(settings["model"]["init_args"]["arch"]).name, str(settings["seed_everything"])
+        fixed = (generator.dataset, CLEAN if release is None else generator.method, arch, seed)
         # The release's address stands for its folder, which may be moved.
-        identity = merge(settings, {"data.root": release.name}) if release else [settings, generator.source]
-        countermeasure = settings["model"]["init_args"].get("countermeasure") or {}
-        if files := checksums_of(countermeasure.get("init_args") or {}):
-            identity = [identity, files]
-        if release is not None:
-            settings = merge(settings, {"data.root": str(release.release)})
-        name = f"{generator.dataset}-{trained_on}-{arch}-{address(identity)[:12]}"
-        return self._victims.setdefault(name, Job(self._out, name, settings, release)), arch, seed
+        addressed = settings if release is None else merge(settings, {"data.root": release.name})
+        name, identity = _identity("-".join(fixed[:3]), addressed, generator.source)
+        placed = settings if release is None else merge(settings, {"data.root": str(release.release)})
+        job = Job(self._out, name, placed, release, False, identity, victim_cost(settings, Images.of(generator.data)))
+        return PlannedVictim(dict(zip(FIXED, fixed, strict=True)) | labels, job)
 
     def _victim_settings(self, options: dict[str, Any], build: bool) -> dict[str, Any]:
         key = address(options)
-        if key not in self._read:
+        if key not in self._victims:
             read = FitOptions(options, "victim")
             if build and not isinstance(read.build().model, VictimModule):
                 raise ConfigurationError(f"victim.model={type(read.model).__name__} has to be VictimModule.")
-            self._read[key] = read.resolved()
-        return self._read[key]
+            self._victims[key] = read.resolved()
+        return self._victims[key]
 
 
-def check_grid(grid: Mapping[str, Any]) -> Sequence[str]:
-    """Return the grid's keys.
+def _identity(words: str, settings: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the name of a run and all that it depends on: settings, and sums of the data and of files that the model names."""
+    identity = {"settings": settings, "source": source, "files": checksums_of({text: text for text in _texts(settings["model"])})}
+    return f"{words}-{address(identity)[:12]}", identity
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for below in value.values() if isinstance(value, dict) else value:
+            yield from _texts(below)
+
+
+def check_grid(grid: Mapping[str, Any]) -> None:
+    """Refuse a grid that cannot be one.
 
     Raises:
         ConfigurationError: A key names no option of the generator or the victim, or has no list of values.
@@ -181,7 +195,6 @@ def check_grid(grid: Mapping[str, Any]) -> Sequence[str]:
             )
         if not isinstance(values, list) or not values:
             raise ConfigurationError(f"grid key {key!r} has {values!r}; give a list of values, such as [{values or 0}].")
-    return list(grid)
 
 
 def columns_of(keys: Iterable[str]) -> dict[str, str]:
@@ -222,10 +235,6 @@ def _labels(options: Mapping[str, Any], path: str) -> Iterable[str]:
             yield f"{path}.{name}={label(value)}".lstrip(".")
 
 
-def _fixed(*values: str) -> dict[str, str]:
-    return dict(zip(FIXED, values, strict=True))
-
-
 def _own_data(given: Any) -> dict[str, Any]:
     """Return the victim's own data options: how releases and clean images are loaded, never which ones.
 
@@ -245,9 +254,16 @@ def _own_data(given: Any) -> dict[str, Any]:
 
 def _clean_data(generator: _Generator, own: Mapping[str, Any]) -> dict[str, Any]:
     """Return the generator's data with those of the victim's data options that they have."""
-    known = inspect.signature(generator.data_class).parameters
-    options = {name: value for name, value in own.items() if name in known}
-    return {**generator.data, "init_args": {**generator.data["init_args"], **options}}
+    data: dict[str, Any] = generator.job.settings["data"]
+    return {**data, "init_args": data["init_args"] | {name: value for name, value in own.items() if generator.knows(name)}}
+
+
+def _protected_data(generator: _Generator, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of a victim on the release, loaded as the clean data are, so that the two can be compared."""
+    known, given = inspect.signature(PoisonedDataModule).parameters, generator.job.settings["data"]["init_args"]
+    shared = {name: value for name, value in given.items() if name in known}
+    # The empty root takes the place of the release's.
+    return {"class_path": PoisonedDataModule.__name__, "init_args": {**shared, **own, "root": ""}}
 
 
 def _concerns_clean(key: str, generator: _Generator) -> bool:
@@ -255,12 +271,4 @@ def _concerns_clean(key: str, generator: _Generator) -> bool:
     section, *parts = [part for part in key.split(".") if part != "init_args"]
     if section == "generator":
         return "data" in parts
-    return parts[:1] != ["data"] or parts[1:2] == [] or parts[1] in inspect.signature(generator.data_class).parameters
-
-
-def _protected_data(generator: _Generator, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data of a victim on the release, loaded as the clean data are, so that the two can be compared."""
-    known = inspect.signature(PoisonedDataModule).parameters
-    shared = {name: value for name, value in generator.data["init_args"].items() if name in known}
-    # The empty root takes the place of the release's.
-    return {"class_path": PoisonedDataModule.__name__, "init_args": {**shared, **own, "root": ""}}
+    return parts[:1] != ["data"] or parts[1:2] == [] or generator.knows(parts[1])

@@ -1,24 +1,21 @@
-"""What a sweep found: one row per victim as CSV, means over the seeds as a table, hyper-parameters for TensorBoard."""
+"""What a sweep found: one line per victim as CSV, means over the seeds as a table, names and hyper-parameters for TensorBoard."""
 
 from __future__ import annotations
 
-import csv
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import fmean
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
-
+from salm_lightning.console import markdown_table, spread
 from salm_lightning.errors import ReleaseError
-from salm_lightning.files import replacing
+from salm_lightning.files import read_csv, write_csv
 from salm_lightning.release import Manifest
-from salm_lightning.sweep.job import DONE, FAILED, Job, State
-from salm_lightning.sweep.plan import FIXED, Row, short_names
+from salm_lightning.runs.record import DONE, FAILED, Run
+from salm_lightning.sweep.job import Job
+from salm_lightning.sweep.plan import FIXED, PlannedVictim, short_names
 
 _NAMES = {"acc": "accuracy", "auc": "auc", "balanced_acc": "balanced_accuracy", "kappa": "kappa"}
 MEASURED = (
@@ -27,100 +24,99 @@ MEASURED = (
 )
 """Columns of what was measured; kappa is empty unless the task is ordinal, PSNR in dB is ``inf`` where nothing was changed."""
 STATUS = ("status", "error", "run", "release")
+_SHOWN = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced acc.",
+    "auc": "AUC x 100",
+    "kappa": "kappa x 100",
+    "best_on_val_accuracy": "best on val",
+    "peak_accuracy": "peak",
+}
+"""Columns of the table by what they are in the CSV."""
+CURVES = "curves"
+"""Folder of links to the runs of the last grid, under names that people can read."""
 _EVENTS = ".sweep"
 """Suffix of the event file with the hyper-parameters."""
 
 
-def record(row: Row) -> dict[str, Any]:
-    """Return a row of the CSV by column; what is not known yet is left out."""
-    job, release = row.job, row.job.needs
+def record(victim: PlannedVictim) -> dict[str, Any]:
+    """Return a victim's line of the CSV by column; what is not known yet is left out."""
+    job, release = victim.job, victim.job.needs
     states = {"victim": job.state()} | ({"generator": release.state()} if release else {})
-    values: dict[str, Any] = {**row.values, "status": states["victim"].status, "error": states["victim"].error, "run": job.folder}
-    for name, state in states.items():
-        values[f"{name}_seconds"] = round(state.seconds, 1)
+    status, error = states["victim"].status, states["victim"].why
+    values: dict[str, Any] = {**victim.values, "status": status, "error": error, "run": job.folder}
+    values |= {f"{name}_seconds": round(state.seconds, 1) for name, state in states.items()}
     if release is not None:
         values |= {"release": release.release, **_of_release(release, states["generator"])}
     return values | (_results(job) if values["status"] == DONE else {})
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Write one line per victim, to a temporary name first; lines of other grids stay if their runs still stand in the folder."""
-    own, others = [record(row) for row in rows], _others(rows, path)
-    settings = [name for line in (rows[0].values, *others) for name in line if name not in (*MEASURED, *STATUS)]
-    columns = [*dict.fromkeys(settings), *MEASURED, *STATUS]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows([*own, *others])
+def write_results(victims: Sequence[PlannedVictim], path: Path) -> None:
+    """Write one line per victim; lines of other grids stay if their runs still stand in the folder."""
+    names = {victim.job.name for victim in victims}
+    others = [line for line in read_csv(path) if (run := Path(line["run"]).name) not in names and (path.parent / run).is_dir()]
+    settings = [name for line in (victims[0].values, *others) for name in line if name not in (*MEASURED, *STATUS)]
+    write_csv(path, [*dict.fromkeys(settings), *MEASURED, *STATUS], [*map(record, victims), *others])
 
 
-def _others(rows: Sequence[Row], path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    names = {row.job.name for row in rows}
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [
-            line
-            for line in csv.DictReader(stream)
-            if (run := Path(line["run"]).name) not in names and (path.parent / run).is_dir()
-        ]
-
-
-def results_table(rows: Sequence[Row]) -> Table:
+def results_table(victims: Sequence[PlannedVictim]) -> str:
     """Return means over the seeds, with the spread where there are several, in percent; as Markdown, for a page of results."""
-    columns = {column: name for column, name in short_names(rows[0].values).items() if column != "seed"}
-    figures = ("accuracy", "balanced_accuracy", "auc", "kappa", "best_on_val_accuracy", "peak_accuracy")
-    table = Table(box=box.MARKDOWN)
-    for heading in (
-        *columns.values(),
-        "seeds",
-        "accuracy",
-        "balanced acc.",
-        "AUC x 100",
-        "kappa x 100",
-        "best on val",
-        "peak",
-        "generator min",
-    ):
-        table.add_column(heading, justify="left" if heading in columns.values() else "right", overflow="fold")
+    columns = {column: name for column, name in short_names(victims[0].values).items() if column != "seed"}
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row.values[name] for name in columns), []).append(record(row))
-    majority = {}
+    for victim in victims:
+        groups.setdefault(tuple(victim.values[name] for name in columns), []).append(record(victim))
+    lines, majority = [], {}
     for names, records in groups.items():
         done = [values for values in records if values["status"] == DONE]
         count = str(len(done)) if len(done) == len(records) else f"{len(done)} of {len(records)}"
         minutes = [values["generator_seconds"] / 60 for values in done if "generator_seconds" in values]
-        shown = [_spread([100 * values[name] for values in done if values[name] is not None]) for name in figures]
-        table.add_row(*names, count, *shown, f"{mean(minutes):.0f}" if minutes else "")
+        shown = [spread(values[name] for values in done) for name in _SHOWN]
+        lines.append([*names, count, *shown, f"{fmean(minutes):.0f}" if minutes else ""])
         majority.update({values["dataset"]: values["majority"] for values in done})
     for dataset, share in majority.items():
         blank = [""] * (len(columns) - 2)
-        table.add_row(dataset, "majority class (no model)", *blank, "", f"{100 * share:.1f}", "", "50.0", *[""] * 4)
-    return table
+        lines.append([dataset, "majority class (no model)", *blank, "", f"{100 * share:.1f}", "", "50.0", *[""] * 4])
+    return markdown_table([*columns.values(), "seeds", *_SHOWN.values(), "generator min"], lines, len(columns))
 
 
-def write_hparams(row: Row) -> None:
+def prepare_curves(out: Path) -> None:
+    """Forget the names of an earlier grid; its runs stay."""
+    shutil.rmtree(out / CURVES, ignore_errors=True)
+    (out / CURVES).mkdir(parents=True)
+
+
+def name_curves(victims: Sequence[PlannedVictim], out: Path) -> None:
+    """Link ``curves/<title>`` to each run that has begun, so that TensorBoard shows the title instead of an address."""
+    for victim in victims:
+        link = out / CURVES / title(victim).replace("/", "_")
+        if victim.job.folder.is_dir() and not link.is_symlink():
+            link.symlink_to(Path("..", victim.job.name), target_is_directory=True)
+
+
+def write_hparams(victim: PlannedVictim) -> None:
     """Add a finished victim's hyper-parameters, and which of its curves they led to, to its run folder; once."""
-    results = record(row)
-    if results["status"] != DONE or any(row.job.folder.glob(f"*{_EVENTS}")):
+    results = record(victim)
+    if results["status"] != DONE or any(victim.job.folder.glob(f"*{_EVENTS}")):
         return
-    values = {name: value or "-" for name, value in row.values.items()}
-    with SummaryWriter(row.job.folder, filename_suffix=_EVENTS) as writer:
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
+
+    values = {name: value or "-" for name, value in victim.values.items()}
+    with SummaryWriter(victim.job.folder, filename_suffix=_EVENTS) as writer:
         # The metrics are scalars that the test has logged; writer.add_hparams would start a run of its own for them.
         metrics = {f"test/{name}": results[column] for name, column in _NAMES.items() if results[column] is not None}
         for summary in hparams(values, metrics):  # type: ignore[no-untyped-call]
             writer.file_writer.add_summary(summary)
 
 
-def title(row: Row) -> str:
-    """Return what a row is about, in a few words."""
-    return " ".join([*(row.values[name] for name in FIXED[:3]), *_details(row), f"seed={row.values['seed']}"])
-
-
-def _details(row: Row) -> list[str]:
-    names = short_names(row.values)
-    return [f"{names[column]}={value}" for column, value in row.values.items() if column not in FIXED and value]
+def title(victim: PlannedVictim) -> str:
+    """Return what tells a victim from the others of its grid, in a few words."""
+    values, names = victim.values, short_names(victim.values)
+    known = ("", values["trained_on"])  # the method's name says enough of its column
+    details = [
+        f"{names[column]}={value}" for column, value in values.items() if column not in FIXED and value.lower() not in known
+    ]
+    return " ".join([*(values[name] for name in FIXED[:3]), *details, f"seed={values['seed']}"])
 
 
 def _results(job: Job) -> dict[str, Any]:
@@ -130,10 +126,10 @@ def _results(job: Job) -> dict[str, Any]:
     return {**figures, "majority": results["majority"]}
 
 
-def _of_release(release: Job, state: State) -> dict[str, Any]:
+def _of_release(release: Job, state: Run) -> dict[str, Any]:
     """Return what a release adds to the line of a victim on it; without one that can be read, the victim has failed."""
-    if state.status != DONE:
-        return {"status": state.status, "error": f"its release {state.status}: {state.error}"} if state.error else {}
+    if not state.is_done:
+        return {"status": state.status, "error": f"its release {state.status}: {state.why}"} if state.why else {}
     try:
         measured = Manifest.read(release.release).measured
     except ReleaseError as error:
@@ -141,9 +137,3 @@ def _of_release(release: Job, state: State) -> dict[str, Any]:
         return {"status": FAILED, "error": f"its release cannot be read: {error} {way_out}"}
     psnr = float("inf") if measured.psnr is None else measured.psnr
     return {"linf": measured.linf, "changed_share": measured.changed_share, "ssim": measured.ssim, "psnr": psnr}
-
-
-def _spread(values: list[float]) -> str:
-    if not values:
-        return ""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from statistics import mean
-
-from rich.console import Console
-from rich.table import Table
+from statistics import fmean
 
 from salm_lightning.console import say
 from salm_lightning.files import locked
 from salm_lightning.interruption import Interrupted, interruptible
-from salm_lightning.sweep.job import DONE, Job
-from salm_lightning.sweep.plan import Row
-from salm_lightning.sweep.results import record, results_table, title, write_csv, write_hparams
+from salm_lightning.runs.record import DONE
+from salm_lightning.sweep.cost import PlannedRun, expect, show_runs
+from salm_lightning.sweep.job import Job
+from salm_lightning.sweep.plan import PlannedVictim
+from salm_lightning.sweep.results import (
+    CURVES,
+    name_curves,
+    prepare_curves,
+    record,
+    results_table,
+    title,
+    write_hparams,
+    write_results,
+)
 from salm_lightning.sweep.runners import Runner, run_jobs
 
 RESULTS = "results.csv"
 """File name of a sweep's results in its folder."""
-_WIDTH = 200
-"""Columns of the tables, which are to be copied whole."""
 
 
-def run_sweep(rows: Sequence[Row], runner: Runner, out: Path) -> int:
+def run_sweep(victims: Sequence[PlannedVictim], runner: Runner, out: Path) -> int:
     """Run what is not done yet, and show and write what came out.
 
     Returns:
@@ -34,20 +39,19 @@ def run_sweep(rows: Sequence[Row], runner: Runner, out: Path) -> int:
     Raises:
         OutputExistsError: Another sweep is running in ``out``.
     """
-    stopped = _run(rows, all_jobs(rows), runner, out, lambda: _write(rows, out))
+    stopped = _run(victims, all_jobs(victims), runner, out, lambda: _write(victims, out))
     if stopped:
         return stopped
-    table = results_table(rows)
-    Console(width=_WIDTH).print(table)
-    failed = [row for row in rows if record(row)["status"] != DONE]
-    say(f"One line per victim: {out / RESULTS}\nCurves:              tensorboard --logdir {out}")
-    if failed:
-        say(f"{len(failed)} of {len(rows)} victims are not done; {RESULTS} says why. The same command tries them again.")
-    return 1 if failed else 0
+    say(results_table(victims))
+    undone = sum(record(victim)["status"] != DONE for victim in victims)
+    say(f"One line per victim: {out / RESULTS}\nCurves:              tensorboard --logdir {out / CURVES}")
+    if undone:
+        say(f"{undone} of {len(victims)} victims are not done; {RESULTS} says why. The same command tries them again.")
+    return int(undone > 0)
 
 
-def make_releases(rows: Sequence[Row], runner: Runner, out: Path) -> int:
-    """Make the releases that the rows' victims would be trained on, and train none.
+def make_releases(victims: Sequence[PlannedVictim], runner: Runner, out: Path) -> int:
+    """Make the releases that the victims would be trained on, and train none.
 
     Returns:
         Exit code: 0 if all releases stand, 1 if not, 130 after Ctrl-C, 143 after SIGTERM.
@@ -55,37 +59,33 @@ def make_releases(rows: Sequence[Row], runner: Runner, out: Path) -> int:
     Raises:
         OutputExistsError: Another sweep is running in ``out``.
     """
-    jobs = [job for job in all_jobs(rows) if job.makes_release]
-    return _run(rows, jobs, runner, out, lambda: None) or int(any(job.state().status != DONE for job in jobs))
+    jobs = [job for job in all_jobs(victims) if job.makes_release]
+    return _run(victims, jobs, runner, out, lambda: None) or int(any(not job.state().is_done for job in jobs))
 
 
-def show_plan(rows: Sequence[Row]) -> None:
-    """Print every run and what has become of it."""
-    jobs = all_jobs(rows)
-    table = Table(box=None)
-    for heading in ("", "run", "status", "what"):
-        table.add_column(heading, overflow="fold")
-    for number, job in enumerate(jobs, start=1):
-        table.add_row(str(number), job.name, job.state().status, _describe(job, rows))
-    Console(width=_WIDTH).print(table, highlight=False, markup=False)
-    done = sum(job.state().status == DONE for job in jobs)
-    say(f"{len(rows)} victims, {len(jobs) - len(rows)} releases; {done} of {len(jobs)} runs are done.")
+def show_plan(victims: Sequence[PlannedVictim], jobs: Sequence[Job], workers: int) -> None:
+    """Print jobs of the victims, what has become of each, and an estimate of the time and the disk that are left."""
+    releases = sum(job.makes_release for job in jobs)
+    show_runs(_planned(victims, jobs), workers, f"{len(jobs) - releases} victims, {releases} releases; ")
 
 
-def all_jobs(rows: Sequence[Row]) -> list[Job]:
-    """Return each job of the rows once, a release before the victims that train on it."""
-    return list({job.name: job for row in rows for job in (row.job.needs, row.job) if job is not None}.values())
+def all_jobs(victims: Sequence[PlannedVictim]) -> list[Job]:
+    """Return each job of the victims once, a release before the victims that train on it."""
+    return list({job.name: job for victim in victims for job in (victim.job.needs, victim.job) if job is not None}.values())
 
 
-def _run(rows: Sequence[Row], jobs: Sequence[Job], runner: Runner, out: Path, write: Callable[[], None]) -> int:
-    """Run jobs of the rows, and write what is known before and after each; return 0, or the exit code after a stop."""
+def _run(victims: Sequence[PlannedVictim], jobs: Sequence[Job], runner: Runner, out: Path, write: Callable[[], None]) -> int:
+    """Run jobs of the victims, and write what is known before and after each; return 0, or the exit code after a stop."""
     with locked(out, "sweep"), interruptible():
-        progress = _Progress(rows, jobs, min(runner.limit, len(jobs)))
+        progress = _Progress(victims, jobs, min(runner.limit, len(jobs)))
 
         def ended(job: Job) -> None:
             progress.show(job)
             write()
 
+        if runner.is_here and (sentence := expect(_planned(victims, jobs), runner.limit)[1]):
+            say(sentence)
+        prepare_curves(out)
         write()
         try:
             run_jobs(jobs, runner, ended)
@@ -96,41 +96,46 @@ def _run(rows: Sequence[Row], jobs: Sequence[Job], runner: Runner, out: Path, wr
     return 0
 
 
-def _write(rows: Sequence[Row], out: Path) -> None:
-    for row in rows:
-        write_hparams(row)
-    write_csv(rows, out / RESULTS)
+def _write(victims: Sequence[PlannedVictim], out: Path) -> None:
+    for victim in victims:
+        write_hparams(victim)
+    name_curves(victims, out)
+    write_results(victims, out / RESULTS)
 
 
-def _describe(job: Job, rows: Sequence[Row]) -> str:
+def _planned(victims: Sequence[PlannedVictim], jobs: Sequence[Job]) -> list[PlannedRun]:
+    return [PlannedRun(job.name, job.state().status, job.cost, _describe(job, victims)) for job in jobs]
+
+
+def _describe(job: Job, victims: Sequence[PlannedVictim]) -> str:
     if job.makes_release:
         return f"release {job.name}"
-    return title(next(row for row in rows if row.job is job))
+    return title(next(victim for victim in victims if victim.job is job))
 
 
 class _Progress:
     """Prints a line for each run that ends, with an estimate of the time that remains."""
 
-    def __init__(self, rows: Sequence[Row], jobs: Sequence[Job], workers: int) -> None:
-        self._rows, self._jobs, self._workers = rows, jobs, workers
-        self._ended = sum(job.state().status == DONE for job in jobs)
-        self._begin = time.monotonic()
+    def __init__(self, victims: Sequence[PlannedVictim], jobs: Sequence[Job], workers: int) -> None:
+        self._victims, self._jobs, self._workers = victims, jobs, workers
         self._seconds: dict[bool, list[float]] = {True: [], False: []}
-        self._left = [job for job in jobs if job.state().status != DONE]
-        releases = sum(job.makes_release for job in jobs)
-        say(f"{len(jobs) - releases} victims, {releases} releases: {len(jobs)} runs, of which {self._ended} are done.")
+        self._left = [job for job in jobs if not job.state().is_done]
+        releases, done = sum(job.makes_release for job in jobs), len(jobs) - len(self._left)
+        say(f"{len(jobs) - releases} victims, {releases} releases: {len(jobs)} runs, of which {done} are done.")
 
     def show(self, job: Job) -> None:
-        state = job.state()
-        self._ended += 1
+        seconds = job.state().seconds
         self._left.remove(job)
-        self._seconds[job.makes_release].append(state.seconds)
-        took = timedelta(seconds=round(state.seconds))
-        line = f"[{self._ended}/{len(self._jobs)}] {_describe(job, self._rows)}: {self._outcome(job)}, {took}"
+        self._seconds[job.makes_release].append(seconds)
+        position, took = f"{len(self._jobs) - len(self._left)}/{len(self._jobs)}", timedelta(seconds=round(seconds))
+        line = f"[{position}] {_describe(job, self._victims)}: {self._outcome(job)}, {took}"
         say(f"{line}; about {self._remaining()} left" if self._left else line)
 
     def _outcome(self, job: Job) -> str:
-        values = vars(job.state()) if job.makes_release else record(next(row for row in self._rows if row.job is job))
+        if job.makes_release:
+            state = job.state()
+            return f"{state.status.upper()}: {state.why}" if state.why else state.status
+        values = record(next(victim for victim in self._victims if victim.job is job))
         if values["error"]:
             return f"{values['status'].upper()}: {values['error']}"
         return f"accuracy {values['accuracy']:.1%}" if "accuracy" in values else str(values["status"])
@@ -138,5 +143,5 @@ class _Progress:
     def _remaining(self) -> timedelta:
         """Return an estimate from the runs that have ended: those of the same kind, or else all of them."""
         known = self._seconds[True] + self._seconds[False]
-        expected = [mean(self._seconds[job.makes_release] or known) for job in self._left]
+        expected = [fmean(self._seconds[job.makes_release] or known) for job in self._left]
         return timedelta(seconds=round(sum(expected) / self._workers))

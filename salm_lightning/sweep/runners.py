@@ -13,11 +13,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-import torch
-
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.interruption import Interrupted
-from salm_lightning.sweep.job import DONE, INTERRUPTED, OPEN, Job, State, work
+from salm_lightning.runs.record import INTERRUPTED, OPEN
+from salm_lightning.sweep.job import Job, work
 
 
 class Handle(Protocol):
@@ -35,6 +34,8 @@ class Runner(Protocol):
 
     limit: int
     """Jobs at a time."""
+    is_here: bool
+    """Whether jobs run on this machine."""
     pause: float
     """Seconds between two looks at the running jobs."""
 
@@ -54,7 +55,7 @@ class Local:
         workers: Jobs at a time.
     """
 
-    pause = 0.2
+    is_here, pause = True, 0.2
 
     def __init__(self, workers: int = 1) -> None:
         self.limit = workers
@@ -93,6 +94,8 @@ def _share(slot: int, workers: int) -> dict[str, str]:
     """Return the environment of one of several processes that share a machine."""
     if workers == 1:
         return {}
+    import torch  # not with this module: all that is needed of it is the number of GPUs
+
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     return {"OMP_NUM_THREADS": threads} | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if len(gpus) > 1 else {})
@@ -111,7 +114,7 @@ class Cluster:
         ConfigurationError: ``submitit`` is not installed, there is no SLURM here, or a parameter is not known.
     """
 
-    pause = 1.0
+    is_here, pause = False, 1.0
 
     def __init__(self, parameters: Mapping[str, Any], folder: Path, workers: int | None = None) -> None:
         try:
@@ -174,7 +177,7 @@ def run_jobs(jobs: Sequence[Job], runner: Runner, ended: Callable[[Job], None]) 
     Raises:
         Interrupted: The sweep was asked to stop; by then all jobs have ended.
     """
-    done = {job.name for job in jobs if job.state().status == DONE}
+    done = {job.name for job in jobs if job.state().is_done}
     waiting = [job for job in jobs if job.name not in done]
     running: dict[Job, Handle] = {}
     for job in waiting:
@@ -189,7 +192,7 @@ def run_jobs(jobs: Sequence[Job], runner: Runner, ended: Callable[[Job], None]) 
                 return
             for job in [job for job, handle in running.items() if handle.done()]:
                 _settle(job, running.pop(job))
-                if job.state().status == DONE:
+                if job.state().is_done:
                     done.add(job.name)
                 ended(job)
             time.sleep(runner.pause)
@@ -200,11 +203,11 @@ def run_jobs(jobs: Sequence[Job], runner: Runner, ended: Callable[[Job], None]) 
 
 def _settle(job: Job, handle: Handle) -> None:
     """Note an end that the job could not note itself; it says nothing against what the fit had saved by then."""
-    error = handle.exception()
+    error, state = handle.exception(), job.state()
     if error is not None:
-        job.note(State(INTERRUPTED, job.state().seconds, f"{type(error).__name__}: {error}"))
-    elif job.state().status == OPEN:
-        job.note(State(INTERRUPTED, job.state().seconds, "the job ended without a result"))
+        job.note(INTERRUPTED, state.seconds, f"{type(error).__name__}: {error}")
+    elif state.status == OPEN:
+        job.note(INTERRUPTED, state.seconds, "the job ended without a result")
 
 
 def _stop(runner: Runner, handles: Any) -> None:

@@ -1,0 +1,156 @@
+"""What planned runs cost: steps of their networks, and from a few timed ones the time and the disk that they take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from salm_lightning.console import say
+from salm_lightning.data import SPLITS, ImageDataModule, MedMNISTDataModule
+from salm_lightning.data.catalogue import INFO
+from salm_lightning.data.datamodule import default_batch_size
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.models import Architecture
+from salm_lightning.noise.methods import Method
+from salm_lightning.runs.estimate import Estimator, Network, Work
+from salm_lightning.runs.record import DONE
+from salm_lightning.runs.trainers import check_accelerator
+
+_WIDTH = 200
+"""Columns of a plan, which is to be copied whole."""
+
+
+class Images(NamedTuple):
+    """What the work on images depends on: how many there are, their channels, and their height and width."""
+
+    train: int
+    val: int
+    test: int
+    channels: int
+    size: int
+
+    @classmethod
+    def of(cls, data: ImageDataModule) -> Images:
+        """Return the numbers of some data; those of MedMNIST are known without their file."""
+        if isinstance(data, MedMNISTDataModule):
+            counts = dict(INFO[data.info.name]["n_samples"])
+        else:
+            counts = {name: len(data.split(name)) for name in SPLITS}
+        return cls(**counts, channels=data.channels, size=data.image_size)
+
+
+class Cost(NamedTuple):
+    """What a run does, one work after the other on one device."""
+
+    works: tuple[Work, ...]
+    accelerator: str
+    precision: str
+
+
+class PlannedRun(NamedTuple):
+    """A line of a plan: name, status, what it does, and what it is in words."""
+
+    name: str
+    status: str
+    cost: Cost | None
+    what: str = ""
+
+
+def generator_cost(settings: Mapping[str, Any], images: Images, method: Method) -> Cost:
+    """Return the cost of a noise generator and its release, from its options of ``fit``, all of them given."""
+    model, batch_size = settings["model"]["init_args"], _batch_size(settings, images)
+    steps, looks = _lengths(settings["trainer"], images, batch_size)
+    updates = model["pgd_steps"] if model["loop"] == "fresh" else model["updates_per_visit"]
+    if updates == "auto":
+        updates = min(10, max(1, math.ceil(30 * images.train / (steps * batch_size))))
+    last = method.last_pass_steps if model["last_pass_steps"] is None else model["last_pass_steps"]
+    trains, perturbs = method.trains_source_on is not None, method.trains_source_on == "protected"
+    work = Work(
+        _network(model["source"], model, images, batch_size),
+        training=steps * trains,
+        gradient=steps * updates * perturbs + last * math.ceil(images.train / batch_size) * trains,
+        reading=looks * math.ceil(images.val / batch_size) * trains,
+        bytes=(images.train + images.val + images.test) * images.channels * images.size**2,
+        keeps_weights=trains,
+    )
+    return Cost((work,), settings["trainer"]["accelerator"], settings["trainer"]["precision"])
+
+
+def victim_cost(settings: Mapping[str, Any], images: Images) -> Cost:
+    """Return the cost of a victim from its options of ``fit``, all of them given; what a countermeasure adds is not counted."""
+    model, batch_size = settings["model"]["init_args"], _batch_size(settings, images)
+    steps, looks = _lengths(settings["trainer"], images, batch_size)
+    network = _network(model["arch"], model, images, batch_size)
+    reading = math.ceil((looks * (images.val + images.test) + images.test) / batch_size)
+    work = Work(network, training=steps, reading=reading, keeps_weights=True)
+    return Cost((work,), settings["trainer"]["accelerator"], settings["trainer"]["precision"])
+
+
+def expect(runs: Iterable[PlannedRun], workers: int) -> tuple[dict[str, tuple[float, int]], str]:
+    """Return the seconds and bytes of runs that are not done, by name, and a sentence with their sum, or why it is not known."""
+    left = [(run.name, run.cost) for run in runs if run.cost is not None and run.status != DONE]
+    estimators: dict[tuple[str, str], Estimator] = {}
+    found = {}
+    try:
+        for name, (works, *device) in left:
+            accelerator, precision = device
+            if (accelerator, precision) not in estimators:
+                check_accelerator(accelerator)
+                estimators[accelerator, precision] = Estimator(accelerator, precision)
+            estimator = estimators[accelerator, precision]
+            found[name] = estimator.seconds(works), estimator.bytes(works)
+    except ConfigurationError as error:
+        return {}, f"Time and disk are not known: {error}"
+    if not found:
+        return {}, ""
+    seconds, size = (sum(figures) for figures in zip(*found.values(), strict=True))
+    return found, (
+        f"What is left takes about {_time(seconds / workers)} with {workers} at a time, and {_megabytes(size)}. Estimated from a few steps "
+        "on this machine, without the start of each run, its files and pictures, and what several at a time take from each other."
+    )
+
+
+def show_runs(runs: Sequence[PlannedRun], workers: int, summary: str = "") -> None:
+    """Print every run with its time and disk, and the sum of what is left."""
+    found, sentence = expect(runs, workers)
+    table = Table(box=None)
+    for heading in ("", "run", "status", "time", "disk", "what"):
+        table.add_column(heading, justify="right" if heading in ("time", "disk") else "left", overflow="fold")
+    for number, run in enumerate(runs, start=1):
+        shown = (_time(found[run.name][0]), _megabytes(found[run.name][1])) if run.name in found else ("", "")
+        table.add_row(str(number), run.name, run.status, *shown, run.what)
+    Console(width=_WIDTH).print(table, highlight=False, markup=False)
+    say(f"{summary}{sum(run.status == DONE for run in runs)} of {len(runs)} runs are done.")
+    if sentence:
+        say(sentence)
+
+
+def _network(arch: Any, model: Mapping[str, Any], images: Images, batch_size: int) -> Network:
+    named = arch if isinstance(arch, str) else Architecture.parse(arch)
+    return Network(named, model["width"], images.channels, images.size, batch_size)
+
+
+def _batch_size(settings: Mapping[str, Any], images: Images) -> int:
+    given: int | None = settings["data"]["init_args"]["batch_size"]
+    return default_batch_size(images.size) if given is None else given
+
+
+def _lengths(trainer: Mapping[str, Any], images: Images, batch_size: int) -> tuple[int, int]:
+    """Return the optimiser's steps, and how often the clean images are measured meanwhile."""
+    steps, epochs, interval = trainer["max_steps"], trainer["max_epochs"] or -1, trainer["val_check_interval"]
+    if steps < 1:  # one epoch where only a time is given
+        steps = max(1, epochs) * max(1, images.train // batch_size)
+    return steps, math.ceil(steps / interval) if isinstance(interval, int) else 1
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.0f} MB"
