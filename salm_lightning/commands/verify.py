@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
+from salm_lightning import data
 from salm_lightning.console import progress
 from salm_lightning.errors import SalmError
 from salm_lightning.release.manifest import Manifest
 from salm_lightning.release.verify import Check, verify_release
-
-if TYPE_CHECKING:
-    from salm_lightning.data import ImageDataModule
 
 
 def verify(release: Path, source: str | None = None, root: Path | None = None) -> int:
@@ -45,7 +42,7 @@ def verify(release: Path, source: str | None = None, root: Path | None = None) -
     return 0
 
 
-def _original(source: str, root: Path | None, release: Path) -> Path | ImageDataModule:
+def _original(source: str, root: Path | None, release: Path) -> Path | data.ImageDataModule:
     """Return the file that a user names, or images that are drawn as the manifest says."""
     from salm_lightning.data.original import Original
 

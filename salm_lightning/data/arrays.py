@@ -8,7 +8,7 @@ import tempfile
 import warnings
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,7 @@ from salm_lightning.data.base import ARRAYS, SPLITS, DatasetInfo, Split, Task
 from salm_lightning.data.npz import ArraySpec, NpzReader
 from salm_lightning.errors import DataError
 from salm_lightning.files import cache_root, flush
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from salm_lightning.tensors import Tensor
 
 RESIDENT_LIMIT = 2**28
 """Bytes of uint8 images up to which an archive is held in memory; a larger one is memory-mapped.

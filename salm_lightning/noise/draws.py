@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from salm_lightning.tensors import Tensor
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -6,13 +6,9 @@ backward is the same gather with mirrored offsets, without scatter or atomic add
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.draws import fold, integers
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from salm_lightning.tensors import Tensor
 
 
 class CropFlip:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.draws import fold, uniform
 from salm_lightning.noise.pgd import Objective, project
 from salm_lightning.noise.transforms import CropFlip
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from salm_lightning.tensors import Tensor
 
 
 class Perturbation(NamedTuple):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 from salm_lightning.errors import look_up
 from salm_lightning.noise.methods.base import Perturbation, full_mask, uniform_noise
 from salm_lightning.noise.methods.salm import SALM
 from salm_lightning.noise.pgd import Objective, project
 from salm_lightning.noise.transforms import CropFlip
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from salm_lightning.tensors import Tensor
 
 
 class EM(SALM):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from salm_lightning.noise.methods.base import Method, Perturbation, full_mask
 from salm_lightning.noise.pgd import Objective
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from salm_lightning.tensors import Tensor
 
 
 class Random(Method):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.noise.masks import Score, keep_top, masked_count, top_percent_mask
 from salm_lightning.noise.methods.base import Method, Perturbation, check_step_size
 from salm_lightning.noise.pgd import Objective, descend
 from salm_lightning.noise.transforms import CropFlip
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from salm_lightning.tensors import Tensor
 
 _TIE = 1e-4
 """Noise, in [0, 1] units, that the steepest pixel counts for more than its own: less than stored noise resolves at the usual radii."""

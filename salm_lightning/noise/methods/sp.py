@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.noise.draws import fold, integers, normal, uniform
 from salm_lightning.noise.methods.base import Method, Perturbation, full_mask
 from salm_lightning.noise.pgd import Objective
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from salm_lightning.tensors import Tensor
 
 CLASS_SEP = 10.0
 """Half the side of the hypercube whose vertices are the classes' centres."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.methods.base import Method, Perturbation, check_step_size, full_mask
 from salm_lightning.noise.pgd import Objective, descend
 from salm_lightning.noise.transforms import CropFlip
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from salm_lightning.tensors import Tensor
 
 
 class TAP(Method):
