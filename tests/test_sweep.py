@@ -319,6 +319,28 @@ def test_victims_never_bring_data_of_their_own(given: dict[str, Any]) -> None:
     assert protected.job.settings["data"]["init_args"]["root"] == str(protected.job.needs.release)
 
 
+def test_victims_and_sources_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By class path with arguments; a file that the class is built from counts by its content."""
+    Path("own_nets.py").write_text(
+        "from torch import nn\n\n\nclass Flat(nn.Sequential):\n    def __init__(self, num_classes, channels, image_size, weights=''):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(channels * image_size**2, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    own = {"class_path": "own_nets.Flat", "init_args": {"weights": "flat.pt"}}
+    grid = {"generator.model.source": [own], "victim.model.arch": [own, "own_nets.Flat", "resnet18"]}
+    names = []
+    for content in ("one", "other"):
+        Path("flat.pt").write_text(content)
+        victims = plan(grid=grid, clean=False)
+        names.append([row.job.name for row in victims])
+    assert [row.values["arch"] for row in victims] == ["flat-weights=flat.pt", "flat", "resnet18"]
+    assert [row.job.settings["model"]["init_args"]["arch"] for row in victims][::2] == [own, "resnet18"]
+    assert {row.job.needs.settings["model"]["init_args"]["source"]["class_path"] for row in victims if row.job.needs} == {
+        "own_nets.Flat"
+    }
+    assert not set(names[0]) & set(names[1])
+
+
 def test_a_checkpoint_counts_by_its_content() -> None:
     tuning = {"class_path": "FineTune", "init_args": {"checkpoint": "victim.ckpt"}}
     victim = merge(SWEEP["victim"], {"model": {"countermeasure": tuning}})

@@ -111,7 +111,7 @@ class ClassByClass(Experiment):
             Network(training.source, training.width, images.channels, images.size, batch_size),
             training=training.steps,
             gradient=_PGD_STEPS * (training.steps + math.ceil(combined / batch_size)),
-            bytes=combined * images.channels * images.size**2,
+            bytes=images._replace(train=combined, val=0, test=0).bytes,
             keeps_weights=True,
         )
         looks = math.ceil(training.victim_steps / check_interval(training.victim_steps))

@@ -20,7 +20,7 @@ from salm_lightning.reproduce.victims import Victims
 from salm_lightning.runs.record import DONE, FAILED, Run, read_run
 from salm_lightning.sweep.job import Job
 from salm_lightning.sweep.plan import PlannedVictim
-from salm_lightning.sweep.run import all_jobs, make_releases
+from salm_lightning.sweep.run import all_jobs, run_all
 from salm_lightning.sweep.runners import Local
 
 MEASURES = ("ssim", "ahash", "phash", "dhash", "nmi")
@@ -46,12 +46,12 @@ class Releases(Victims):
     def run(self) -> int:
         """Make the releases and compare them with their originals."""
         victims = self.all_victims()
-        code = make_releases(victims, Local(self.setup.workers), self.setup.out) if victims else 0
-        if code <= 1:
+        stopped = run_all(victims, self.jobs(victims), Local(self.setup.workers), self.setup.out) if victims else 0
+        if not stopped:
             for cell, of_cell in zip(self.cells, self.victims, strict=True):
                 for job in self.jobs(of_cell):
                     self._compare(job, cell.dataset)
-        return code
+        return stopped
 
     def found(self, cell: Cell) -> list[Run]:
         """Return what became of a cell's comparisons."""

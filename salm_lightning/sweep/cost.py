@@ -43,6 +43,11 @@ class Images(NamedTuple):
             counts = {name: len(data.split(name)) for name in SPLITS}
         return cls(**counts, channels=data.channels, size=data.image_size)
 
+    @property
+    def bytes(self) -> int:
+        """What their pixels take."""
+        return (self.train + self.val + self.test) * self.channels * self.size**2
+
 
 class Cost(NamedTuple):
     """What a run does, one work after the other on one device."""
@@ -61,34 +66,37 @@ class PlannedRun(NamedTuple):
     what: str = ""
 
 
-def generator_cost(settings: Mapping[str, Any], images: Images, method: Method) -> Cost:
-    """Return the cost of a noise generator and its release, from its options of ``fit``, all of them given."""
-    model, batch_size = settings["model"]["init_args"], _batch_size(settings, images)
-    steps, looks = _lengths(settings["trainer"], images, batch_size)
-    updates = model["pgd_steps"] if model["loop"] == "fresh" else model["updates_per_visit"]
-    if updates == "auto":
-        updates = min(10, max(1, math.ceil(30 * images.train / (steps * batch_size))))
-    last = method.last_pass_steps if model["last_pass_steps"] is None else model["last_pass_steps"]
-    trains, perturbs = method.trains_source_on is not None, method.trains_source_on == "protected"
-    work = Work(
-        _network(model["source"], model, images, batch_size),
-        training=steps * trains,
-        gradient=steps * updates * perturbs + last * math.ceil(images.train / batch_size) * trains,
-        reading=looks * math.ceil(images.val / batch_size) * trains,
-        bytes=(images.train + images.val + images.test) * images.channels * images.size**2,
-        keeps_weights=trains,
-    )
-    return Cost((work,), settings["trainer"]["accelerator"], settings["trainer"]["precision"])
+def cost_of(settings: Mapping[str, Any], images: Images, method: Method | None = None) -> Cost:
+    """Return the cost of a fit from all its options; what a countermeasure adds is not counted.
 
-
-def victim_cost(settings: Mapping[str, Any], images: Images) -> Cost:
-    """Return the cost of a victim from its options of ``fit``, all of them given; what a countermeasure adds is not counted."""
-    model, batch_size = settings["model"]["init_args"], _batch_size(settings, images)
-    steps, looks = _lengths(settings["trainer"], images, batch_size)
-    network = _network(model["arch"], model, images, batch_size)
-    reading = math.ceil((looks * (images.val + images.test) + images.test) / batch_size)
-    work = Work(network, training=steps, reading=reading, keeps_weights=True)
-    return Cost((work,), settings["trainer"]["accelerator"], settings["trainer"]["precision"])
+    Args:
+        settings: Options of ``fit``, with their defaults.
+        images: The generator's data, or what they were.
+        method: Of a noise generator, which also makes a release; ``None`` for a victim.
+    """
+    model, trainer = settings["model"]["init_args"], settings["trainer"]
+    batch_size = settings["data"]["init_args"]["batch_size"] or default_batch_size(images.size)
+    train, val, test = (math.ceil(count / batch_size) for count in images[:3])
+    steps, interval = trainer["max_steps"], trainer["val_check_interval"]
+    if steps < 1:  # one epoch where only a time is given
+        steps = max(1, trainer["max_epochs"] or 1) * train
+    looks = math.ceil(steps / interval) if isinstance(interval, int) else 1
+    arch = model["arch" if method is None else "source"]
+    named = arch if isinstance(arch, str) else Architecture.parse(arch)
+    network = Network(named, model["width"], images.channels, images.size, batch_size)
+    if method is None:
+        work = Work(network, training=steps, reading=looks * (val + test) + test, keeps_weights=True)
+    elif method.trains_source_on is None:
+        work = Work(network, bytes=images.bytes)
+    else:
+        updates = model["pgd_steps"] if model["loop"] == "fresh" else model["updates_per_visit"]
+        if method.trains_source_on == "clean":
+            updates = 0
+        elif updates == "auto":
+            updates = min(10, max(1, math.ceil(30 * images.train / (steps * batch_size))))
+        last = method.last_pass_steps if model["last_pass_steps"] is None else model["last_pass_steps"]
+        work = Work(network, steps, steps * updates + last * train, looks * val, images.bytes, keeps_weights=True)
+    return Cost((work,), trainer["accelerator"], trainer["precision"])
 
 
 def expect(runs: Iterable[PlannedRun], workers: int) -> tuple[dict[str, tuple[float, int]], str]:
@@ -128,24 +136,6 @@ def show_runs(runs: Sequence[PlannedRun], workers: int, summary: str = "") -> No
     say(f"{summary}{sum(run.status == DONE for run in runs)} of {len(runs)} runs are done.")
     if sentence:
         say(sentence)
-
-
-def _network(arch: Any, model: Mapping[str, Any], images: Images, batch_size: int) -> Network:
-    named = arch if isinstance(arch, str) else Architecture.parse(arch)
-    return Network(named, model["width"], images.channels, images.size, batch_size)
-
-
-def _batch_size(settings: Mapping[str, Any], images: Images) -> int:
-    given: int | None = settings["data"]["init_args"]["batch_size"]
-    return default_batch_size(images.size) if given is None else given
-
-
-def _lengths(trainer: Mapping[str, Any], images: Images, batch_size: int) -> tuple[int, int]:
-    """Return the optimiser's steps, and how often the clean images are measured meanwhile."""
-    steps, epochs, interval = trainer["max_steps"], trainer["max_epochs"] or -1, trainer["val_check_interval"]
-    if steps < 1:  # one epoch where only a time is given
-        steps = max(1, epochs) * max(1, images.train // batch_size)
-    return steps, math.ceil(steps / interval) if isinstance(interval, int) else 1
 
 
 def _time(seconds: float) -> str:

@@ -19,7 +19,7 @@ from salm_lightning.models import Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.release.manifest import safe_name
-from salm_lightning.sweep.cost import Images, generator_cost, victim_cost
+from salm_lightning.sweep.cost import Images, cost_of
 from salm_lightning.sweep.job import Job
 from salm_lightning.sweep.options import FitOptions, compose
 
@@ -138,7 +138,7 @@ class Planner:
             file = Original(data).file
             source = None if file is None else file.sha256
             name, identity = _identity(f"{safe_name(data.info.name)}-{method.name}", settings, source)
-            job = Job(self._out, name, settings, None, True, identity, generator_cost(settings, Images.of(data), method))
+            job = Job(self._out, name, settings, None, True, identity, cost_of(settings, Images.of(data), method))
             self._generators[key] = _Generator(job, method.name, data, source)
         return self._generators[key]
 
@@ -152,7 +152,7 @@ class Planner:
         addressed = settings if release is None else merge(settings, {"data.root": release.name})
         name, identity = _identity("-".join(fixed[:3]), addressed, generator.source)
         placed = settings if release is None else merge(settings, {"data.root": str(release.release)})
-        job = Job(self._out, name, placed, release, False, identity, victim_cost(settings, Images.of(generator.data)))
+        job = Job(self._out, name, placed, release, False, identity, cost_of(settings, Images.of(generator.data)))
         return PlannedVictim(dict(zip(FIXED, fixed, strict=True)) | labels, job)
 
     def _victim_settings(self, options: dict[str, Any], build: bool) -> dict[str, Any]:

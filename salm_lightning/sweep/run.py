@@ -39,7 +39,7 @@ def run_sweep(victims: Sequence[PlannedVictim], runner: Runner, out: Path) -> in
     Raises:
         OutputExistsError: Another sweep is running in ``out``.
     """
-    stopped = _run(victims, all_jobs(victims), runner, out, lambda: _write(victims, out))
+    stopped = run_all(victims, all_jobs(victims), runner, out, lambda: _write(victims, out))
     if stopped:
         return stopped
     say(results_table(victims))
@@ -48,19 +48,6 @@ def run_sweep(victims: Sequence[PlannedVictim], runner: Runner, out: Path) -> in
     if undone:
         say(f"{undone} of {len(victims)} victims are not done; {RESULTS} says why. The same command tries them again.")
     return int(undone > 0)
-
-
-def make_releases(victims: Sequence[PlannedVictim], runner: Runner, out: Path) -> int:
-    """Make the releases that the victims would be trained on, and train none.
-
-    Returns:
-        Exit code: 0 if all releases stand, 1 if not, 130 after Ctrl-C, 143 after SIGTERM.
-
-    Raises:
-        OutputExistsError: Another sweep is running in ``out``.
-    """
-    jobs = [job for job in all_jobs(victims) if job.makes_release]
-    return _run(victims, jobs, runner, out, lambda: None) or int(any(not job.state().is_done for job in jobs))
 
 
 def show_plan(victims: Sequence[PlannedVictim], jobs: Sequence[Job], workers: int) -> None:
@@ -74,8 +61,17 @@ def all_jobs(victims: Sequence[PlannedVictim]) -> list[Job]:
     return list({job.name: job for victim in victims for job in (victim.job.needs, victim.job) if job is not None}.values())
 
 
-def _run(victims: Sequence[PlannedVictim], jobs: Sequence[Job], runner: Runner, out: Path, write: Callable[[], None]) -> int:
-    """Run jobs of the victims, and write what is known before and after each; return 0, or the exit code after a stop."""
+def run_all(
+    victims: Sequence[PlannedVictim], jobs: Sequence[Job], runner: Runner, out: Path, write: Callable[[], None] = lambda: None
+) -> int:
+    """Run jobs of the victims, and call ``write`` before and after each.
+
+    Returns:
+        0, or the exit code after a stop: 130 after Ctrl-C, 143 after SIGTERM.
+
+    Raises:
+        OutputExistsError: Another sweep is running in ``out``.
+    """
     with locked(out, "sweep"), interruptible():
         progress = _Progress(victims, jobs, min(runner.limit, len(jobs)))
 
