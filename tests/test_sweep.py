@@ -25,6 +25,7 @@ from pages import shell_commands
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from salm_lightning.cli.composition import merge
 from salm_lightning.data import SyntheticDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.files import locked
@@ -32,7 +33,7 @@ from salm_lightning.main import main
 from salm_lightning.runs.record import Run
 from salm_lightning.sweep import runners
 from salm_lightning.sweep.job import Job, work
-from salm_lightning.sweep.options import compose, merge
+from salm_lightning.sweep.options import compose
 from salm_lightning.sweep.plan import FIXED, PlannedVictim, Planner, columns_of, label, short_names
 
 ROOT = Path(__file__).parent.parent
