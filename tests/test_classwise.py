@@ -151,8 +151,8 @@ def test_two_classes_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert "pass --overwrite true" in capsys.readouterr().err
     assert _classwise(f"{command} --overwrite true --proof false") == 0
     assert "basophil: done before" in capsys.readouterr().out
-    assert _classwise(f"{command} --overwrite true --proof false --method.percent 30") == 2
-    assert "made with other settings" in capsys.readouterr().err
+    assert _classwise(f"{command} --proof false --method.percent 30") == 2
+    assert "out=out holds a result with other settings (method.percent is 20.0 there and 30.0 here)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

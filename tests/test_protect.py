@@ -116,7 +116,7 @@ def test_an_interrupted_proof_goes_on_with_the_victim_that_is_missing(
     assert _protect(f"mine.npz {SHORT}") == 143
     assert seen == [0, 1]
     assert _protect(f"mine.npz {SHORT} --seed 1") == 2
-    assert "out/protected exists" in capsys.readouterr().err
+    assert "out=out holds a result with other settings (seed is 0 there and 1 here)" in capsys.readouterr().err
     assert _protect(f"mine.npz {SHORT}") == 0
     shown = capsys.readouterr().out
     assert "[1/3] the noise: done before" in shown
@@ -149,7 +149,7 @@ def test_an_unfinished_result_of_other_settings_is_in_the_way(
     _interrupt_at(monkeypatch, NoiseGeneratorModule, 1, [])
     assert _protect(f"mine.npz {SHORT} --proof false") == 143
     assert _protect(f"mine.npz {SHORT} --proof false --method.percent 20") == 2
-    assert "out=out holds an unfinished result with other settings" in capsys.readouterr().err
+    assert "out=out holds a result with other settings (method.percent is 10.0 there and 20.0 here)" in capsys.readouterr().err
     assert _protect(f"mine.npz {SHORT} --proof false --method.percent 20 --overwrite true") == 0
     assert Manifest.read(OUT / "protected").settings["method"]["percent"] == 20
 

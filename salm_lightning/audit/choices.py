@@ -17,7 +17,7 @@ from salm_lightning.countermeasures import COUNTERMEASURES, Countermeasure, Grey
 from salm_lightning.data import DatasetInfo
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.models import ARCHITECTURES
-from salm_lightning.runs.trainers import check_seed
+from salm_lightning.runs.effort import check_seed
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from salm_lightning.files import checksums_of, replacing, write_json
 from salm_lightning.models import Architecture
 from salm_lightning.modules import VictimModule
 from salm_lightning.modules.schedule import default_optimizer
+from salm_lightning.runs.effort import Precision
 from salm_lightning.runs.results import victim_results
-from salm_lightning.runs.trainers import Precision, facts_of, single_device_trainer
+from salm_lightning.runs.trainers import facts_of, single_device_trainer
 
 _RESULTS_VERSION = 2
 """Part of every identity; count it up when the code changes results, so that no earlier one is taken for a new one."""

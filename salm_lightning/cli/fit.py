@@ -34,10 +34,10 @@ from salm_lightning.models.architecture import PAPER_SGD, Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule, check_destination
 from salm_lightning.release.last_pass import is_published
+from salm_lightning.runs.effort import Precision, check_seed
 from salm_lightning.runs.generation import generate
 from salm_lightning.runs.results import gather_predictions, save_predictions
 from salm_lightning.runs.summary import print_release, print_victim
-from salm_lightning.runs.trainers import Precision, check_seed
 
 FROM_DATA = ("num_classes", "channels", "image_size", "task")
 """Arguments of a module that the command line takes from the data."""

@@ -42,7 +42,7 @@ COMMANDS = {
         "salm-cli protect pathmnist",
     ),
     "classwise": Command(
-        "salm_lightning.scenarios.classwise:classwise",
+        "salm_lightning.commands.classwise:classwise",
         "Protect a dataset class by class, each among support classes from another dataset (paper: Section 7.1).",
         "salm-cli classwise dermamnist pathmnist",
     ),

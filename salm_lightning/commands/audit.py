@@ -28,8 +28,9 @@ from salm_lightning.errors import ConfigurationError
 from salm_lightning.files import cache_root, locked
 from salm_lightning.interruption import Interrupted
 from salm_lightning.release import PoisonedDataModule
+from salm_lightning.runs.effort import Precision
 from salm_lightning.runs.quiet import notices_off
-from salm_lightning.runs.trainers import Precision, check_accelerator
+from salm_lightning.runs.trainers import check_accelerator
 
 _LOGS = "tensorboard"
 _SEGMENTER = "otsu"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from salm_lightning.errors import ConfigurationError, look_up
-from salm_lightning.runs.trainers import Precision, check_accelerator
+from salm_lightning.runs.effort import Precision
+from salm_lightning.runs.trainers import check_accelerator
 
 
 def reproduce(

@@ -140,6 +140,10 @@ class Architecture:
             network = getattr(backbones, self.path)(*given)
         return Classifier(network, min_size=32 if self.path == "vgg11" else 0, as_rgb=grey_as_rgb)
 
+    def __call__(self, *, num_classes: int, channels: int, image_size: int, width: float) -> nn.Module:
+        """Build it, as any :class:`NetworkFactory` does."""
+        return self.build(num_classes, channels, image_size, width)
+
     def __hash__(self) -> int:
         return hash(json.dumps(self.settings(), sort_keys=True))
 

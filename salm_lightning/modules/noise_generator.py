@@ -28,6 +28,7 @@ from salm_lightning.modules.batch_norm import share_statistics
 from salm_lightning.modules.dropout import has_dropout, seed_dropout
 from salm_lightning.modules.schedule import (
     FractionalStepLR,
+    automatic_updates,
     configure,
     default_optimizer,
     require_finite,
@@ -253,7 +254,7 @@ class NoiseGeneratorModule(LightningModule):
             raise ConfigurationError(
                 "updates_per_visit='auto' needs the training length: give trainer.max_steps, or a number from 1 to 10."
             )
-        return min(10, max(1, math.ceil(30 * noises / (steps * batch_size))))
+        return automatic_updates(noises, steps, batch_size)
 
     def on_train_start(self) -> None:
         """Find out whether each step has to settle what dropout draws, and note for the manifest how the training goes."""

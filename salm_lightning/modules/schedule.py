@@ -81,6 +81,11 @@ def default_optimizer(
     return partial(pkgutil.resolve_name(options["class_path"]), **arguments)
 
 
+def automatic_updates(noises: int, steps: int, batch_size: int) -> int:
+    """Return the PGD steps per visit, 1 to 10, that give each of so many noises about 30 over a training."""
+    return min(10, max(1, math.ceil(30 * noises / (steps * batch_size))))
+
+
 def configure(
     module: LightningModule, parameters: ParamsT, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable
 ) -> OptimizerLRScheduler:

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from salm_lightning.console import say
-from salm_lightning.data import MEDMNIST
+from salm_lightning.data import MEDMNIST, SPLITS
+from salm_lightning.data.catalogue import INFO
 from salm_lightning.data.combined import MAX_PER_CLASS
-from salm_lightning.data.datamodule import default_batch_size
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.files import address, locked
+from salm_lightning.noise.methods import SALM
 from salm_lightning.reproduce.cells import SKIPPED, Cell, ClassOwners
 from salm_lightning.reproduce.experiment import Experiment, Setup
 from salm_lightning.reproduce.settings import Dataset
-from salm_lightning.runs.estimate import Network, Work
+from salm_lightning.runs.effort import Training
+from salm_lightning.runs.plan import generator_work, victim_work
 from salm_lightning.runs.record import DONE, FAILED, OPEN, Run
-from salm_lightning.runs.trainers import check_interval
-from salm_lightning.runs.training import Training, results_file
-from salm_lightning.scenarios.classwise import classwise
-from salm_lightning.sweep.cost import Cost, Images, PlannedRun, show_runs
+from salm_lightning.runs.result_folder import results_file
+from salm_lightning.scenarios.classwise import Support, numbers_of, protect_classes
+from salm_lightning.sweep.cost import Cost, PlannedRun, show_runs
 
-_PGD_STEPS = 10
-"""K_a, in the loop and in the last pass (Appendix B.2)."""
 _GENERAL = "no folder of general images is given: name one with --general FOLDER, with one subfolder of images per class"
 
 
@@ -55,10 +51,16 @@ class ClassByClass(Experiment):
         folder = self._folder(cell, seed)
         if self.missing(cell) or folder in self._errors or self._status(folder) == DONE:
             return
-        say(f"Protecting {cell.dataset} class by class among {_recipe(cell).support or self.setup.general}, seed {seed}")
+        say(f"Protecting {cell.dataset} class by class among {self._among(_recipe(cell))}, seed {seed}")
         try:
-            # A release without its victims is made anew of the finished classes, which takes seconds.
-            classwise(**self._arguments(cell), training=self._training(cell, seed), out=folder, overwrite=True)
+            images = self.setup.settings.data(cell.dataset)
+            images.prepare_data()
+            images.setup("fit")
+            recipe, training, root = _recipe(cell), self._training(cell, seed), self.setup.settings.root
+            support = Support.named(self._among(recipe), images, root, self._num_support(recipe), seed)
+            protect_classes(
+                images, numbers_of(recipe.classes, images), support, folder, SALM(), training, yes=True, overwrite=True
+            )
         except (SalmError, RuntimeError) as error:  # diverged, or out of memory
             self._errors[folder] = str(error)
             say(f"FAILED: {error}")
@@ -99,27 +101,14 @@ class ClassByClass(Experiment):
 
     def _cost(self, cell: Cell, seed: int) -> Cost:
         """Return the cost of protecting a dataset class by class, and of the two victims."""
-        recipe, training = _recipe(cell), self._training(cell, seed)
-        images = Images.of(self.setup.settings.data(cell.dataset))
-        beside = MAX_PER_CLASS
+        recipe, training, data = _recipe(cell), self._training(cell, seed), self.setup.settings.data(cell.dataset)
+        sizes, names = INFO[cell.dataset.name]["n_samples"], MEDMNIST[cell.dataset.name].class_names
+        beside = dict.fromkeys(SPLITS, MAX_PER_CLASS)
         if recipe.support is not None:
-            support = Images.of(self.setup.settings.data(Dataset(recipe.support)))
-            beside = support.train // len(MEDMNIST[recipe.support].class_names)
-        names, batch_size = MEDMNIST[cell.dataset.name].class_names, default_batch_size(images.size)
-        combined = images.train // len(names) + self._num_support(recipe) * beside
-        part = Work(
-            Network(training.source, training.width, images.channels, images.size, batch_size),
-            training=training.steps,
-            gradient=_PGD_STEPS * (training.steps + math.ceil(combined / batch_size)),
-            bytes=images._replace(train=combined, val=0, test=0).bytes,
-            keeps_weights=True,
-        )
-        looks = math.ceil(training.victim_steps / check_interval(training.victim_steps))
-        victim = Work(
-            Network(training.victim, training.width, images.channels, images.size, batch_size),
-            training=training.victim_steps,
-            reading=looks * math.ceil((images.val + images.test) / batch_size),
-        )
+            classes = len(MEDMNIST[recipe.support].class_names)
+            beside = {split: size // classes for split, size in INFO[recipe.support]["n_samples"].items()}
+        combined = {split: size // len(names) + self._num_support(recipe) * beside[split] for split, size in sizes.items()}
+        part, victim = generator_work(training, SALM(), data, combined), victim_work(training, data, sizes)
         works = (part,) * len(recipe.classes or names) + (victim,) * 2
         return Cost(works, training.accelerator, training.precision)
 
@@ -128,17 +117,9 @@ class ClassByClass(Experiment):
         available = len(MEDMNIST[recipe.support].class_names) if recipe.support else _subfolders(self.setup.general)
         return min(recipe.num_support or available, available)
 
-    def _arguments(self, cell: Cell) -> dict[str, Any]:
-        """Return the arguments of ``classwise`` that say what is protected, and among what."""
-        recipe, setup = _recipe(cell), self.setup
-        return {
-            "data": cell.dataset.name,
-            "support": recipe.support or str(setup.general),
-            "classes": None if recipe.classes is None else list(recipe.classes),
-            "num_support": self._num_support(recipe),
-            "size": cell.dataset.size,
-            "root": setup.settings.root,
-        }
+    def _among(self, recipe: ClassOwners) -> str:
+        """Return the word for the support classes' origin."""
+        return recipe.support or str(self.setup.general)
 
     def _training(self, cell: Cell, seed: int) -> Training:
         settings = self.setup.settings
@@ -154,9 +135,10 @@ class ClassByClass(Experiment):
 
     def _folder(self, cell: Cell, seed: int) -> Path:
         """Return the folder that belongs to all settings, as those of a sweep do."""
-        settings = {**self._arguments(cell), **asdict(self._training(cell, seed))}
-        support = _recipe(cell).support or "general"
-        return self.setup.out / f"{cell.dataset}-classwise-{support}-{address({**settings, 'root': None})[:12]}"
+        recipe, training = _recipe(cell), self._training(cell, seed).settings()
+        number, support = self._num_support(recipe), recipe.support or "general"
+        identity = address(str(cell.dataset), self._among(recipe), recipe.classes, number, training)
+        return self.setup.out / f"{cell.dataset}-classwise-{support}-{identity[:12]}"
 
 
 def _subfolders(folder: Path | None) -> int:

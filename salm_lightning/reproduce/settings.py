@@ -10,7 +10,7 @@ from typing import Any
 
 from salm_lightning.data import MEDMNIST, MedMNISTDataModule
 from salm_lightning.errors import ConfigurationError, look_up
-from salm_lightning.runs.trainers import Precision, check_seed
+from salm_lightning.runs.effort import Precision, check_seed
 
 VICTIM_STEPS = 20_000
 """Training steps of a victim (Appendix B.2)."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medmnist.info import INFO
 from rich.console import Console
 from rich.table import Table
 
 from salm_lightning.console import command, metrics_table, say
-from salm_lightning.data import ImageDataModule
+from salm_lightning.data import SPLITS, ImageDataModule
 from salm_lightning.data.original import Original
 from salm_lightning.files import write_json
 from salm_lightning.modules import VictimModule
@@ -16,6 +17,7 @@ from salm_lightning.release import Manifest
 from salm_lightning.release.manifest import DATAMODULE
 from salm_lightning.runs.results import RESULTS, victim_results
 
+_FIT_VICTIM = ("salm-cli", "fit", "--config", "victim.yaml", "--config")
 _TITLES = {"last": "after the last step", "best_on_val": "at the best validation", "peak": "peak over training"}
 
 
@@ -34,19 +36,50 @@ def print_victim(module: VictimModule, data: ImageDataModule, folder: Path) -> N
     )
 
 
-def print_release(folder: Path, run: Path, data: ImageDataModule) -> None:
-    """Show where a release is, what was measured on its bytes, and the next commands."""
-    Console().print(measured_table(Manifest.read(folder)))
-    train = command("salm-cli", "fit", "--config", "victim.yaml", "--config", folder / DATAMODULE)
-    say(
-        f"Protected dataset: {folder}\nRun folder: {run} (curves and pictures: {command('tensorboard', '--logdir', run)})\n"
-        f"Check it:       {verify_command(folder, data)}\nTrain on it:    {train}"
-    )
+def print_release(folder: Path, run: Path, data: ImageDataModule, verdict: str | None = None) -> None:
+    """Show what was measured on a release's bytes, where it is, what it publishes, and the next commands.
+
+    Args:
+        folder: The release.
+        run: Folder of curves and pictures.
+        data: The originals.
+        verdict: What victims have shown, or nothing; without it the summary says how to train one.
+    """
+    manifest, console = Manifest.read(folder), Console()
+    console.print(measured_table(manifest))
+    if verdict:
+        console.print(verdict, highlight=False, markup=False)
+    source = Original(data).word
+    medmnist = _medmnist_call(manifest, folder)
+    for line in (
+        f"Protected dataset: {folder}",
+        _published(manifest),
+        *([f"Read it:           {medmnist}; download=True puts the clean file in its place"] if medmnist else []),
+        f"Curves, pictures:  {command('tensorboard', '--logdir', run)}",
+        f"Check it:          {command('salm-cli', 'verify', folder, '--source', source)}",
+        f"Attack it:         {command('salm-cli', 'audit', folder, '--source', source)}",
+        f"Report on it:      {command('salm-cli', 'report', folder)}",
+        *([] if verdict is not None else [f"Train on it:       {command(*_FIT_VICTIM, folder / DATAMODULE)}"]),
+    ):
+        say(line)
 
 
-def verify_command(folder: Path, data: ImageDataModule) -> str:
-    """Return the command that checks a release of some data."""
-    return command("salm-cli", "verify", folder, "--source", Original(data).word)
+def _published(manifest: Manifest) -> str:
+    """Return what of the clean images a release publishes."""
+    sizes = {name: manifest.arrays[f"{name}_images"].shape[0] for name in SPLITS if f"{name}_images" in manifest.arrays}
+    clean = sum(sizes.values()) - sizes["train"]
+    if not clean:
+        return "It publishes:      the training images alone"
+    return f"It publishes:      the clean validation and test images, too, {clean} of {sum(sizes.values())}"
+
+
+def _medmnist_call(manifest: Manifest, folder: Path) -> str:
+    """Return how MedMNIST's package reads a release; empty for data that it does not know."""
+    info = manifest.info
+    if info.name not in INFO:
+        return ""
+    size = "" if info.size == 28 else f"size={info.size}, "
+    return f'medmnist.{INFO[info.name]["python_class"]}("train", root="{folder}", {size}download=False)'
 
 
 def measured_table(manifest: Manifest) -> Table:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.optim import SGD
 
 from salm_lightning.callbacks.checkpoint import RunCheckpoint
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.runs.effort import Precision
 from salm_lightning.runs.quiet import notices_off
-
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 def single_device_trainer(
@@ -76,24 +72,9 @@ def _refused(accelerator: str) -> Iterator[None]:
         raise ConfigurationError(f"accelerator={accelerator}: {error} Give auto, cpu or gpu.") from error
 
 
-def check_seed(seed: int, name: str = "seed") -> None:
-    """Refuse a seed that NumPy does not take.
-
-    Raises:
-        ConfigurationError: It is out of range.
-    """
-    if not 0 <= seed < 2**32:
-        raise ConfigurationError(f"{name}={seed} is out of range; give 0 to {2**32 - 1}.")
-
-
 def check_interval(steps: int) -> int:
     """Return the steps between two looks at the clean images in a training of so many steps."""
     return min(250, max(1, steps // 5))
-
-
-def sgd(learning_rate: float) -> OptimizerCallable:
-    """Return a builder of the paper's optimiser (Section 4.1): SGD with momentum 0.9 and weight decay 5e-4."""
-    return partial(SGD, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
 
 
 def facts_of(images: ImageDataModule) -> dict[str, Any]:

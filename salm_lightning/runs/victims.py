@@ -12,11 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
-from salm_lightning.errors import ConfigurationError, look_up
-from salm_lightning.models import ARCHITECTURES
+from salm_lightning.models import Architecture, NetworkFactory
 from salm_lightning.modules import VictimModule
+from salm_lightning.modules.schedule import default_optimizer
+from salm_lightning.runs.effort import Precision, check_seed, require_positive
 from salm_lightning.runs.results import victim_results
-from salm_lightning.runs.trainers import Precision, check_seed, facts_of, sgd, single_device_trainer
+from salm_lightning.runs.trainers import facts_of, single_device_trainer
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,19 @@ class VictimSettings:
     """What shapes a victim beside its images.
 
     Args:
-        arch: Architecture.
+        arch: Architecture, as :class:`~salm_lightning.modules.VictimModule` takes it.
         width: Factor on its width.
         steps: Training steps; ``victim_steps`` on the command line.
         precision: Numerical precision.
         countermeasure: What is done against the noise.
-        learning_rate: First learning rate of SGD; ``None`` is the optimiser that belongs to the architecture and the countermeasure.
+        learning_rate: First learning rate; ``None`` is that of the architecture's or the countermeasure's optimiser.
         seed: Settles the weights and every draw.
 
     Raises:
         ConfigurationError: A value is unknown or out of range.
     """
 
-    arch: str = "resnet18"
+    arch: str | NetworkFactory = "resnet18"
     width: float = 1.0
     steps: int = 20000
     precision: Precision = "32-true"
@@ -45,20 +46,19 @@ class VictimSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        look_up("victim", self.arch, ARCHITECTURES)
-        if not self.width > 0:
-            raise ConfigurationError(f"width={self.width} is out of range; give a factor above 0, such as 0.25 or 1.")
-        if self.steps < 1:
-            raise ConfigurationError(f"victim_steps={self.steps} is out of range; give 1 or more.")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ConfigurationError(f"learning_rate={self.learning_rate} is out of range; give more than 0, such as 0.1.")
+        Architecture.parse(self.arch, "victim")
+        require_positive(width=self.width, victim_steps=self.steps, learning_rate=self.learning_rate)
         check_seed(self.seed)
 
     def module(self, data: ImageDataModule) -> VictimModule:
         """Return the victim, untrained, for images such as ``data``."""
-        optimizer: dict[str, Any] = {} if self.learning_rate is None else {"optimizer": sgd(self.learning_rate)}
         return VictimModule(
-            **facts_of(data), arch=self.arch, width=self.width, countermeasure=self.countermeasure, seed=self.seed, **optimizer
+            **facts_of(data),
+            arch=self.arch,
+            width=self.width,
+            countermeasure=self.countermeasure,
+            optimizer=default_optimizer(Architecture.parse(self.arch), self.countermeasure, self.learning_rate),
+            seed=self.seed,
         )
 
 

@@ -16,6 +16,7 @@ from salm_lightning.data.catalogue import INFO
 from salm_lightning.data.datamodule import default_batch_size
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.models import Architecture
+from salm_lightning.modules.schedule import automatic_updates
 from salm_lightning.noise.methods import Method
 from salm_lightning.runs.estimate import Estimator, Network, Work
 from salm_lightning.runs.record import DONE
@@ -93,7 +94,7 @@ def cost_of(settings: Mapping[str, Any], images: Images, method: Method | None =
         if method.trains_source_on == "clean":
             updates = 0
         elif updates == "auto":
-            updates = min(10, max(1, math.ceil(30 * images.train / (steps * batch_size))))
+            updates = automatic_updates(images.train, steps, batch_size)
         last = method.last_pass_steps if model["last_pass_steps"] is None else model["last_pass_steps"]
         work = Work(network, steps, steps * updates + last * train, looks * val, images.bytes, keeps_weights=True)
     return Cost((work,), trainer["accelerator"], trainer["precision"])

@@ -1,0 +1,127 @@
+"""How models are trained, as a user says it: efforts by name, and every option beside them. Light, because ``--help`` shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple
+
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.models import Architecture, NetworkFactory
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Effort = Literal["quick", "normal", "paper"]
+
+
+class Lengths(NamedTuple):
+    """Width factor of the source model and the victims, training steps of the noise generator, and of each victim."""
+
+    width: float
+    steps: int
+    victim_steps: int
+
+
+EFFORTS: dict[Effort, Lengths] = {
+    # Within half an hour on two CPU cores for each dataset of MedMNIST at 28 pixels: the last pass alone has ten gradients an image.
+    "quick": Lengths(width=0.125, steps=500, victim_steps=1000),
+    "normal": Lengths(width=0.5, steps=2000, victim_steps=5000),
+    "paper": Lengths(width=1.0, steps=5000, victim_steps=20000),  # Section 4.1, Appendix B.2
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How noise generators and victims are trained, on one device; ``salm-cli fit`` takes several.
+
+    Args:
+        effort: Sets width, steps and victim_steps together: ``quick``, ``normal`` or ``paper``, the paper's. By default ``paper`` on a
+            GPU, else ``quick``. What is given beside it wins.
+        source_model: Architecture of the source model: a name, or the path of a class with its arguments.
+        width: Width factor of the source model and the victims.
+        steps: Training steps of the noise generator, M.
+        loop: ``persistent`` keeps each image's noise between visits; ``fresh``, the paper's way, starts anew at each step.
+        updates_per_visit: PGD steps per visit of an image, or ``auto``.
+        victim: Architecture of the victims, in the same way.
+        victim_steps: Training steps of each victim.
+        source_learning_rate: First learning rate of the source model; a smaller one leaves the noise more time to get ahead of what
+            the source model learns of the images.
+        learning_rate: First learning rate of the victims.
+        accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
+        precision: Numerical precision.
+        seed: Settles everything random.
+
+    Raises:
+        ConfigurationError: A value is unknown or out of range.
+    """
+
+    effort: Effort | None = None
+    source_model: str | NetworkFactory = "resnet18"
+    width: float | None = None
+    steps: int | None = None
+    loop: Literal["persistent", "fresh"] = "persistent"
+    updates_per_visit: int | Literal["auto"] = "auto"
+    victim: str | NetworkFactory = "resnet18"
+    victim_steps: int | None = None
+    source_learning_rate: float | None = None
+    learning_rate: float | None = None
+    accelerator: str = "auto"
+    precision: Precision = "32-true"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for option in ("source_model", "victim"):
+            Architecture.parse(getattr(self, option), option)
+        names = ("width", "steps", "updates_per_visit", "victim_steps", "source_learning_rate", "learning_rate")
+        require_positive(**{name: getattr(self, name) for name in names if getattr(self, name) != "auto"})
+        check_seed(self.seed)
+
+    @property
+    def lengths(self) -> Lengths:
+        """What the options and the effort amount to on this machine."""
+        given = {name: value for name in Lengths._fields if (value := getattr(self, name)) is not None}
+        return EFFORTS[self._chosen]._replace(**given)
+
+    @property
+    def _chosen(self) -> Effort:
+        return self.effort or ("paper" if has_gpu(self.accelerator) else "quick")
+
+    def settings(self) -> dict[str, Any]:
+        """Return what shapes noise and victims, as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "effort"}
+        archs = {option: Architecture.parse(values[option]).settings() for option in ("source_model", "victim")}
+        return {**values, **self.lengths._asdict(), **archs}
+
+    def describe(self, proof: bool) -> str:
+        """Return in words how long and how wide models are trained, the victims only if they are ``proof``."""
+        width, steps, victim_steps = self.lengths
+        text = f"width {width:g}, {steps} steps for the noise" + (f", {victim_steps} for each victim" if proof else "")
+        if None not in (self.width, self.steps, self.victim_steps):
+            return text
+        return f"{text} (effort {self._chosen}{'' if self.effort else ', the default here'})"
+
+
+def has_gpu(accelerator: str) -> bool:
+    """Return whether a Trainer with this accelerator runs on a GPU of NVIDIA's here."""
+    import torch
+
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
+def require_positive(**values: float | None) -> None:
+    """Refuse numbers, by the names of their options, that are not above 0.
+
+    Raises:
+        ConfigurationError: One is not.
+    """
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise ConfigurationError(f"{name}={value} is out of range; give more than 0.")
+
+
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Refuse a seed that NumPy does not take.
+
+    Raises:
+        ConfigurationError: It is out of range.
+    """
+    if not 0 <= seed < 2**32:
+        raise ConfigurationError(f"{name}={seed} is out of range; give 0 to {2**32 - 1}.")
