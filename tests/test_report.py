@@ -16,13 +16,14 @@ from datetime import date
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from fakes import write_fake_npz
 from PIL import Image
 
+from salm_lightning.audit.results import Word
 from salm_lightning.data import MEDMNIST, NpzDataModule
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.files import file_sha256
@@ -485,6 +486,14 @@ def test_the_first_page_has_all_that_a_director_needs(make: Make) -> None:
     assert "40 training images, all with noise. 16 validation and 24 test images without noise: they are the originals" in first
     images = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert [str(alt).partition(".")[0] for alt in images] == [extremes["title"], "Least similar image", "t-SNE"]  # none twice
+
+
+@pytest.mark.parametrize("word", get_args(Word))
+def test_every_verdict_has_a_meaning_and_steps(word: str, page: Make) -> None:
+    shown = page(audit=edited(AUDIT, "verdict.word", word))
+    section = first_of(shown)
+    assert section.startswith(f"Verdict: {word} ")
+    assert len(section[section.index("What to do") :]) > 150
 
 
 def test_its_words_are_no_names_of_options_or_classes(make: Make) -> None:

@@ -12,12 +12,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from salm_lightning.audit.results import AUDIT, AuditResult, mean
+from salm_lightning.data.base import Task
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.release.manifest import Manifest
 from salm_lightning.report import words
 from salm_lightning.report.evidence import Evidence
-from salm_lightning.report.first_page import first_page
+from salm_lightning.report.figures import first_figures, floor_of
 
+_COMPARING = ("pictures/extremes.png", "pictures/examples.png")
+"""Pictures of an audit that show originals beside protected images, the one for the first page first."""
 PLACEHOLDER = "ORIGINAL"
 """Stands in commands for the file of which a release was made, where nobody but its owner knows the place."""
 
@@ -34,17 +37,21 @@ def render(evidence: Evidence, release: str, today: date) -> str:
         today: Date of the report.
     """
     manifest = evidence.manifest
+    picture = next((picture for file in _COMPARING for picture in evidence.pictures if picture.file == file), evidence.sample)
     return _environment().get_template("report.html").render(
         evidence=evidence,
-        first=first_page(evidence),
+        picture=picture,
+        others=[other for other in evidence.pictures if other is not picture],
+        figures=first_figures(evidence),
+        floor=floor_of(evidence),
         manifest=manifest,
         audit=evidence.audit,
         quality=evidence.quality,
+        proof=evidence.proof,
         missing=missing(evidence, release),
         placeholder=placeholder(manifest),
         method=manifest.method_name,
-        paper=words.METHODS.get(manifest.method_name),
-        words=words,
+        several=manifest.info.task is Task.MULTI_LABEL,
         verify=f"salm-cli verify {shlex.quote(release)}",
         original=_original(manifest),
         today=today,
