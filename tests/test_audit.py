@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import importlib
 import json
 import os
 import re
@@ -15,19 +14,21 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from fakes import write_fake_npz
 from oracles import make_trainer
 from torch import Tensor, nn
 from torch.optim import SGD
 
 from salm_lightning import commands
+from salm_lightning.audit import audit
 from salm_lightning.audit.battery import Battery, Deadline, OutOfTimeError, parse_budget, plan
-from salm_lightning.audit.choices import PRESETS, read_countermeasures
+from salm_lightning.audit.choices import PRESETS, choose_countermeasures, text_of
 from salm_lightning.audit.findings import attempts_of
 from salm_lightning.audit.results import (
     CARELESS,
@@ -40,10 +41,12 @@ from salm_lightning.audit.results import (
     Unfinished,
     Verdict,
     VictimCurve,
+    Word,
     audit_folder,
 )
-from salm_lightning.audit.trials import Length, Record, Store, Trial, name_of, optimizer_of, title_of
+from salm_lightning.audit.trials import Store, Trial, name_of, title_of
 from salm_lightning.audit.verdict import judge
+from salm_lightning.commands.audit import read_countermeasures
 from salm_lightning.countermeasures import JPEG, AdversarialTraining, CenterCrop, Countermeasure, FineTune, Mean, TrainingStep
 from salm_lightning.data import DatasetInfo, NpzDataModule, SyntheticDataModule, Task
 from salm_lightning.errors import ConfigurationError, ReleaseError
@@ -51,12 +54,16 @@ from salm_lightning.files import file_sha256
 from salm_lightning.main import main
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.metrics.learned import floors_of
+from salm_lightning.models import Architecture
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import PoisonedDataModule, write_release
+from salm_lightning.runs.record import DONE, Run
+from salm_lightning.runs.victims import VictimSettings
 
 INFO = DatasetInfo("tiny", Task.MULTI_CLASS, ("0", "1", "2"), 3, 16)
-LENGTH = Length(width=0.125, steps=3, batch_size=8)
-SHORT = "--width 0.125 --steps 3 --batch_size 8 --accelerator cpu"
+RESNET18, VGG11 = (Architecture.parse(name) for name in ("resnet18", "vgg11"))
+VICTIM = VictimSettings(RESNET18, width=0.125, steps=3)
+SHORT = "--width 0.125 --victim_steps 3 --batch_size 8 --accelerator cpu"
 OUT = Path("audit")
 
 
@@ -95,23 +102,25 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Titles of the victims that were trained, each in no time; a protected one is right half as often as a clean one."""
     titles: list[str] = []
 
-    def train(trial: Trial, images: Any, *_: Any) -> tuple[Record, Any]:
+    def train(trial: Trial, images: Any, *_: Any) -> tuple[Run, Any]:
         titles.append(trial.title)
-        record = replace(fake(trial.identity, 0.8 if trial.trained_on == "clean" else 0.4), title=title_of(trial.countermeasure))
-        return record, SimpleNamespace(countermeasure=trial.countermeasure, network=nn.Linear(1, 1))
+        record = fake(trial.identity, 0.8 if trial.trained_on == "clean" else 0.4)
+        record.results["title"] = title_of(trial.victim.countermeasure)
+        return record, SimpleNamespace(countermeasure=trial.victim.countermeasure, network=nn.Linear(1, 1))
 
     monkeypatch.setattr(Trial, "train", train)
-    monkeypatch.setattr(importlib.import_module("salm_lightning.commands.audit"), "draw_audit", lambda *_: None)
+    monkeypatch.setattr("salm_lightning.audit.run.draw_audit", lambda *_: None)
     return titles
 
 
-def fake(identity: dict[str, Any], acc: float, best: float | None = None, seconds: float = 60.0) -> Record:
+def fake(identity: dict[str, Any], acc: float, best: float | None = None, seconds: float = 60.0) -> Run:
     """Return a victim with this accuracy after the last step, and another one at the best validation accuracy."""
     test = {"acc": acc, "auc": acc, "balanced_acc": acc, "confusion": [[1] * 3] * 3}
     early = {**test, "acc": acc if best is None else best, "balanced_acc": acc if best is None else best}
     data = {"task": "multi-class", "class_names": list("abc")}
     results = {"test": test, "history": {"best_on_val": early, "peak": early}, "majority": 0.2, "data": data}
-    return Record(identity, identity["countermeasure"]["name"], seconds, results, {"steps": [3], "test_acc": [acc]})
+    shown = {"title": identity["countermeasure"]["name"], "curve": {"steps": [3], "test_acc": [acc]}}
+    return Run(identity, DONE, "", seconds, {**shown, **results})
 
 
 def run(arguments: str = "", release: str = "protected") -> int:
@@ -125,7 +134,7 @@ def written() -> dict[str, Any]:
 
 def trials(**images: Any) -> list[Trial]:
     identities = images or {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
-    return plan(identities, [Countermeasure(), Mean()], ["resnet18"], [0], LENGTH, cross=True)  # type: ignore[arg-type]
+    return plan(identities, VICTIM, 8, [Countermeasure(), Mean()], [RESNET18], [0], cross=True)  # type: ignore[arg-type]
 
 
 # Real victims -----------------------------------------------------------------------------------------------------------------
@@ -183,6 +192,60 @@ def test_an_audit_from_release_to_verdict(capsys: pytest.CaptureFixture[str]) ->
     }
 
 
+def test_from_python_an_audit_prints_nothing_and_returns_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+    given: dict[str, Any] = {"width": 0.125, "victim_steps": 3, "batch_size": 8, "accelerator": "cpu", "quality": False}
+    result = audit("protected", "tiny.npz", countermeasures=[Mean()], archs=["ResNet18"], **given)
+    assert capsys.readouterr() == ("", "")
+    assert result == AuditResult.read(OUT, file_sha256("protected/tiny.npz"))
+    assert [(row.title, row.arch, row.seeds) for row in result.rows] == [
+        *(("none", "resnet18", (0,)), ("early stopping", "resnet18", (0,))),
+        ("mean", "resnet18", (0,)),
+    ]
+    assert result.rows[0].clean is not None
+    assert result.verdict.word in get_args(Word)
+    assert sorted(path.name for path in (OUT / "tensorboard").iterdir()) == sorted(
+        [
+            "pictures",
+            *(f"{kind}_{tried}_resnet18_seed-0_3-steps" for kind in ("protected", "clean") for tried in ("none", "mean")),
+        ]
+    )
+    with pytest.raises(ConfigurationError, match="countermeasures='finetune' needs settings"):
+        audit("protected", countermeasures=["finetune"], **given)
+
+
+class Squeezed(nn.Module):
+    """A victim from outside."""
+
+    def __init__(self, num_classes: int, channels: int, hidden: int = 4) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, hidden), nn.Linear(hidden, num_classes)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)  # type: ignore[no-any-return]
+
+
+def test_victims_from_outside(capsys: pytest.CaptureFixture[str]) -> None:
+    path = f"{Squeezed.__module__}.Squeezed"
+    wide = {"class_path": path, "init_args": {"hidden": 6}}
+    arguments = f"--source tiny.npz --countermeasures none --quality false --archs '[{path}, {json.dumps(wide)}, LINEAR]'"
+    assert run(f"{arguments} --budget 1s") == 0
+    (command,) = [
+        each["command"] for each in written()["skipped"] if each["arch"] == "squeezed-hidden=6" and each["trained_on"] == "clean"
+    ]
+    assert main(shlex.split(command)[1:]) == 0
+    assert "clean, none, squeezed-hidden=6" in capsys.readouterr().out
+    assert run(arguments) == 0
+    result = written()
+    assert [row["arch"] for row in result["rows"] if row["title"] == "none"] == ["squeezed", "squeezed-hidden=6", "linear"]
+    assert result["settings"]["archs"] == [{"class_path": path, "init_args": {}}, wide, "linear"]
+    networks = [
+        json.loads(record.read_text())["identity"]["network"] for record in (OUT / "cells").glob("*squeezed-hidden*.json")
+    ]
+    assert networks == [wide]
+
+
 def test_fine_tuning_from_a_checkpoint_is_tied_to_its_content() -> None:
     def keep(seed: int) -> None:
         weights = VictimModule(3, 3, 16, width=0.125, seed=seed).state_dict()
@@ -212,7 +275,7 @@ def accuracy_of_twin() -> float:
 
 def test_a_victim_equals_one_that_is_trained_without_the_audit(tmp_path: Path) -> None:
     data = PoisonedDataModule("protected", batch_size=8)
-    trial = Trial("protected", {}, Mean(), "resnet18", 3, replace(LENGTH, steps=7))
+    trial = Trial("protected", {}, replace(VICTIM, countermeasure=Mean(), seed=3, steps=7), 8)
     record, _ = trial.train(data, tmp_path / "logs", [], "cpu")
 
     own = PoisonedDataModule("protected", batch_size=8, seed=3)
@@ -273,25 +336,31 @@ def test_nothing_runs_twice(trained: list[str]) -> None:
         "earlier victims stay"
     )
     assert all(row["clean"] is not None for row in written()["rows"])
-    assert run(f"{arguments} --steps 4") == 0
+    assert run(f"{arguments} --victim_steps 4") == 0
     assert [row["title"] for row in written()["rows"]] == ["none", "early stopping", "mean"], "but not those of another length"
 
 
 def test_a_name_stands_for_all_that_a_result_depends_on(tmp_path: Path) -> None:
-    trial = Trial("protected", {"sha256": "a"}, JPEG(quality=50), "resnet18", 0, LENGTH)
+    trial = Trial("protected", {"sha256": "a"}, replace(VICTIM, countermeasure=JPEG(quality=50)), 8)
+
+    def victim(**changed: Any) -> Trial:
+        return replace(trial, victim=replace(trial.victim, **changed))
+
     others = [
         replace(trial, trained_on="clean"),
         replace(trial, images={"sha256": "b"}),
-        replace(trial, countermeasure=JPEG(quality=51)),
-        replace(trial, countermeasure=Countermeasure()),
-        replace(trial, arch="vgg11"),
-        replace(trial, seed=1),
-        *(replace(trial, length=replace(LENGTH, **{key: 9})) for key in ("width", "steps", "batch_size")),
-        replace(trial, length=replace(LENGTH, precision="bf16-mixed")),
+        victim(countermeasure=JPEG(quality=51)),
+        victim(countermeasure=Countermeasure()),
+        victim(arch=VGG11),
+        victim(seed=1),
+        replace(trial, batch_size=9),
+        victim(width=9.0),
+        victim(steps=9),
+        victim(precision="bf16-mixed"),
     ]
     names = [name_of(other.identity) for other in (trial, *others)]
     assert len(set(names)) == len(names)
-    assert names[0] == name_of(replace(trial, countermeasure=JPEG(quality=50)).identity)
+    assert names[0] == name_of(victim(countermeasure=JPEG(quality=50)).identity)
     assert names[0].startswith("protected-jpeg-resnet18-0-")
 
     store = Store(tmp_path)
@@ -306,8 +375,8 @@ def test_a_name_stands_for_all_that_a_result_depends_on(tmp_path: Path) -> None:
 
 def test_the_most_telling_victims_come_first() -> None:
     images: Any = {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
-    archs, countermeasures = ["resnet18", "vgg11"], [Countermeasure(), Mean()]
-    planned = [trial.title for trial in plan(images, countermeasures, archs, [0, 1], LENGTH, cross=False)]
+    countermeasures = [Countermeasure(), Mean()]
+    planned = [trial.title for trial in plan(images, VICTIM, 8, countermeasures, [RESNET18, VGG11], [0, 1], cross=False)]
     assert planned[:6] == [
         "protected, none, resnet18, seed 0",
         "clean, none, resnet18, seed 0",
@@ -317,25 +386,21 @@ def test_the_most_telling_victims_come_first() -> None:
         "clean, mean, resnet18, seed 0",
     ]
     assert len(planned) == 12
-    assert len(plan(images, countermeasures, archs, [0, 1], LENGTH, cross=True)) == 16
+    assert len(plan(images, VICTIM, 8, countermeasures, [RESNET18, VGG11], [0, 1], cross=True)) == 16
 
 
 def test_countermeasures_by_name_class_and_settings() -> None:
-    chosen = read_countermeasures(
-        ["jpeg", "JPEG", {"class_path": "jpeg", "init_args": {"quality": 50}}, "none", "test_audit.Diverging"]
-    )
-    assert [choice.countermeasure.settings() for choice in chosen[1:3]] == [
-        {"name": "jpeg", "quality": 10},
-        {"name": "jpeg", "quality": 50},
-    ]
-    assert type(chosen[0].countermeasure) is Countermeasure
-    assert type(chosen[3].countermeasure).__name__ == "Diverging"
-    assert [choice.countermeasure.settings() for choice in read_countermeasures([choice.text for choice in chosen[:1]])] == [
-        Countermeasure().settings()
-    ]
+    given = ["jpeg", "JPEG", "Jpeg", {"class_path": "jpeg", "init_args": {"quality": 50}}, "none", "test_audit.Diverging"]
+    chosen = choose_countermeasures(read_countermeasures(given), INFO)
+    assert [each.settings() for each in chosen[1:3]] == [{"name": "jpeg", "quality": 10}, {"name": "jpeg", "quality": 50}]
+    assert type(chosen[0]) is Countermeasure
+    assert type(chosen[3]).__name__ == "Diverging"
+    assert len(chosen) == 4
+    again = read_countermeasures([yaml.safe_load(text_of(each)) for each in chosen])
+    assert [(type(each), each.settings()) for each in again] == [(type(each), each.settings()) for each in chosen]
     for preset in PRESETS.values():
-        assert len(read_countermeasures(preset.countermeasures)) == len(preset.countermeasures)
-    full = [title_of(choice.countermeasure) for choice in read_countermeasures(PRESETS["full"].countermeasures)]
+        assert len(choose_countermeasures(preset.countermeasures, INFO)) == 1 + len(preset.countermeasures)
+    full = [title_of(each) for each in choose_countermeasures(PRESETS["full"].countermeasures, INFO)]
     assert {title.split()[0] for title in full} == {
         *("none", "mean", "median", "gaussian", "centercrop", "jpeg", "grey", "bitdepth", "resample", "cutout", "mixup", "cutmix"),
         *("strongaugment", "uerasermax", "adversarialtraining", "orthogonalprojection", "totalvariation"),
@@ -398,7 +463,8 @@ def test_what_does_not_fit_the_budget_is_listed_with_a_command(trained: list[str
 
 
 def test_estimates_follow_the_most_similar_victims(tmp_path: Path) -> None:
-    planned = plan({"protected": {}, "clean": {}}, [Countermeasure(), Mean()], ["resnet18", "vgg11"], [0], LENGTH, cross=True)
+    images: Any = {"protected": {}, "clean": {}}
+    planned = plan(images, VICTIM, 8, [Countermeasure(), Mean()], [RESNET18, VGG11], [0], cross=True)
     stores: Any = {"protected": Store(tmp_path), "clean": Store(tmp_path)}
     battery = Battery(planned, {}, stores, tmp_path)
     assert battery.expected(planned[0]) is None
@@ -425,7 +491,7 @@ def test_a_victim_that_is_too_slow_is_given_up_after_some_steps(left: float, see
 
 
 def test_the_first_victim_is_given_up_too(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--steps 100000000 --countermeasures none --budget 1h") == 0
+    assert run("--victim_steps 100000000 --countermeasures none --budget 1h") == 0
     (victim,) = written()["skipped"]
     assert re.fullmatch(r"no time left within the budget: it takes about \d+ days?, [\d:]+", victim["reason"])
     assert written()["rows"] == []
@@ -445,7 +511,7 @@ FLOORS = {"acc": 0.2, "balanced_acc": 0.2}
 def rows(plain: float, mean: float, clean: float | None = 1.0, best: float | None = None, floors: Any = FLOORS) -> list[Attempt]:
     records = []
     for trial in trials():
-        treated = trial.countermeasure.name == "mean"
+        treated = trial.victim.countermeasure.name == "mean"
         acc = clean if trial.trained_on == "clean" else mean if treated else plain
         if acc is not None:
             records.append(fake(trial.identity, acc, best if not treated and trial.trained_on == "protected" else None))
@@ -508,7 +574,7 @@ def test_countermeasures_that_ruin_clean_images_too_are_named() -> None:
 
 def test_seeds_that_are_missing_leave_gaps() -> None:
     images: Any = {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
-    planned = plan(images, [Countermeasure()], ["resnet18"], [0, 1], LENGTH, cross=True)
+    planned = plan(images, VICTIM, 8, [Countermeasure()], [RESNET18], [0, 1], cross=True)
     row = attempts_of([fake(trial.identity, acc) for trial, acc in zip(planned, (0.3, 0.9, 0.5), strict=False)], FLOORS)[0]
     assert row.clean is not None
     assert (row.seeds, row.protected.acc, row.clean.acc) == ((0, 1), (0.3, 0.5), (0.9, None))
@@ -606,7 +672,8 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
         ("--seeds []", ["seeds is empty"]),
         ("--seeds [-1]", ["seeds=-1 is out of range"]),
         ("--width 0", ["width=0.0 is out of range"]),
-        ("--steps 0", ["steps=0 is out of range"]),
+        ("--victim_steps 0", ["victim_steps=0 is out of range"]),
+        ("--batch_size 0", ["batch_size=0 is too small"]),
         ("--budget 30", ["budget='30'", "30m"]),
         ("--quick --preset paper", ["contradict"]),
         ("--preset papr", ["--preset=papr", "did you mean 'paper'"]),
@@ -652,26 +719,29 @@ def test_the_commands_of_the_page_can_be_read(monkeypatch: pytest.MonkeyPatch) -
     for line in lines:
         assert line[0] == "salm-cli"
         assert main(line[1:]) == 0
-    assert [choice.countermeasure.name for choice in read_countermeasures(taken[1]["countermeasures"])[1:]] == ["grey", "jpeg"]
+    assert [each.name for each in read_countermeasures(taken[1]["countermeasures"])] == ["grey", "jpeg"]
+
+
+class Tuning(Countermeasure):
+    """Trained as fine-tuning is."""
+
+    optimizer = FineTune.optimizer
 
 
 def test_what_trains_a_victim_belongs_to_architecture_and_countermeasure() -> None:
-    tuning = SimpleNamespace(optimizer=FineTune.optimizer)
-    rates = {}
-    for arch, countermeasure in (
-        ("resnet18", Countermeasure()),
-        ("vit", Countermeasure()),
-        ("resnet18", tuning),
-        ("vit", tuning),
-    ):
-        built = optimizer_of(arch, countermeasure)([nn.Parameter(torch.zeros(1))])  # type: ignore[arg-type]
-        rates[arch, countermeasure is tuning] = (type(built).__name__, built.defaults["lr"])
-        assert arch == "vit" or (built.defaults["momentum"], built.defaults["weight_decay"]) == (0.9, 5e-4)
+    data, rates = PoisonedDataModule("protected"), {}
+    for arch in (RESNET18, Architecture.parse("vit")):
+        for each in (Countermeasure(), Tuning()):
+            trial = Trial("protected", {}, replace(VICTIM, arch=arch, countermeasure=each), 8)
+            built: Any = trial.victim.module(data).build_optimizer([nn.Parameter(torch.zeros(1))])
+            named = trial.identity["optimizer"]
+            rates[arch.name, each.name] = (type(built).__name__, built.defaults["lr"], named and named["init_args"]["lr"])
+            assert arch.name == "vit" or (built.defaults["momentum"], built.defaults["weight_decay"]) == (0.9, 5e-4)
     assert rates == {
-        ("resnet18", False): ("SGD", 0.1),
-        ("vit", False): ("AdamW", 0.001),
-        ("resnet18", True): ("SGD", 0.01),
-        ("vit", True): ("AdamW", 0.001),
+        ("resnet18", "countermeasure"): ("SGD", 0.1, None),
+        ("vit", "countermeasure"): ("AdamW", 0.001, 0.001),
+        ("resnet18", "tuning"): ("SGD", 0.01, 0.01),
+        ("vit", "tuning"): ("AdamW", 0.001, 0.001),
     }
 
 
@@ -680,8 +750,3 @@ def test_the_default_folder_is_beside_the_release(monkeypatch: pytest.MonkeyPatc
     assert audit_folder(Path("protected"), Path("elsewhere")) == Path("elsewhere")
     monkeypatch.chdir("protected")
     assert audit_folder(Path(), None) == Path.cwd().parent / "audit"
-
-
-def test_lengths_are_checked() -> None:
-    with pytest.raises(ConfigurationError, match="batch_size=0"):
-        Length(1.0, 3, 0)

@@ -222,11 +222,9 @@ def test_pictures_of_another_release_are_taken_from_the_list(tmp_path: Path) -> 
 
 
 def test_a_picture_that_is_drawn_again_keeps_its_place(tmp_path: Path) -> None:
-    with Album(tmp_path) as album:
-        for name in ("first", "second"):
-            album.add(name, new_figure(1, 1), name, "old")
-    with Album(tmp_path) as album:
-        album.add("first", new_figure(1, 1), "first", "new")
+    for name in ("first", "second"):
+        Album(tmp_path).add(name, new_figure(1, 1), name, "old")
+    Album(tmp_path).add("first", new_figure(1, 1), "first", "new")
     assert [(entry["file"], entry["caption"]) for entry in json.loads((tmp_path / "pictures.json").read_text())["pictures"]] == [
         ("pictures/first.png", "new"),
         ("pictures/second.png", "old"),

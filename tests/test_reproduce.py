@@ -402,8 +402,8 @@ def test_figures_are_drawn_of_what_has_finished(blood: object, pretended: list[s
     assert picture.name == "fig6-bloodmnist.png"
     assert f"![fig6-bloodmnist]({SETUP}/pictures/fig6-bloodmnist.png)" in Path("out/reproduce.md").read_text()
     assert np.asarray(Image.open(picture)).std() > 1
-    board = EventAccumulator(str(Path("out") / SETUP), size_guidance={"images": 0}).Reload()
-    assert board.Tags()["images"] == ["audit/fig6-bloodmnist"]
+    board = EventAccumulator(str(Path("out") / SETUP / "tensorboard/pictures"), size_guidance={"images": 0}).Reload()
+    assert board.Tags()["images"] == ["fig6-bloodmnist"]
     job = Job(Path("out"), next(path.parent.name for path in Path("out").glob("bloodmnist-*/events*")), {})
     assert drawings._learning_curve(job) == ([2.0, 4.0], pytest.approx([0.2, 0.4]))
 
@@ -424,10 +424,9 @@ def _figures(target: str, cells: list[Cell], rows: list[list[PlannedVictim]], mo
     for name in ("curves_figure", "percent_figure", "battery_figure"):
         chart = getattr(drawings, name)
         monkeypatch.setattr(drawings, name, lambda *parts, chart=chart: given.append(parts) or chart(*parts))
-    with Album(Path("out")) as album:
-        draw = TARGETS[target].draw
-        assert draw is not None
-        draw(SimpleNamespace(cells=cells, victims=rows), album)
+    draw = TARGETS[target].draw
+    assert draw is not None
+    draw(SimpleNamespace(cells=cells, victims=rows), Album(Path("out")))
     return given
 
 

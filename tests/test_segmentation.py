@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from salm_lightning.audit.segmentation import Checkpoint, Otsu, Vessels, compare_masks, open_segmenter
+from salm_lightning.audit.segmentation import Otsu, SegmentationNetwork, Vessels, compare_masks, open_segmenter
 from salm_lightning.errors import ConfigurationError
 
 
@@ -90,7 +90,7 @@ def test_what_is_no_segmenter(tmp_path: Path) -> None:
     for name in (f"{tmp_path}/text.pt", f"fcn_resnet50:{tmp_path}/text.pt", f"fcn_resnet50:{tmp_path}/missing.pt"):
         with pytest.raises(ConfigurationError, match=r"segmenter=.*cannot be read .*torch\.jit\.save"):
             open_segmenter(name)
-    coarse = Checkpoint(nn.Conv2d(1, 2, 3, stride=2), "coarse")
+    coarse = SegmentationNetwork(nn.Conv2d(1, 2, 3, stride=2), "coarse")
     with pytest.raises(ConfigurationError, match=r"segmenter=coarse: it returned \[1, 2, 3, 3\] for images \[1, 1, 8, 8\]"):
         coarse(np.zeros((1, 8, 8), np.uint8))
 

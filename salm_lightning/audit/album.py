@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,33 +15,26 @@ from salm_lightning.audit.results import FOLDER, PICTURES
 from salm_lightning.errors import DataError
 from salm_lightning.files import replacing, write_json
 
+BOARD = "tensorboard"
+"""Folder of what TensorBoard shows."""
 _DPI = 150
 
 
 class Album:
-    """Writes figures to ``out/pictures/NAME.png``, lists them in ``out/pictures.json``, and shows them in TensorBoard; a context manager.
+    """Writes figures to ``out/pictures/NAME.png`` and lists them in ``out/pictures.json``.
 
     Pictures that are there already keep their place in the list, so that a picture which is drawn again replaces its older self; those of
     another release are taken from the list.
 
     Args:
         out: Folder of the results.
-        board: A run folder that TensorBoard reads; ``None`` shows the pictures there for nobody.
         release: SHA-256 of the archive that the pictures are about; ``None`` where they are about more than one.
     """
 
-    def __init__(self, out: Path, board: Path | None = None, release: str | None = None) -> None:
+    def __init__(self, out: Path, release: str | None = None) -> None:
         self.out = out
         self._release = release
         self._entries = {entry["file"]: entry for entry in read_album(out, release)}
-        self._writer = None if board is None else SummaryWriter(str(board))
-
-    def __enter__(self) -> Album:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._writer is not None:
-            self._writer.close()
 
     def add(self, name: str, figure: Figure, title: str, caption: str) -> Path:
         """Write a figure and list it.
@@ -62,11 +55,22 @@ class Album:
         self._entries[file] = {"file": file, "title": title, "caption": caption}
         listed = {"release": {"archive_sha256": self._release}, "pictures": list(self._entries.values())}
         write_json(self.out / PICTURES, listed)
-        if self._writer is not None:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-            self._writer.add_image(f"audit/{name}", pixels, 0, dataformats="HWC")
         return path
+
+    def show(self) -> None:
+        """Let TensorBoard show every picture once, in place of those that it showed before.
+
+        It has the curves and confusion matrices of victims already, from their own runs.
+        """
+        if not self._entries:
+            return
+        board = self.out / BOARD / FOLDER
+        shutil.rmtree(board, ignore_errors=True)
+        with SummaryWriter(str(board)) as writer:
+            for file in self._entries:
+                if not Path(file).stem.startswith(("curves", "confusion")):
+                    with Image.open(self.out / file) as picture:
+                        writer.add_image(Path(file).stem, np.asarray(picture.convert("RGB")), 0, dataformats="HWC")
 
 
 def read_album(out: Path, release: str | None = None) -> list[dict[str, str]]:

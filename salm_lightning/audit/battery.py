@@ -6,24 +6,26 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
 
 from salm_lightning.audit.results import TrainedOn
-from salm_lightning.audit.trials import Length, Record, Store, Trial, is_plain, name_of, title_of
+from salm_lightning.audit.trials import Store, Trial, is_plain, name_of
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.interruption import interruptible
+from salm_lightning.models import Architecture
+from salm_lightning.runs.record import DONE, FAILED, OPEN, Run
+from salm_lightning.runs.victims import VictimSettings
 
-DONE, FAILED, SKIPPED, OPEN = "done", "failed", "skipped", "open"
-"""What became of a victim; an open one has not been tried yet."""
+SKIPPED = "skipped"
+"""What became of a victim for which no time was left."""
 _MEASURED_STEPS = 10
 """Steps of a victim after which its speed is known."""
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -81,6 +83,7 @@ class Battery:
         stores: Where finished ones are kept.
         logs: Folder of TensorBoard's logs.
         accelerator: Lightning's accelerator.
+        estimate: Returns the seconds that a victim takes of whose kind none has been trained yet.
         records: Finished victims by name.
         reasons: Why others have not finished, by name: status and reason.
     """
@@ -90,7 +93,8 @@ class Battery:
     stores: Mapping[TrainedOn, Store]
     logs: Path
     accelerator: str = "auto"
-    records: dict[str, Record] = field(default_factory=dict)
+    estimate: Callable[[Trial], float] | None = None
+    records: dict[str, Run] = field(default_factory=dict)
     reasons: dict[str, tuple[str, str]] = field(default_factory=dict)
     _expected: dict[tuple[str, str], float] = field(default_factory=dict)
 
@@ -110,13 +114,13 @@ class Battery:
         name = name_of(trial.identity)
         return (DONE, "") if name in self.records else self.reasons.get(name, (OPEN, "not trained yet"))
 
-    def run(self, budget: float | None, ended: Callable[[Trial], None], progress: Callable[[], list[ProgressBar]] = list) -> None:
+    def run(self, budget: float | None, ended: Callable[[Trial], None], bars: Callable[[], list[Callback]] = list) -> None:
         """Train what is pending; a victim that fails does not stop the others.
 
         Args:
             budget: Seconds within which the last victim has to end; ``None`` sets no limit.
             ended: Called after each victim that was not left out.
-            progress: Returns the display of one victim's training.
+            bars: Returns the display of one victim's training.
 
         Raises:
             Interrupted: SIGTERM or Ctrl-C; the victim at work is lost, the finished ones are kept.
@@ -125,45 +129,45 @@ class Battery:
         with interruptible():
             for trial in self.pending:
                 left = None if deadline is None else deadline - time.monotonic()
-                expected = self._measured.get((trial.arch, title_of(trial.countermeasure)))
+                expected = self._measured.get(trial.kind)
                 if left is not None and (left <= 0 or (expected is not None and expected > left)):
                     self._skip(trial, expected)
                     continue
-                self._train(trial, left, progress())
+                self._train(trial, bars() + ([] if left is None else [Deadline(left)]))
                 ended(trial)
 
     def expected(self, trial: Trial) -> float | None:
-        """Return the seconds that a victim will take, judged by the most similar ones; ``None`` without any."""
+        """Return the seconds that a victim will take, judged by the most similar ones; ``None`` without any and without estimate."""
         known = self._measured
-        same_arch = [seconds for (arch, _), seconds in known.items() if arch == trial.arch]
-        alike = known.get((trial.arch, title_of(trial.countermeasure)))
-        if alike is not None:
-            return alike
+        if trial.kind in known:
+            return known[trial.kind]
+        if self.estimate is not None:
+            return self.estimate(trial)
+        same_arch = [seconds for (arch, _), seconds in known.items() if arch == trial.kind[0]]
         return fmean(same_arch or known.values()) if known else None
 
     @property
     def _measured(self) -> dict[tuple[str, str], float]:
         """Seconds by architecture and countermeasure: of finished victims, and what those given up would have taken."""
-        return {(record.identity["arch"], record.title): record.seconds for record in self.records.values()} | self._expected
+        finished = {(run.identity["arch"], run.results["title"]): run.seconds for run in self.records.values()}
+        return finished | self._expected
 
     def remaining(self) -> float:
         """Return the seconds that all pending victims will take."""
         return sum(self.expected(trial) or 0.0 for trial in self.pending)
 
-    def _train(self, trial: Trial, left: float | None, callbacks: Sequence[Callback]) -> None:
-        name = name_of(trial.identity)
-        shutil.rmtree(self.logs / name, ignore_errors=True)  # of a victim that was interrupted
-        limits = [] if left is None else [Deadline(left)]
+    def _train(self, trial: Trial, callbacks: Sequence[Callback]) -> None:
+        shutil.rmtree(self.logs / trial.log, ignore_errors=True)  # of a victim that was interrupted
         try:
-            record, module = trial.train(self.images[trial.trained_on], self.logs, [*callbacks, *limits], self.accelerator)
+            record, module = trial.train(self.images[trial.trained_on], self.logs, callbacks, self.accelerator)
         except OutOfTimeError as error:
-            self._expected[trial.arch, title_of(trial.countermeasure)] = error.expected
+            self._expected[trial.kind] = error.expected
             self._skip(trial, error.expected)
         except (SalmError, RuntimeError) as error:  # diverged, or out of memory
-            self.reasons[name] = (FAILED, str(error))
+            self.reasons[name_of(trial.identity)] = (FAILED, str(error))
         else:
             self.stores[trial.trained_on].write(record, module)
-            self.records[name] = record
+            self.records[name_of(trial.identity)] = record
 
     def _skip(self, trial: Trial, expected: float | None) -> None:
         takes = "" if expected is None else f": it takes about {timedelta(seconds=round(expected))}"
@@ -172,10 +176,11 @@ class Battery:
 
 def plan(
     images: Mapping[TrainedOn, Mapping[str, Any]],
+    victim: VictimSettings,
+    batch_size: int,
     countermeasures: Sequence[Countermeasure],
-    archs: Sequence[str],
+    archs: Sequence[Architecture],
     seeds: Sequence[int],
-    length: Length,
     cross: bool,
 ) -> list[Trial]:
     """Return the victims of a battery, the most telling ones first, so that a battery that is cut short has a verdict.
@@ -184,10 +189,11 @@ def plan(
 
     Args:
         images: What identifies the images, ``protected`` and where the originals are known ``clean``.
+        victim: What all of them have in common.
+        batch_size: Images per step.
         countermeasures: What is tried.
         archs: Architectures.
         seeds: Seeds.
-        length: Width, steps and batch size of all.
         cross: Every countermeasure with every architecture; else countermeasures with the first one, and the others without any.
     """
     trials: list[Trial] = []
@@ -197,9 +203,10 @@ def plan(
             for countermeasure in countermeasures:
                 if not (cross or arch == archs[0] or is_plain(countermeasure)):
                     continue
+                settings = replace(victim, arch=arch, countermeasure=countermeasure, seed=seed)
                 for trained_on, identity in images.items():
                     stage = 0 if is_plain(countermeasure) else 1 if trained_on == "protected" else 2
-                    stages[stage].append(Trial(trained_on, identity, countermeasure, arch, seed, length))
+                    stages[stage].append(Trial(trained_on, identity, settings, batch_size))
         trials += [trial for stage in stages for trial in stage]
     return trials
 

@@ -17,15 +17,16 @@ from salm_lightning.audit.results import (
     VictimCurve,
     mean,
 )
-from salm_lightning.audit.trials import Record
+from salm_lightning.audit.trials import Trial
 from salm_lightning.audit.verdict import kept, scale_of, worst_of
 from salm_lightning.data import Task
+from salm_lightning.runs.record import Run
 
 _SCALARS = ("acc", "auc", "balanced_acc")
-_Victims = Mapping[tuple[TrainedOn, int], Record]
+_Victims = Mapping[tuple[TrainedOn, int], Run]
 
 
-def attempts_of(records: Sequence[Record], floors: Mapping[str, float]) -> list[Attempt]:
+def attempts_of(records: Sequence[Run], floors: Mapping[str, float]) -> list[Attempt]:
     """Return a row for each countermeasure and architecture, in the order of their first protected victims.
 
     After the victims without countermeasure follow the same ones under early stopping. What a seed lacks is None.
@@ -34,10 +35,11 @@ def attempts_of(records: Sequence[Record], floors: Mapping[str, float]) -> list[
         records: Finished victims, protected ones and clean twins.
         floors: Measures that are judged; they settle which row is the worst.
     """
-    groups: dict[tuple[str, str], dict[tuple[TrainedOn, int], Record]] = {}
+    groups: dict[str, dict[tuple[TrainedOn, int], Run]] = {}
     for record in sorted(records, key=lambda record: record.identity["trained_on"] == "clean"):
         identity = record.identity
-        group = groups.setdefault((json.dumps(identity["countermeasure"], sort_keys=True), identity["arch"]), {})
+        kind = json.dumps([identity["countermeasure"], identity["network"]], sort_keys=True)
+        group = groups.setdefault(kind, {})
         group[identity["trained_on"], identity["seed"]] = record
     rows: list[Attempt] = []
     for victims in groups.values():
@@ -59,7 +61,7 @@ def _attempt(victims: _Victims, seeds: Sequence[int], stopped: bool = False) -> 
     settings = {"name": EARLY_STOPPING} if stopped else first.identity["countermeasure"]
     return Attempt(
         countermeasure=settings["name"],
-        title=EARLY_STOPPING if stopped else first.title,
+        title=EARLY_STOPPING if stopped else first.results["title"],
         settings=settings,
         arch=first.identity["arch"],
         seeds=tuple(seeds),
@@ -75,13 +77,13 @@ def _drop(protected: Figures, clean: Figures | None) -> float | None:
     return mean([before - after for before, after in pairs if before is not None and after is not None])
 
 
-def _figures(records: Sequence[Record | None], stopped: bool) -> Figures:
+def _figures(records: Sequence[Run | None], stopped: bool) -> Figures:
     values = [{} if record is None else scalars_of(record, stopped) for record in records]
     names = (*_SCALARS, "peak_acc", "best_on_val_acc")
     return Figures(**{name: tuple(value.get(name) for value in values) for name in names})
 
 
-def scalars_of(record: Record, stopped: bool = False) -> dict[str, float | None]:
+def scalars_of(record: Run, stopped: bool = False) -> dict[str, float | None]:
     """Return a victim's single numbers on the clean test split, after the last step or at the best validation."""
     history = record.results["history"]
     values = history["best_on_val"] if stopped else record.results["test"]
@@ -93,19 +95,25 @@ def scalars_of(record: Record, stopped: bool = False) -> dict[str, float | None]
     }
 
 
-def curve_of(record: Record) -> VictimCurve:
+def curve_of(record: Run) -> VictimCurve:
     """Return a victim's learning curve."""
-    steps, test_acc = (tuple(record.curve[name]) for name in ("steps", "test_acc"))
+    curve = {name: tuple(values) for name, values in record.results["curve"].items()}
     identity = {name: record.identity[name] for name in ("trained_on", "arch", "seed")}
-    return VictimCurve(**identity, countermeasure=record.title, steps=steps, test_acc=test_acc)  # type: ignore[arg-type]
+    return VictimCurve(**identity, **curve, countermeasure=record.results["title"])  # type: ignore[arg-type]
 
 
-def confusion_of(records: Sequence[Record], arch: str, seed: int) -> Confusion | None:
-    """Return the confusion matrices of the victims without countermeasure; None without one, or for several labels per image."""
+def confusion_of(records: Sequence[Run], first: Trial) -> Confusion | None:
+    """Return the confusion matrices of the victims without countermeasure; None without one, or for several labels per image.
+
+    Args:
+        records: Finished victims.
+        first: A victim of the architecture and seed that is meant.
+    """
+    wanted = (NONE, first.kind[0], first.victim.seed)
     chosen = {
         record.identity["trained_on"]: record.results
         for record in records
-        if (record.identity["countermeasure"]["name"], record.identity["arch"], record.identity["seed"]) == (NONE, arch, seed)
+        if (record.identity["countermeasure"]["name"], record.identity["arch"], record.identity["seed"]) == wanted
     }
     if "protected" not in chosen or chosen["protected"]["data"]["task"] == Task.MULTI_LABEL:
         return None

@@ -113,26 +113,22 @@ def draw_features(album: Album, pairs: Pairs, classifier: nn.Module, seed: int) 
     )
 
 
-def draw_audit(result: AuditResult, out: Path, board: Path | None = None) -> None:
-    """Draw the battery, learning curves and confusion matrices of an audit into ``out/pictures``.
-
-    Args:
-        result: What the audit found.
-        out: Folder of the results.
-        board: A run folder in which TensorBoard is to show them as well.
+def draw_audit(result: AuditResult, out: Path) -> None:
+    """Draw the battery, learning curves and confusion matrices of an audit into ``out/pictures``, and for TensorBoard.
 
     Raises:
         DataError: ``out`` holds a ``pictures.json`` that cannot be read.
     """
-    with Album(out, board, result.release.archive_sha256) as album:
-        if result.rows:
-            _draw_battery(album, result)
-        if result.curves:
-            _draw_curves(album, result)
-        if result.confusion is not None:
-            for trained_on, matrix in (("protected", result.confusion.protected), ("clean", result.confusion.clean)):
-                if matrix is not None:
-                    _draw_confusion(album, trained_on, matrix, result.confusion.class_names)
+    album = Album(out, result.release.archive_sha256)
+    if result.rows:
+        _draw_battery(album, result)
+    if result.curves:
+        _draw_curves(album, result)
+    matrices = {"protected": result.confusion.protected, "clean": result.confusion.clean} if result.confusion else {}
+    for trained_on, matrix in matrices.items():
+        if matrix is not None and result.confusion is not None:
+            _draw_confusion(album, trained_on, matrix, result.confusion.class_names)
+    album.show()
 
 
 def _draw_battery(album: Album, result: AuditResult) -> None:

@@ -33,7 +33,6 @@ def assess(
     segmenter: Segmenter | None = None,
     max_images: int | None = None,
     seed: int = 0,
-    board: Path | None = None,
     on_progress: Progress | None = None,
 ) -> Quality:
     """Measure what protection did to the images; write ``quality.json``, ``pictures/*.png`` and ``pictures.json``.
@@ -47,7 +46,6 @@ def assess(
         segmenter: ``None`` leaves segmentation out.
         max_images: Look at a random sample of at most so many of the protected images, for large datasets; ``None`` looks at all.
         seed: Settles samples.
-        board: A run folder in which TensorBoard is to show the pictures as well.
         on_progress: Called now and then while images are compared.
 
     Raises:
@@ -67,14 +65,15 @@ def assess(
         linear_separability=linear_separability(pairs, seed),
     )
     result.write(Path(out))
-    with Album(Path(out), board, sha256) as album:
-        draw_examples(album, pairs)
-        draw_extremes(album, pairs, similarity)
-        draw_worst(album, pairs, similarity)
-        if segmenter is not None:
-            draw_segmentation(album, pairs, segmenter, masks)
-        if classifier is not None:
-            draw_features(album, pairs, classifier, seed)
+    album = Album(Path(out), sha256)
+    draw_examples(album, pairs)
+    draw_extremes(album, pairs, similarity)
+    draw_worst(album, pairs, similarity)
+    if segmenter is not None:
+        draw_segmentation(album, pairs, segmenter, masks)
+    if classifier is not None:
+        draw_features(album, pairs, classifier, seed)
+    album.show()
     return result
 
 

@@ -10,11 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.filters import sato, threshold_otsu
-from skimage.morphology import disk, erosion
 from torch import Tensor, nn
-from torchvision.models import get_model, list_models
-from torchvision.models import segmentation as torchvision_segmentation
 
 from salm_lightning.audit.pairs import grey
 from salm_lightning.data.arrays import to_tensor
@@ -45,6 +41,8 @@ class Otsu:
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return 1 for the foreground, ``[B, H, W]``."""
+        from skimage.filters import threshold_otsu
+
         return np.stack([image <= threshold_otsu(image) for image in grey(images)]).astype(np.int64)
 
 
@@ -66,6 +64,9 @@ class Vessels:
         return np.stack([self._segment(image) for image in green]).astype(np.int64)
 
     def _segment(self, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        from skimage.filters import sato, threshold_otsu
+        from skimage.morphology import disk, erosion
+
         inside = erosion(image > self._dark, disk(self._margin), mode="max")
         if not inside.any():
             return np.zeros(image.shape, dtype=bool)
@@ -74,7 +75,7 @@ class Vessels:
         return vessels
 
 
-class Checkpoint:
+class SegmentationNetwork:
     """A trained segmentation network.
 
     Args:
@@ -168,13 +169,15 @@ def compare_masks(before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[s
 
 
 def _architectures() -> list[str]:
-    names: list[str] = list_models(module=torchvision_segmentation)
+    from torchvision.models import list_models, segmentation
+
+    names: list[str] = list_models(module=segmentation)
     return names
 
 
-def _open(name: str, path: Path, load: Callable[[Path], nn.Module]) -> Checkpoint:
+def _open(name: str, path: Path, load: Callable[[Path], nn.Module]) -> SegmentationNetwork:
     try:
-        return Checkpoint(load(path), name)
+        return SegmentationNetwork(load(path), name)
     except Exception as error:  # torch raises almost anything at files that are not its own
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigurationError(
@@ -191,6 +194,8 @@ def _torchscript(path: Path) -> nn.Module:
 
 
 def _torchvision(arch: str, path: Path) -> nn.Module:
+    from torchvision.models import get_model
+
     state = torch.load(path, map_location="cpu", weights_only=True)
     heads = [tensor for key, tensor in state.items() if key.startswith("classifier.") and key.endswith(".weight")]
     auxiliary = any(key.startswith("aux_classifier.") for key in state)

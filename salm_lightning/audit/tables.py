@@ -12,9 +12,9 @@ from rich.text import Text
 
 from salm_lightning.audit.findings import scalars_of
 from salm_lightning.audit.results import AuditResult, Unfinished
-from salm_lightning.audit.trials import Record
 from salm_lightning.console import markdown_table, spread
 from salm_lightning.files import write_csv
+from salm_lightning.runs.record import Run
 
 _MEASURES = {
     **{"acc": "accuracy", "auc": "auc", "balanced_acc": "balanced_accuracy", "kappa": "kappa"},
@@ -98,17 +98,17 @@ def _described(victim: Unfinished) -> str:
     return f"- {name}: {victim.reason}\n  `{victim.command}`"
 
 
-def write_victims(records: Sequence[Record], skipped: Sequence[Unfinished], path: Path) -> None:
+def write_victims(records: Sequence[Run], skipped: Sequence[Unfinished], path: Path) -> None:
     """Write a line per victim as CSV, also for those that did not finish."""
     names = ("countermeasure", "arch", "seed", "trained_on", "status", "reason")
     unfinished = [{name: getattr(victim, name) for name in names} for victim in skipped]
     write_csv(path, CSV_COLUMNS, [*map(_line, records), *unfinished])
 
 
-def _line(record: Record) -> dict[str, Any]:
+def _line(record: Run) -> dict[str, Any]:
     identity = record.identity
     return {
-        "countermeasure": record.title,
+        "countermeasure": record.results["title"],
         "settings": json.dumps(identity["countermeasure"]),
         "status": "done",
         "majority": record.results["majority"],

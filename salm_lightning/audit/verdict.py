@@ -18,8 +18,8 @@ from salm_lightning.audit.results import (
     Word,
     mean,
 )
-from salm_lightning.audit.trials import Length
 from salm_lightning.metrics.learned import KEPT_LIMIT, LEARNED, MEASURES, Scale
+from salm_lightning.runs.victims import VictimSettings
 
 _FEW_IMAGES = 2500
 """Test images below which the accuracy's 95 % interval is wider than two points to each side."""
@@ -98,14 +98,16 @@ def _sentence(shares: Sequence[tuple[Attempt, float]], scale: Scale, telling: bo
     return PROTECTS, f"{ordinary}. Of all that was tried, most is kept by {_named(strongest)}: {_percent(most)}; {limit}."
 
 
-def limits(untried: Sequence[str], archs: Sequence[str], seeds: int, length: Length, skipped: int, test_images: int) -> list[str]:
+def limits(
+    untried: Sequence[str], archs: Sequence[str], seeds: int, victim: VictimSettings, skipped: int, test_images: int
+) -> list[str]:
     """Return what a battery does not show, in plain words.
 
     Args:
         untried: Names of the countermeasures that were not tried.
         archs: Architectures that were not tried.
         seeds: Seeds per victim.
-        length: How long and wide the victims are.
+        victim: How long and wide the victims are.
         skipped: Victims that were planned and did not finish.
         test_images: Images of the clean test split.
     """
@@ -124,7 +126,7 @@ def limits(untried: Sequence[str], archs: Sequence[str], seeds: int, length: Len
         )
     return [
         *found,
-        f"Every victim had {length.steps} steps at width {length.width:g}; longer training and wider networks may learn more.",
+        f"Every victim had {victim.steps} steps at width {victim.width:g}; longer training and wider networks may learn more.",
         "Countermeasures were tried one at a time; someone may combine them, or think of others.",
         "Whoever has other images of the same kind can train on those.",
     ]

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from salm_lightning.audit.quality import assess
-from salm_lightning.audit.results import Extremes, Quality, Separability, audit_folder
-from salm_lightning.audit.segmentation import open_segmenter
-from salm_lightning.console import progress, say
+from salm_lightning.console import command, progress, say
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.release import PoisonedDataModule
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from salm_lightning.audit.results import Extremes, Quality, Separability
 
 _TITLES = {
     "ssim": "structural similarity (SSIM)",
-    "psnr": "signal-to-noise ratio (PSNR, dB)",
+    "psnr": "signal to noise (PSNR, dB)",
     "ahash": "average hash, equal bits",
     "phash": "perceptual hash, equal bits",
     "dhash": "difference hash, equal bits",
-    "nmi": "mutual information of grey levels (NMI)",
-    "linf": "largest change (l-inf, of 255)",
+    "nmi": "mutual information (NMI)",
+    "linf": "largest change (l-inf)",
     "l0": "changed pixels (l0)",
     "changed_share": "changed share of the pixels",
 }
@@ -61,23 +58,33 @@ def quality(
     """
     if source is None:
         raise ConfigurationError("source is missing: give the originals, as in --source pathmnist or --source my_images.npz.")
+    import numpy as np
+    from rich.console import Console
+
+    from salm_lightning.audit.album import BOARD
+    from salm_lightning.audit.quality import assess
+    from salm_lightning.audit.results import audit_folder
+    from salm_lightning.audit.segmentation import open_segmenter
+    from salm_lightning.release import PoisonedDataModule
+
     chosen = open_segmenter(segmenter)
     protected = PoisonedDataModule(release)
     images = protected.open_original(source, root).images
     chosen(np.asarray(images.split("train").images[:1]))  # refuses what it cannot take
     folder = audit_folder(release, out)
     with progress("comparing images") as on_progress:
-        result = assess(
-            release, images, folder, segmenter=chosen, max_images=max_images, seed=seed, board=folder, on_progress=on_progress
-        )
+        result = assess(release, images, folder, segmenter=chosen, max_images=max_images, seed=seed, on_progress=on_progress)
     Console().print(quality_table(result))
     _say_separability(result.linear_separability)
-    say(f"Results:  {folder}/quality.json\nPictures: {folder}/pictures (tensorboard --logdir {folder})")
+    say(f"Results:  {folder}/quality.json\nPictures: {folder}/pictures ({command('tensorboard', '--logdir', folder / BOARD)})")
     return 0
 
 
 def quality_table(result: Quality) -> Table:
     """Return a table of what ``quality.json`` holds on similarity and segmentation."""
+    from rich.markup import escape
+    from rich.table import Table
+
     of = "" if result.images == result.protected_images else f" of {result.protected_images}"
     table = Table(title=f"{result.images}{of} protected images against their originals")
     for heading in ("", "mean", "worst 5 %", "worst image", "its index"):

@@ -52,14 +52,14 @@ class Architecture:
         """Return what a user names, checked.
 
         Args:
-            value: A name, a class path, ``{class_path, init_args}``, or from Python a class or ``functools.partial`` of one.
+            value: A name in any case, a class path, ``{class_path, init_args}``, or from Python a class or ``functools.partial`` of one.
             argument: What the user calls it.
 
         Raises:
             ConfigurationError: The name is unknown, the class cannot be imported or is no network's, or its arguments do not fit.
         """
         if isinstance(value, str):
-            return cls(value)._checked(argument)
+            return cls(value.lower() if value.lower() in ARCHITECTURES else value)._checked(argument)
         if isinstance(value, Architecture):
             return value._checked(argument)
         if isinstance(value, Mapping):

@@ -23,8 +23,9 @@ def run(name: str, target: Target, experiment: Experiment, settings: Settings, o
     results = target.derive(experiment.results())
     if target.draw is not None:
         folder = out / picture_folder(settings.labels.values())
-        with Album(folder, board=folder) as album:
-            target.draw(experiment, album)
+        album = Album(folder)
+        target.draw(experiment, album)
+        album.show()
     say(save(name, results, settings, out))
     say(f"Saved: {out / CSV}, {out / MARKDOWN}")
     undone = [result for result in results if result.status != DONE]

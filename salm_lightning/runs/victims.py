@@ -37,7 +37,7 @@ class VictimSettings:
         ConfigurationError: A value is unknown or out of range.
     """
 
-    arch: str | NetworkFactory = "resnet18"
+    arch: Architecture | str | NetworkFactory = "resnet18"
     width: float = 1.0
     steps: int = 20000
     precision: Precision = "32-true"
@@ -46,9 +46,14 @@ class VictimSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        Architecture.parse(self.arch, "victim")
+        _ = self.architecture
         require_positive(width=self.width, victim_steps=self.steps, learning_rate=self.learning_rate)
         check_seed(self.seed)
+
+    @property
+    def architecture(self) -> Architecture:
+        """Its architecture, parsed."""
+        return Architecture.parse(self.arch, "victim")
 
     def module(self, data: ImageDataModule) -> VictimModule:
         """Return the victim, untrained, for images such as ``data``."""
@@ -57,7 +62,7 @@ class VictimSettings:
             arch=self.arch,
             width=self.width,
             countermeasure=self.countermeasure,
-            optimizer=default_optimizer(Architecture.parse(self.arch), self.countermeasure, self.learning_rate),
+            optimizer=default_optimizer(self.architecture, self.countermeasure, self.learning_rate),
             seed=self.seed,
         )
 

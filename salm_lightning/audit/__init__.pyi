@@ -1,0 +1,3 @@
+from .run import audit
+
+__all__ = ["audit"]
