@@ -31,6 +31,7 @@ from salm_lightning.models import Architecture
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import SALM
 from salm_lightning.noise.pgd import InputGradient, frozen
+from salm_lightning.noise.samples import Samples
 
 PATHMNIST_IMAGES = 89_996
 RADIUS, STEP = 8 / 255, 1.6 / 255
@@ -106,15 +107,12 @@ class OurKernels:
         method = self.module.method
         gradient = InputGradient(
             self.module.source,
-            *batch,
-            self.module.task,
+            Samples(*batch, self.module.task, self.module.num_classes, 0),
             method.transform,
-            method.eot_samples,
-            0,
             "eot",
-            self.module.num_classes,
             (self.step,),
-            self.half,
+            eot_samples=method.eot_samples,
+            half=self.half,
         )
         with self.autocast(), frozen(self.module.source):
             return method.improve(batch.images, delta, gradient, steps).delta

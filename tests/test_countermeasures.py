@@ -209,7 +209,7 @@ def make_step(task: Task = Task.MULTI_CLASS, size: int = 16, count: int = 12, nu
     labels = torch.arange(count) % 4
     if task is Task.MULTI_LABEL:
         labels = torch.stack([labels > 0, labels > 1, labels == 3, labels == 2], dim=1).float()
-    step = TrainingStep(Peek(images[0].numel(), 4), images, labels, indices, task, 4, CropFlip(padding=2), SEED, number)
+    step = TrainingStep(images, labels, indices, task, 4, SEED, Peek(images[0].numel(), 4), CropFlip(padding=2), number)
     return replace(step, **changed)
 
 

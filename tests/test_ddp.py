@@ -220,8 +220,8 @@ def test_a_pair_goes_on_as_a_single_process(folder: Path, pair: Path) -> None:
 
     def keep_noise(rank: int) -> None:
         def save(module: NoiseGeneratorModule) -> None:
-            assert module._store is not None
-            np.save(folder / "taken-over.npy", module._store._noise.numpy())
+            assert module.noise.store is not None
+            np.save(folder / "taken-over.npy", module.noise.store._noise.numpy())
 
         with_module("on_train_start", save)
 

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from medmnist import Evaluator
 from sklearn.metrics import (
     balanced_accuracy_score,
@@ -19,6 +22,7 @@ from sklearn.metrics import (
 
 from salm_lightning.data.base import Task
 from salm_lightning.metrics import ClassificationMetrics, classification_loss, confusion_image, majority_baseline
+from salm_lightning.metrics.figures import confusion_figure
 
 SETS = {
     Task.MULTI_CLASS: ("pathmnist", 9),
@@ -185,23 +189,39 @@ def test_loss_of_half_precision_logits_is_computed_in_float32(task: Task) -> Non
     assert torch.equal(losses, classification_loss(half.float(), labels, task, "none"))
 
 
-def test_confusion_image_shades_the_share_of_each_row() -> None:
-    matrix = torch.tensor([[90, 0, 0], [5, 5, 0], [0, 0, 0]])
-    picture = confusion_image(matrix, ["adipose", "a name far too long to be drawn beside a matrix", "none"])
-    assert picture.dtype == torch.uint8
-    assert picture.shape[0] == 3
-    red = picture[0]
-    left = picture.shape[2] - 3 * 64 - 8
-    corner = [[int(red[32 + 32 * i + 2, left + 64 * j + 2]) for j in range(3)] for i in range(3)]
-    assert corner == [[8, 255, 255], [132, 132, 255], [255, 255, 255]]
+def _shades(picture: torch.Tensor, figure: Figure) -> list[list[int]]:
+    """Return the red of each cell a little beside its text, where the drawn figure has it."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    axes = figure.axes[0]
+    rows, columns = axes.images[0].get_array().shape
+    places = [[axes.transData.transform((column - 0.4, row - 0.3)) for column in range(columns)] for row in range(rows)]
+    return [[int(picture[0, picture.shape[1] - round(y), round(x)]) for x, y in row] for row in places]
+
+
+def _blue(share: float) -> int:
+    return round(255 * colormaps["Blues"](float(share))[0])
+
+
+def test_confusion_image_shades_the_share_of_each_row_and_names_its_axes() -> None:
+    matrix, names = (
+        torch.tensor([[90, 0, 0], [5, 5, 0], [0, 0, 0]]),
+        ["adipose", "a name far too long to be drawn beside it", "none"],
+    )
+    picture, figure = confusion_image(matrix, names), confusion_figure(matrix, names)
+    assert (picture.dtype, picture.shape[0]) == (torch.uint8, 3)
+    none, half, all_of_it = (_blue(share) for share in (0, 0.5, 1))
+    expected = [[all_of_it, none, none], [half, half, none], [none, none, none]]
+    np.testing.assert_allclose(_shades(picture, figure), expected, atol=2)
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("predicted class (number)", "true class")
+    assert len(figure.axes[0].get_yticklabels()[1].get_text()) <= 28
 
 
 def test_confusion_image_of_a_multi_label_task_has_a_row_per_label() -> None:
-    matrix = torch.tensor([[[7, 3], [0, 10]]] * 5)
-    picture = confusion_image(matrix, [f"finding {i}" for i in range(5)])
-    assert picture.shape[1] == 32 * 6 + 8
-    left = picture.shape[2] - 4 * 64 - 8
-    assert [int(picture[0, 34, left + 64 * j + 2]) for j in range(4)] == [82, 181, 255, 8]
+    matrix, names = torch.tensor([[[7, 3], [0, 10]]] * 5), [f"finding {i}" for i in range(5)]
+    picture, figure = confusion_image(matrix, names), confusion_figure(matrix, names)
+    np.testing.assert_allclose(_shades(picture, figure), [[_blue(share) for share in (0.7, 0.3, 0, 1)]] * 5, atol=2)
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("answer", "label")
 
 
 def test_confusion_image_refuses_a_wrong_number_of_names() -> None:

@@ -365,7 +365,7 @@ def test_noise_in_a_memory_map_is_resumed_and_released_alike_and_leaves_no_file(
     noise_bytes, maps = SAMPLES * 3 * SIZE**2, Path("/proc/self/maps")
     releases, left = [], []
     for mapped, limit in ((False, noise_bytes), (True, noise_bytes - 1)):
-        monkeypatch.setattr("salm_lightning.modules.noise_generator.HOST_LIMIT", limit)
+        monkeypatch.setattr("salm_lightning.noise.keeper.HOST_LIMIT", limit)
         folder = tmp_path / str(limit)
         data, first = make_data(folder), make_trainer(folder, 3)
         first.fit(make_module(data), datamodule=data)
@@ -479,9 +479,9 @@ def test_the_source_model_runs_in_the_precision_of_the_trainer_and_the_noise_in_
     assert len(noise) == 6 + 3
     assert {tensor.dtype for made in noise for tensor in made} == {torch.float32}
     assert {made.delta.device.type for made in noise} == {accelerator}
-    assert module._store is not None
-    indices = torch.from_numpy(module._store.indices)
-    kept = module._store.get(indices, torch.zeros(50, 3, SIZE, SIZE))
+    assert module.noise.store is not None
+    indices = torch.from_numpy(module.noise.store.indices)
+    kept = module.noise.store.get(indices, torch.zeros(50, 3, SIZE, SIZE))
     assert kept.dtype == torch.float32
     assert kept.flatten(1).any(1).all()
     assert float(kept.abs().max()) <= 8 / 255 * 1.0001
@@ -507,7 +507,7 @@ def test_the_input_gradient_is_scaled_in_fp16_alone(tmp_path: Path, purpose: str
     images = as_tensor(read(tmp_path)["train_images"][:6])
     batch = Batch(images, torch.arange(6) % 3, torch.arange(6))
     module.trainer = SimpleNamespace(precision=precision)
-    gradient = module._input_gradient(batch, purpose, 0)
+    gradient = module._input_gradient(module._samples(batch), purpose, 0)
     assert gradient.half is (precision == "16-mixed")
     plain = replace(gradient, half=False)
     zero = torch.zeros_like(images)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from salm_lightning.audit import pictures
 from salm_lightning.audit.album import Album, read_album
-from salm_lightning.audit.charts import Bar, Curve, battery_figure, confusion_figure, curves_figure, percent_figure
+from salm_lightning.audit.charts import Bar, Curve, battery_figure, curves_figure, percent_figure
 from salm_lightning.audit.image_figures import embed, examples_figure, noise_image, pairs_figure, segmentation_figure, tsne_figure
 from salm_lightning.audit.pictures import draw_audit
 from salm_lightning.audit.results import (
@@ -29,8 +29,9 @@ from salm_lightning.audit.results import (
     Verdict,
     VictimCurve,
 )
-from salm_lightning.audit.style import CLEAN, COLORS, PROTECTED, new_figure, short
 from salm_lightning.errors import DataError
+from salm_lightning.metrics.figures import confusion_figure
+from salm_lightning.metrics.style import CLEAN, COLORS, PROTECTED, new_figure, short
 
 
 def noisy(count: int, shape: tuple[int, ...] = (6, 6, 3)) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from salm_lightning.main import main
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import TAP
 from salm_lightning.noise.pgd import InputGradient, frozen
+from salm_lightning.noise.samples import Samples
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.release import Manifest
 from salm_lightning.runs.generation import generate
@@ -84,7 +85,7 @@ def objective(model: nn.Module, images: Tensor, labels: Tensor, padding: int = 2
     task = Task.MULTI_LABEL if labels.is_floating_point() else Task.MULTI_CLASS
     indices = torch.arange(20, 20 + len(images))
     return InputGradient(
-        model, images, labels, indices, task, CropFlip(padding, padding > 0), 1, SEED, "last", CLASSES, **setting
+        model, Samples(images, labels, indices, task, CLASSES, SEED), CropFlip(padding, padding > 0), "last", **setting
     )
 
 
@@ -98,12 +99,12 @@ def test_pgd_equals_a_plain_loop(multi_label: bool, targeted: bool, restarts: in
     goal = objective(model, images, labels)
     method = TAP(step_size=1.6, targeted=targeted, restarts=restarts)
     with frozen(model):
-        made = method.improve(images, method.start(images, goal.indices, SEED), goal, 8).delta
-    ends, losses = plain_tap(model, (images, labels, goal.indices), 8, 1.6, targeted, restarts, 2)
+        made = method.improve(images, method.start(images, goal.samples.indices, SEED), goal, 8).delta
+    ends, losses = plain_tap(model, (images, labels, goal.samples.indices), 8, 1.6, targeted, restarts, 2)
     chosen = (losses if targeted else -losses).argmin(0)
     assert restarts == 1 or len(chosen.unique()) > 1
     torch.testing.assert_close(made, ends[chosen, torch.arange(16)], rtol=0, atol=1e-6)
-    assert goal.labels is labels  # what the objective is asked for later is not the targets
+    assert goal.samples.labels is labels  # what the objective is asked for later is not the targets
 
 
 def test_targets_are_the_next_class_and_the_opposite_labels() -> None:
@@ -134,7 +135,7 @@ def test_further_restarts_never_end_worse() -> None:
     for restarts in (1, 4):
         method = TAP(step_size=1, restarts=restarts)
         ends.append(
-            loss_of(model(images + method.improve(images, method.start(images, goal.indices, 0), goal, 2).delta), targets)
+            loss_of(model(images + method.improve(images, method.start(images, goal.samples.indices, 0), goal, 2).delta), targets)
         )
     assert (ends[1] <= ends[0]).all()
     assert (ends[1] < ends[0]).any()
@@ -144,7 +145,7 @@ def test_losses_are_those_of_each_sample_averaged_over_the_transforms() -> None:
     model, images, labels = network().eval(), draw(6, 3, 12, 12), torch.arange(6) % CLASSES
     goal = objective(model, images, labels)
     goal.eot_samples, delta = 3, draw(6, 3, 12, 12, seed=1) / 30
-    views = [oracles.crop_flip(images + delta, goal.indices, 2, SEED, "last", 7, number) for number in range(3)]
+    views = [oracles.crop_flip(images + delta, goal.samples.indices, 2, SEED, "last", 7, number) for number in range(3)]
     expected = torch.stack([loss_of(model(view), labels) for view in views]).mean(0)
     torch.testing.assert_close(goal.losses(delta, 7), expected.detach(), rtol=1e-5, atol=1e-6)
     assert not goal.losses(delta, 7).requires_grad

@@ -1,4 +1,4 @@
-"""Figures of accuracies: learning curves, batteries, confusion matrices, and the accuracy over K."""
+"""Figures of accuracies: learning curves, batteries, and the accuracy over K."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from salm_lightning.audit.style import CLEAN, COLORS, MARKERS, PROTECTED, WIDTH, accuracy_axis, new_figure, short, styled
-from salm_lightning.metrics import confusion_table
+from salm_lightning.metrics.style import CLEAN, COLORS, MARKERS, PROTECTED, WIDTH, accuracy_axis, new_figure, short, styled
 
 _PANELS_PER_ROW = 2
 
@@ -87,29 +86,6 @@ def battery_figure(bars: Sequence[Bar], majority: float) -> Figure:
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     _legend_below(figure, axes)
-    return figure
-
-
-@styled
-def confusion_figure(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
-    """Draw a confusion matrix (paper: Fig. 6): the share of the true class as the shade, counts as text.
-
-    Raises:
-        ValueError: The number of names is not the number of classes or labels.
-    """
-    table = confusion_table(np.asarray(matrix, dtype=np.int64), [short(name, 24, 1) for name in class_names])
-    figure = new_figure(1.1 + 0.4 * len(table.rows))
-    axes = figure.subplots()
-    image = axes.imshow(100 * table.shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    for (row, column), count in np.ndenumerate(table.counts):
-        ink = "white" if table.shares[row, column] > 0.6 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=10)
-    axes.set_yticks(range(len(table.rows)), table.rows, fontsize=10)
-    labels = np.ndim(matrix) == 3
-    axes.set_xticks(range(len(table.columns)), [name.replace(": ", ":\n") for name in table.columns], fontsize=10)
-    axes.set(xlabel="answer" if labels else "predicted class (number)", ylabel="label" if labels else "true class")
-    axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes, label="share of the true class (%)")
     return figure
 
 

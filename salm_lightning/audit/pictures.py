@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from salm_lightning.audit.album import Album
-from salm_lightning.audit.charts import Bar, Curve, battery_figure, confusion_figure, curves_figure
+from salm_lightning.audit.charts import Bar, Curve, battery_figure, curves_figure
 from salm_lightning.audit.extremes import summarise
 from salm_lightning.audit.image_figures import (
     embed,
@@ -25,7 +25,8 @@ from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.results import AuditResult, Matrix
 from salm_lightning.audit.segmentation import Segmenter
 from salm_lightning.audit.similarity import DISTANCES
-from salm_lightning.audit.style import CLEAN, PROTECTED
+from salm_lightning.metrics.figures import confusion_figure
+from salm_lightning.metrics.style import CLEAN, PROTECTED
 
 _PerImage = dict[str, NDArray[np.float64]]
 _MOST_POINTS = 500  # pairs, so a thousand images

@@ -45,20 +45,8 @@ class AdversarialTraining(Countermeasure):
         radius = self.radius / 255
         draws = uniform(fold(step.seed, "adversarial start", step.number), step.indices, step.images[0].numel())
         delta = project((2 * draws.view(step.images.shape) - 1) * radius, step.images, radius)
-        gradient = InputGradient(
-            step.network,
-            step.images,
-            step.labels,
-            step.indices,
-            step.task,
-            step.transform,
-            eot_samples=1,
-            seed=step.seed,
-            purpose="victim",
-            num_classes=step.num_classes,
-            counters=(step.number,),
-            half=_half(step.images.device),
-        )
+        half = _half(step.images.device)
+        gradient = InputGradient(step.network, step, step.transform, "victim", (step.number,), half=half)
         with frozen(step.network):
             for _ in range(self.pgd_steps):
                 # The same number at every step keeps crop and flip.

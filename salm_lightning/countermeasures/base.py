@@ -11,36 +11,25 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from salm_lightning.data.base import DatasetInfo, Split, Task
+from salm_lightning.data.base import DatasetInfo, Split
 from salm_lightning.data.prepared import Preparation
 from salm_lightning.metrics import classification_loss
+from salm_lightning.noise.samples import Samples
 from salm_lightning.noise.transforms import CropFlip
 
 
 @dataclass(frozen=True)
-class TrainingStep:
+class TrainingStep(Samples):
     """What a victim's training step is made of.
 
     Attributes:
         network: The victim in training mode; takes images in [0, 1], returns logits.
-        images: Training images in [0, 1] before augmentation, ``[B, C, H, W]``.
-        labels: int64 ``[B]``, or for multi-label tasks float32 of 0 and 1 ``[B, L]``.
-        indices: Sample indices ``[B]``, which key the draws.
-        task: What is predicted.
-        num_classes: Classes or labels.
         transform: The ordinary augmentation, crop and flip.
-        seed: The victim's seed.
         number: Training steps taken before, which key the draws too.
     """
 
     network: nn.Module
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    task: Task
-    num_classes: int
     transform: CropFlip
-    seed: int
     number: int
 
     def augmented(self, *counters: int) -> Tensor:

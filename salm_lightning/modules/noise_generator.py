@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor
@@ -31,25 +29,21 @@ from salm_lightning.modules.schedule import (
     automatic_updates,
     configure,
     default_optimizer,
+    logs_at,
     require_finite,
     require_finite_weights,
+    training_length,
     training_settings,
+    warn_of_changes,
 )
+from salm_lightning.noise.keeper import choose_keeper, fingerprint
 from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import InputGradient, frozen
 from salm_lightning.noise.rounding import release_images
+from salm_lightning.noise.samples import Samples
 from salm_lightning.noise.selection import Selection
-from salm_lightning.noise.store import LEVELS, NoiseStore, Snapshot, dequantise, merge_checksums, snapshot_folder
+from salm_lightning.noise.store import NoiseStore, merge_checksums, snapshot_folder
 from salm_lightning.release.last_pass import ProtectedChunk
-
-DEVICE_SHARE = 0.4
-"""Share of the device's free memory that the noise may take before it goes to a memory-mapped file."""
-HOST_LIMIT = 2**28
-"""Bytes of noise that a CPU run keeps in memory before it goes to a memory-mapped file.
-
-The noise of every MedMNIST dataset at 28 pixels stays below (PathMNIST has 212 MB), and the rest of a run needs far more, so that
-memory is bounded by the batch. Above it the file costs little: a visit of an image reads and writes its noise once, next to several
-passes of the network, and the system keeps in memory what has room."""
 
 
 class NoiseGeneratorModule(LightningModule):
@@ -118,9 +112,10 @@ class NoiseGeneratorModule(LightningModule):
         self.updates_per_visit = updates_per_visit
         self.pgd_steps = pgd_steps
         self.last_pass_steps = method.last_pass_steps if last_pass_steps is None else last_pass_steps
-        _check_steps(updates_per_visit, pgd_steps, self.last_pass_steps)
+        _check_steps(method, updates_per_visit, pgd_steps, self.last_pass_steps)
         self.selection = selection
-        self._check_method()
+        self.noise = choose_keeper(method, loop, num_classes)
+        self.noise.check(self.task, loop, selection, self.last_pass_steps)
         self.seed = seed
         self.arch = Architecture.parse(source, "source")
         self.build_optimizer = optimizer or default_optimizer(self.arch)
@@ -134,53 +129,11 @@ class NoiseGeneratorModule(LightningModule):
         self.pictures_wanted = False
         self.last_pictures: dict[str, Any] | None = None
         self._selected: Tensor | None = None
-        self._store: NoiseStore | None = None
         self._trained_on: str | None = None
-        self._last_start: Snapshot | NoiseStore | None = None
         self._from_checkpoint = False
         self._drops = False
         self._updates = pgd_steps
         self.trained: dict[str, Any] | None = None
-
-    def _check_method(self) -> None:
-        method, step_size = self.method, getattr(self.method, "step_size", None)
-        if method.trains_source_on == "clean" and self.last_pass_steps == 0:
-            raise ConfigurationError(
-                f"last_pass_steps=0 releases the noise as it was trained, and {method.name} makes none before the last pass; give 1 or "
-                f"more, or leave it out for {method.last_pass_steps}."
-            )
-        if method.noise_per == "class":
-            self._check_class_noise()
-        if self._keeps_noise and step_size is not None and step_size < method.radius / LEVELS:
-            raise ConfigurationError(
-                f"step_size={step_size:g} is below the resolution of stored noise (radius / {LEVELS} = {method.radius / LEVELS:.3g}): "
-                "every step would be rounded away. Give a larger step, or loop: fresh."
-            )
-
-    def _check_class_noise(self) -> None:
-        if self.task is Task.MULTI_LABEL:
-            raise ConfigurationError(
-                "noise_per='class' needs one class per image, and a multi-label image has any number of labels; use noise_per: sample."
-            )
-        if self.loop != "persistent":
-            raise ConfigurationError(
-                f"noise_per='class' keeps a noise for each class, which loop={self.loop!r} does not; use loop: persistent, or "
-                "noise_per: sample."
-            )
-        if self.selection is not None and self.selection.percent < 100:
-            raise ConfigurationError(
-                f"selection.percent={self.selection.percent:g} leaves some images of a class clean, and noise_per='class' trains on all of "
-                "them alike; give noise_per: sample, or choose whole classes."
-            )
-        if self.last_pass_steps:
-            raise ConfigurationError(
-                f"last_pass_steps={self.last_pass_steps} would give the images of a class noise that differs between chunks; leave it "
-                "out, which is 0 for noise_per='class'."
-            )
-
-    @property
-    def _keeps_noise(self) -> bool:
-        return self.loop == "persistent" and self.method.trains_source_on == "protected"
 
     # Settings -----------------------------------------------------------------------------------------------------------------
 
@@ -217,23 +170,12 @@ class NoiseGeneratorModule(LightningModule):
             selected = self.selected_samples(_image_data(self))
             self._selected = torch.from_numpy(selected).to(self.trainer.strategy.root_device)
         self._from_checkpoint = False
-        if stage != "fit" or not self._keeps_noise:
-            return
-        data = _image_data(self)
-        data.setup("fit")
-        self._trained_on = _data_fingerprint(data)
-        by_class, world = self.method.noise_per == "class", self.trainer.world_size
-        if by_class and world > 1:
-            raise ConfigurationError(
-                "noise_per='class' trains on one device, because all samples of a class share its noise; the Trainer has "
-                f"{world}. Give trainer.devices: 1 and trainer.num_nodes: 1, or noise_per: sample."
-            )
-        owned = np.arange(self.num_classes) if by_class else data.shard(self.trainer.global_rank, world)
-        self._updates = self._resolve_updates(len(owned) if by_class else len(data.split("train")), data.batch_size)
-        device = self.trainer.strategy.root_device
-        fits = len(owned) * math.prod(self.image_shape) <= _noise_room(device)
-        scratch = None if fits else checkpoint_folder(self.trainer)
-        self._store = NoiseStore(owned, self.image_shape, self.method.radius_unit, device, scratch)
+        if stage == "fit" and self.noise.keeps:
+            data, trainer = _image_data(self), self.trainer
+            data.setup("fit")
+            self._trained_on = fingerprint(data.split("train"))
+            shard, device = data.shard(trainer.global_rank, trainer.world_size), trainer.strategy.root_device
+            self.noise.open(shard, trainer.world_size, self.image_shape, device, lambda: checkpoint_folder(trainer))
 
     def selected_samples(self, data: ImageDataModule) -> NDArray[np.bool_] | None:
         """Say of each training sample whether it is protected, boolean ``[N]``; ``None`` when all are.
@@ -246,29 +188,25 @@ class NoiseGeneratorModule(LightningModule):
         data.setup("fit")
         return self.selection.mask(data.split("train").labels, data.info)
 
-    def _resolve_updates(self, noises: int, batch_size: int) -> int:
+    def _resolve_updates(self, data: ImageDataModule) -> int:
         if isinstance(self.updates_per_visit, int):
             return self.updates_per_visit
-        steps = self.trainer.max_steps
-        if steps < 1:
-            raise ConfigurationError(
-                "updates_per_visit='auto' needs the training length: give trainer.max_steps, or a number from 1 to 10."
-            )
-        return automatic_updates(noises, steps, batch_size)
+        steps = training_length(self.trainer, "updates_per_visit='auto'", "a number from 1 to 10")
+        return automatic_updates(self.noise.count(len(data.split("train"))), steps, data.batch_size)
 
     def on_train_start(self) -> None:
         """Find out whether each step has to settle what dropout draws, and note for the manifest how the training goes."""
         self._drops = not self.arch.is_ours or has_dropout(self.source)
-        self.trained = {
-            "batch_size": _image_data(self).batch_size,
-            "precision": str(self.trainer.precision),
-            "updates_per_visit": None if self._store is None else self._updates,
-        }
+        data = _image_data(self)
+        updates = self._resolve_updates(data) if self.noise.keeps else None
+        self._updates = updates or self.pgd_steps
+        self.trained = {"batch_size": data.batch_size, "precision": str(self.trainer.precision), "updates_per_visit": updates}
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Improve the batch's noise, then step the source model on the noisy batch."""
         images, labels, indices = batch
-        noise = self._perturb(batch)
+        samples = self._samples(batch)
+        noise = self._perturb(samples)
         if self._drops:
             seed_dropout(self.seed, self.global_step, self.global_rank)
         protected = self.method.transform((images + noise.delta).clamp(0, 1), indices, self.seed, "source", self.global_step)
@@ -281,15 +219,13 @@ class NoiseGeneratorModule(LightningModule):
         optimizer.step()  # type: ignore[union-attr]
         self.lr_schedulers().step()  # type: ignore[union-attr]
         share_statistics(self.source)
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if logs_at(self.trainer, self.global_step):
             self._log_step(loss.detach(), logits.detach(), labels, noise.delta, rate)
         if self.pictures_wanted:
-            self.last_pictures = {
-                "images": images, "delta": noise.delta, "mask": noise.mask, "radius": self.method.radius_unit,
-            }  # fmt: skip
-        if self._store is not None:
-            # Last, so that a checkpoint never holds noise of a step that the optimiser has not taken.
-            self._store.put(self._noise_keys(batch), noise.delta)
+            radius = self.method.radius_unit
+            self.last_pictures = {"images": images, "delta": noise.delta, "mask": noise.mask, "radius": radius}
+        # Last, so that a checkpoint never holds noise of a step that the optimiser has not taken.
+        self.noise.put(samples, noise.delta)
 
     def on_train_end(self) -> None:
         """Make no release with a source model that has diverged."""
@@ -299,46 +235,26 @@ class NoiseGeneratorModule(LightningModule):
     def _note_steps(self) -> None:
         self.trained = {**(self.trained or {}), "steps": self.global_step}
 
-    def _perturb(self, batch: Batch) -> Perturbation:
-        images, _, indices = batch
-        if self.method.trains_source_on == "clean":
-            return Perturbation(torch.zeros_like(images), torch.zeros_like(images[:, :1]))
-        if self._store is None:
-            delta = self.method.start(images, indices, self.seed, self.global_step)
-        else:
-            keys = self._noise_keys(batch)
-            delta = self._store.get(keys, self.method.start(images, keys, self.seed))
-        steps = self.pgd_steps if self._store is None else self._updates
-        return self._improve(batch, delta, self._input_gradient(batch, "eot", self.global_step), steps)
+    def _samples(self, batch: Batch) -> Samples:
+        return Samples(*batch, self.task, self.num_classes, self.seed)
 
-    def _improve(self, batch: Batch, delta: Tensor, gradient: InputGradient, steps: int) -> Perturbation:
+    def _perturb(self, samples: Samples) -> Perturbation:
+        if self.method.trains_source_on == "clean":
+            return Perturbation(torch.zeros_like(samples.images), torch.zeros_like(samples.images[:, :1]))
+        gradient = self._input_gradient(samples, "eot", self.global_step)
+        return self._improve(self.noise.begin(samples, self.global_step), gradient, self._updates)
+
+    def _improve(self, delta: Tensor, gradient: InputGradient, steps: int) -> Perturbation:
         with frozen(self.source, self.batch_norm == "batch"):
-            noise = self.method.improve(batch.images, delta, gradient, steps)
+            noise = self.method.improve(gradient.samples.images, delta, gradient, steps)
         if self._selected is None:
             return noise
-        kept = self._selected[batch.indices][:, None, None, None]
+        kept = self._selected[gradient.samples.indices][:, None, None, None]
         return Perturbation(noise.delta * kept, noise.mask * kept)
 
-    def _noise_keys(self, batch: Batch) -> Tensor:
-        """Return what each sample's noise is kept under, int64 ``[B]``."""
-        return batch.labels if self.method.noise_per == "class" else batch.indices
-
-    def _input_gradient(self, batch: Batch, purpose: str, *counters: int) -> InputGradient:
-        images, labels, indices = batch
-        return InputGradient(
-            self.source,
-            images,
-            labels,
-            indices,
-            self.task,
-            self.method.transform,
-            self.method.eot_samples,
-            self.seed,
-            purpose,
-            self.num_classes,
-            counters,
-            half=str(self.trainer.precision) == "16-mixed",
-        )
+    def _input_gradient(self, samples: Samples, purpose: str, *counters: int) -> InputGradient:
+        half = str(self.trainer.precision) == "16-mixed"
+        return InputGradient(self.source, samples, self.method.transform, purpose, counters, self.method.eot_samples, half)
 
     def _log_step(self, loss: Tensor, logits: Tensor, labels: Tensor, delta: Tensor, rate: float) -> None:
         require_finite(loss, self.global_step)
@@ -357,7 +273,7 @@ class NoiseGeneratorModule(LightningModule):
     # Validation on clean images: the live proxy of protection ------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the source model's predictions on clean validation images."""
+        """Collect the source model's predictions on clean images."""
         self.clean_metrics.update(self.source(batch.images), batch.labels)
 
     def on_validation_epoch_end(self) -> None:
@@ -370,9 +286,7 @@ class NoiseGeneratorModule(LightningModule):
         self.log("val/clean_balanced_acc", result["balanced_acc"])
         self.clean_metrics.reset()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the source model's predictions on clean test images."""
-        self.clean_metrics.update(self.source(batch.images), batch.labels)
+    test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
         """Log the source model's clean test accuracy."""
@@ -385,38 +299,26 @@ class NoiseGeneratorModule(LightningModule):
     def on_predict_start(self) -> None:
         """Without a checkpoint, start from the noise that this very process has trained."""
         if not self._from_checkpoint:
-            self._last_start = self._noise_in_memory()
+            self.noise.last_start = self._noise_in_memory()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> ProtectedChunk:
         """Improve the stored (or a random) noise of a chunk against the trained source model and apply it."""
         # Lightning predicts under inference mode, where no gradient can be taken and whose tensors cannot enter a graph.
         with torch.inference_mode(False), torch.enable_grad():
-            batch = Batch(*(tensor.clone() for tensor in batch))
-            delta = self._stored_noise(batch)
-            noise = self._improve(batch, delta, self._input_gradient(batch, "last"), self.last_pass_steps)
+            samples = self._samples(Batch(*(tensor.clone() for tensor in batch)))
+            noise = self._improve(self.noise.begin_last(samples), self._input_gradient(samples, "last"), self.last_pass_steps)
         return ProtectedChunk(release_images(batch.images, noise.delta, self.method.radius, self.method.norm), batch.indices)
 
     def _noise_in_memory(self) -> NoiseStore | None:
         """Return the trained noise if it is that of the images at hand."""
-        if self._store is None or self._trained_on != _data_fingerprint(_image_data(self)):
+        if self.noise.store is None or self._trained_on != fingerprint(_image_data(self).split("train")):
             return None
         if self.trainer.world_size > 1:
             raise ConfigurationError(
                 "ckpt_path=None: each of several ranks holds the noise of its own images only, and the last pass needs all of it. "
                 "Call salm_lightning.runs.generation.generate(...), or give ckpt_path."
             )
-        return self._store
-
-    def _stored_noise(self, batch: Batch) -> Tensor:
-        keys = self._noise_keys(batch)
-        start = self.method.start(batch.images, keys, self.seed)
-        if self._last_start is None:
-            return start
-        if isinstance(self._last_start, NoiseStore):
-            return self._last_start.get(keys, start)
-        noise, known = self._last_start.read(keys.cpu().numpy())
-        stored = dequantise(torch.from_numpy(noise).to(start.device), self.method.radius_unit / LEVELS)
-        return torch.where(torch.from_numpy(known).to(start.device)[:, None, None, None], stored, start)
+        return self.noise.store
 
     # Checkpoints --------------------------------------------------------------------------------------------------------------
 
@@ -426,11 +328,11 @@ class NoiseGeneratorModule(LightningModule):
         Returns:
             Folder name and SHA-256 by file name, or ``None`` where no noise is kept (the fresh loop, TAP).
         """
-        if self._store is None:
+        if self.noise.store is None:
             return None
         name = f"step={self.global_step}"
         folder = snapshot_folder(checkpoint_folder(self.trainer), name)
-        parts: list[dict[str, str] | None] = [self._store.save(folder, self.global_rank)]
+        parts: list[dict[str, str] | None] = [self.noise.store.save(folder, self.global_rank)]
         if self.trainer.world_size > 1:
             own, parts = parts[0], [None] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, own)
@@ -440,7 +342,7 @@ class NoiseGeneratorModule(LightningModule):
         """Write this rank's noise and name it, with checksums, in the checkpoint."""
         checkpoint["settings"] = self.settings()
         checkpoint["noise"] = self.save_noise()
-        checkpoint["data"] = _data_fingerprint(_image_data(self))
+        checkpoint["data"] = fingerprint(_image_data(self).split("train"))
         self._note_steps()
         checkpoint["trained"] = self.trained
 
@@ -455,39 +357,38 @@ class NoiseGeneratorModule(LightningModule):
                 sample, or the other way round.
             ReleaseError: The noise that belongs to the checkpoint is missing or damaged.
         """
-        _warn_of_changes(checkpoint.get("settings", {}), self.settings())
+        warn_of_changes(checkpoint.get("settings", {}), self.settings())
         saved, path = checkpoint.get("noise"), self.trainer.ckpt_path
-        self._from_checkpoint, self._last_start = True, None
+        self._from_checkpoint, self.noise.last_start = True, None
         self.trained = checkpoint.get("trained")
-        same_data = checkpoint.get("data") == _data_fingerprint(_image_data(self))
+        same_data = checkpoint.get("data") == fingerprint(_image_data(self).split("train"))
         if self.trainer.state.fn == "fit" and not same_data:
             raise ConfigurationError(
                 f"ckpt_path={path} was trained on other images than {_image_data(self).info.name} holds now; resume with the same data, "
                 "or start a new run."
             )
-        by_class = self.method.noise_per == "class"
         needed = self.trainer.state.fn in ("fit", "predict")  # a test only reads the source model
-        if saved is None or path is None or not needed or not (same_data or by_class):
+        if saved is None or path is None or not needed or not (same_data or self.noise.fits_any_image):
             return
-        if by_class is not (checkpoint.get("settings", {}).get("method", {}).get("noise_per") == "class"):
-            raise ConfigurationError(
-                f"ckpt_path={path} holds noise for each {'sample' if by_class else 'class'}, and noise_per={self.method.noise_per!r}: "
-                "give the method that it was trained with."
-            )
-        snapshot = Snapshot(snapshot_folder(Path(path).parent, saved["folder"]), saved["files"])
+        snapshot = self.noise.snapshot(checkpoint, Path(path))
         if self.trainer.state.fn != "fit":
-            self._last_start = snapshot
-        elif self._store is not None:
-            self._store.load(snapshot)
+            self.noise.last_start = snapshot
+        elif self.noise.store is not None:
+            self.noise.store.load(snapshot)
 
 
-def _check_steps(updates_per_visit: int | str, pgd_steps: int, last_pass_steps: int) -> None:
+def _check_steps(method: Method, updates_per_visit: int | str, pgd_steps: int, last_pass_steps: int) -> None:
     if updates_per_visit != "auto" and (not isinstance(updates_per_visit, int) or updates_per_visit < 1):
         raise ConfigurationError(f"updates_per_visit={updates_per_visit!r} is out of range; give 1 or more, or 'auto'.")
     if pgd_steps < 1:
         raise ConfigurationError(f"pgd_steps={pgd_steps} is out of range; give 1 or more.")
     if last_pass_steps < 0:
         raise ConfigurationError(f"last_pass_steps={last_pass_steps} is negative; give 0 (release the stored noise) or more.")
+    if method.trains_source_on == "clean" and last_pass_steps == 0:
+        raise ConfigurationError(
+            f"last_pass_steps=0 releases the noise as it was trained, and {method.name} makes none before the last pass; give 1 or "
+            f"more, or leave it out for {method.last_pass_steps}."
+        )
 
 
 def _image_data(module: LightningModule) -> ImageDataModule:
@@ -498,32 +399,3 @@ def _image_data(module: LightningModule) -> ImageDataModule:
             f"ImageDataModule to the Trainer (got {type(data).__name__})."
         )
     return data
-
-
-def _data_fingerprint(data: ImageDataModule) -> str:
-    """Return a SHA-256 over the training labels, the shape, and a few hundred images spread over the split."""
-    split = data.split("train")
-    digest = hashlib.sha256(repr(split.images.shape).encode())
-    digest.update(split.labels.tobytes())
-    for image in split.images[:: max(1, len(split) // 256)]:
-        digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
-def _noise_room(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(DEVICE_SHARE * torch.cuda.mem_get_info(device)[0])
-    return HOST_LIMIT
-
-
-def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [
-        f"{key}: {before[key]!r} in the checkpoint, {now[key]!r} now" for key in before if key in now and before[key] != now[key]
-    ]
-    if changed:
-        kept = (
-            ", but the optimiser goes on as it was saved" if before.get("optimizer", now["optimizer"]) != now["optimizer"] else ""
-        )
-        rank_zero_warn(
-            f"Resuming with other settings than the checkpoint's; those given now are used{kept}. {'; '.join(changed)}."
-        )

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -97,12 +98,7 @@ def configure(
     built = optimizer(parameters)
     scheduler = lr_scheduler(built)
     if isinstance(scheduler, FractionalStepLR) and scheduler.total_steps is None:
-        steps = module.trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise ConfigurationError(
-                "FractionalStepLR needs the training length: give trainer.max_steps or max_epochs, or total_steps."
-            )
-        scheduler.total_steps = int(steps)
+        scheduler.total_steps = training_length(module.trainer, "FractionalStepLR", "total_steps")
     return {"optimizer": built, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -120,6 +116,32 @@ def training_settings(
         "optimizer": {"class": type(built).__name__, **_plain(built.defaults)},
         "lr_scheduler": {"class": type(scheduler).__name__, **_plain(arguments)},
     }
+
+
+def training_length(trainer: Trainer, needed_by: str, instead: str) -> int:
+    """Return the steps of a whole training, whether they or the epochs are given.
+
+    Args:
+        trainer: The Trainer, whose data are there.
+        needed_by: What follows it, for the message.
+        instead: What to give where only a time is known.
+
+    Raises:
+        ConfigurationError: The training ends by the clock alone, or never.
+    """
+    steps = trainer.estimated_stepping_batches
+    if math.isinf(steps):
+        raise ConfigurationError(
+            f"{needed_by} needs the training length, and trainer.max_time alone does not tell it: give trainer.max_steps or "
+            f"max_epochs too, or {instead}."
+        )
+    return int(steps)
+
+
+def logs_at(trainer: Trainer, step: int) -> bool:
+    """Return whether a step's values are logged: every ``log_every_n_steps``, and none where that is 0."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set from outside by Lightning's connector
+    return every > 0 and step % every == 0
 
 
 def require_finite(loss: Tensor, step: int) -> None:
@@ -143,6 +165,20 @@ def require_finite_weights(network: nn.Module, step: int) -> None:
     if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
         raise DivergedError(
             f"The weights are not finite after step {step}: training has diverged. Lower the learning rate or use 32-true."
+        )
+
+
+def warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Say which settings of a resumed run differ from its checkpoint's, and what of them counts."""
+    changed = [
+        f"{key}: {before[key]!r} in the checkpoint, {now[key]!r} now" for key in before if key in now and before[key] != now[key]
+    ]
+    if changed:
+        kept = (
+            ", but the optimiser goes on as it was saved" if before.get("optimizer", now["optimizer"]) != now["optimizer"] else ""
+        )
+        rank_zero_warn(
+            f"Resuming with other settings than the checkpoint's; those given now are used{kept}. {'; '.join(changed)}."
         )
 
 

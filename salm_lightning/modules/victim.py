@@ -16,7 +16,7 @@ from salm_lightning.countermeasures import Countermeasure, TrainingStep
 from salm_lightning.data.base import SPLITS, Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.metrics import ClassificationMetrics, confusion_image
+from salm_lightning.metrics import ClassificationMetrics
 from salm_lightning.models import Architecture, NetworkFactory
 from salm_lightning.modules.batch_norm import share_statistics
 from salm_lightning.modules.dropout import has_dropout, seed_dropout
@@ -24,6 +24,7 @@ from salm_lightning.modules.schedule import (
     FractionalStepLR,
     configure,
     default_optimizer,
+    logs_at,
     require_finite,
     require_finite_weights,
     training_settings,
@@ -134,18 +135,15 @@ class VictimModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss on an augmented batch."""
-        images, labels, indices = batch
         if self._drops:
             seed_dropout(self.seed, self.global_step, self.global_rank)
-        step = TrainingStep(
-            self.network, images, labels, indices, self.task, self.num_classes, self.transform, self.seed, self.global_step
-        )
+        step = TrainingStep(*batch, self.task, self.num_classes, self.seed, self.network, self.transform, number=self.global_step)
         loss = self.countermeasure.loss(step)
         # Lightning writes after this step, which is not counted yet; what is logged at other steps is stale by then, or lost.
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if logs_at(self.trainer, self.global_step + 1):
             require_finite(loss, self.global_step)
-            self.log("train/loss", loss.detach(), batch_size=len(labels))
-            self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(labels))  # type: ignore[union-attr]
+            self.log("train/loss", loss.detach(), batch_size=len(batch.labels))
+            self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(batch.labels))  # type: ignore[union-attr]
         return loss
 
     def on_train_end(self) -> None:
@@ -192,6 +190,8 @@ class VictimModule(LightningModule):
         self.log_dict({f"test_recall/{name}": value for name, value in zip(class_names, result["recall"], strict=True)})
         self.result = {name: result[name].tolist() for name in (*self.scalars, "recall", "confusion")}
         if isinstance(self.logger, TensorBoardLogger):
+            from salm_lightning.metrics import confusion_image  # with matplotlib, which training does without
+
             picture = confusion_image(result["confusion"].cpu(), class_names)
             self.logger.experiment.add_image("test/confusion", picture, self.global_step)
 

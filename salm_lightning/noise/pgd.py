@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
-from salm_lightning.data.base import Task
+from salm_lightning.noise.samples import Samples
 from salm_lightning.noise.transforms import CropFlip
 
 if TYPE_CHECKING:
@@ -21,18 +21,10 @@ class Objective(Protocol):
     """What a method knows of a batch: the loss that its noise is to change, and the samples.
 
     Attributes:
-        labels: int64 ``[B]``, or for multi-label tasks float32 of 0 and 1 ``[B, L]``.
-        indices: Global sample indices ``[B]``; draws keyed by them depend neither on the batch nor on its order.
-        seed: The run's seed.
-        task: What is predicted.
-        num_classes: Classes or labels.
+        samples: The batch, without noise.
     """
 
-    labels: Tensor
-    indices: Tensor
-    seed: int
-    task: Task
-    num_classes: int
+    samples: Samples
 
     def __call__(self, delta: Tensor, step: int) -> Tensor:
         """Return the gradient of the loss with respect to ``delta`` ``[B, C, H, W]``, up to a positive factor.
@@ -86,30 +78,20 @@ class InputGradient:
 
     Attributes:
         network: The source model f', frozen by the caller; takes images in [0, 1], returns logits.
-        images: Clean images x in [0, 1], ``[B, C, H, W]``.
-        labels: ``[B]`` or ``[B, L]``.
-        indices: Global sample indices ``[B]``.
-        task: Settles the loss.
+        samples: The batch, without noise.
         transform: T.
-        eot_samples: J, transforms per gradient; they are stacked into one batch.
-        seed: The run's seed.
         purpose: Name of the stream of transforms.
-        num_classes: Classes or labels.
         counters: What tells this call from others of the same purpose (the training step).
+        eot_samples: J, transforms per gradient; they are stacked into one batch.
         half: The forward pass runs in fp16: the loss is scaled, and a gradient that overflows is computed again at half the scale.
     """
 
     network: nn.Module
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    task: Task
+    samples: Samples
     transform: CropFlip
-    eot_samples: int
-    seed: int
     purpose: str
-    num_classes: int
     counters: tuple[int, ...] = ()
+    eot_samples: int = 1
     half: bool = False
     _scale: float = field(default=FP16_SCALE, init=False)
 
@@ -136,7 +118,7 @@ class InputGradient:
 
     def towards(self, labels: Tensor) -> Self:
         """Return the objective of the same batch with other labels."""
-        return replace(self, labels=labels)
+        return replace(self, samples=replace(self.samples, labels=labels))
 
     def _gradient(self, delta: Tensor, step: int, scale: float) -> Tensor:
         import torch
@@ -152,14 +134,15 @@ class InputGradient:
 
         from salm_lightning.metrics import classification_loss
 
-        protected = self.images + delta
+        samples = self.samples
+        protected = samples.images + delta
         views = [
-            self.transform(protected, self.indices, self.seed, self.purpose, *self.counters, step, draw)
+            self.transform(protected, samples.indices, samples.seed, self.purpose, *self.counters, step, draw)
             for draw in range(self.eot_samples)
         ]
-        labels = self.labels.repeat(self.eot_samples, *[1] * (self.labels.dim() - 1))
+        labels = samples.labels.repeat(self.eot_samples, *[1] * (samples.labels.dim() - 1))
         stacked = views[0] if len(views) == 1 else torch.cat(views)
-        return classification_loss(self.network(stacked), labels, self.task, reduction="none")
+        return classification_loss(self.network(stacked), labels, samples.task, reduction="none")
 
 
 def project(delta: Tensor, images: Tensor, radius: float) -> Tensor:

@@ -13,12 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from salm_lightning.audit.album import Album
-from salm_lightning.audit.charts import Bar, Curve, battery_figure, confusion_figure, curves_figure, percent_figure
+from salm_lightning.audit.charts import Bar, Curve, battery_figure, curves_figure, percent_figure
 from salm_lightning.audit.image_figures import embed, tsne_figure
 from salm_lightning.audit.networks import features_of
-from salm_lightning.audit.style import COLORS
 from salm_lightning.callbacks.checkpoint import latest_checkpoint
 from salm_lightning.data import MEDMNIST, DatasetInfo, Task
+from salm_lightning.metrics.figures import confusion_figure
+from salm_lightning.metrics.style import COLORS
 from salm_lightning.models import Architecture
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, Recipe

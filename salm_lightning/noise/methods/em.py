@@ -61,10 +61,11 @@ class EM(SALM):
         """Take ``steps`` PGD steps, on each sample's noise or on each class's."""
         if self.noise_per == "sample":
             return super().improve(images, delta, objective, steps)
+        labels = objective.samples.labels
         for step in range(steps):
             gradient = objective(project(delta, images, self.radius_unit), step)
             # The sign of a sum is that of the mean.
-            shared = _class_sums(gradient, objective.labels, objective.num_classes)[objective.labels]
+            shared = _class_sums(gradient, labels, objective.samples.num_classes)[labels]
             delta = (delta - self.step_size / 255 * shared.sign()).clamp(-self.radius_unit, self.radius_unit)
         return Perturbation(delta, full_mask(delta))
 

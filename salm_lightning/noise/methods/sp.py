@@ -10,6 +10,7 @@ from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.noise.draws import fold, integers, normal, uniform
 from salm_lightning.noise.methods.base import Method, Perturbation, full_mask
 from salm_lightning.noise.pgd import Objective
+from salm_lightning.noise.samples import Samples
 from salm_lightning.tensors import Tensor
 
 CLASS_SEP = 10.0
@@ -72,7 +73,7 @@ class SP(Method):
                 f"patch={patch} makes {features} patches (over the channels) of an image of {images.shape[-1]} px, and a code of more than "
                 f"{_MOST_FEATURES} needs too much memory; give a larger patch."
             )
-        codes = _codes(objective, features).view(-1, images.shape[1], len(heights), len(widths))
+        codes = _codes(objective.samples, features).view(-1, images.shape[1], len(heights), len(widths))
         if self.norm == "l2":
             area = heights[:, None] * widths
             size = ((codes.square() * area).sum(dim=(1, 2, 3), keepdim=True) / images[0].numel()).sqrt()
@@ -87,27 +88,27 @@ def default_patch(size: int) -> int:
     return 8 if size <= 32 else round(size / 4)
 
 
-def _codes(objective: Objective, features: int) -> Tensor:
+def _codes(samples: Samples, features: int) -> Tensor:
     """Return the code of each sample, float64 ``[B, features]``."""
     import torch
 
-    weights = _weights(objective)
+    weights = _weights(samples)
     classes = torch.arange(weights.shape[1], device=weights.device)
-    centres = CLASS_SEP * (2 * _vertices(objective.seed, len(classes), features).to(weights) - 1)
-    matrices = 2 * uniform(fold(objective.seed, "patch matrix"), classes, features**2).double() - 1
-    cloud = normal(fold(objective.seed, "patch cloud"), objective.indices, features)
+    centres = CLASS_SEP * (2 * _vertices(samples.seed, len(classes), features).to(weights) - 1)
+    matrices = 2 * uniform(fold(samples.seed, "patch matrix"), classes, features**2).double() - 1
+    cloud = normal(fold(samples.seed, "patch cloud"), samples.indices, features)
     codes = centres + torch.einsum("bf,kfg->bkg", cloud, matrices.view(-1, features, features))
     return (weights[:, :, None] * codes).sum(dim=1)
 
 
-def _weights(objective: Objective) -> Tensor:
+def _weights(samples: Samples) -> Tensor:
     """Return which codes a sample adds up, float64 of 0 and 1 ``[B, classes]``; a multi-label task has one more, for no label."""
     import torch
 
-    if objective.task == Task.MULTI_LABEL:
-        labels = objective.labels.double()
+    if samples.task == Task.MULTI_LABEL:
+        labels = samples.labels.double()
         return torch.cat([labels, (labels.sum(dim=1, keepdim=True) == 0).double()], dim=1)
-    return torch.nn.functional.one_hot(objective.labels, objective.num_classes).double()
+    return torch.nn.functional.one_hot(samples.labels, samples.num_classes).double()
 
 
 def _vertices(seed: int, classes: int, features: int) -> Tensor:

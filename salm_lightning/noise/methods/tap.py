@@ -9,6 +9,7 @@ from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.methods.base import Method, Perturbation, check_step_size, full_mask
 from salm_lightning.noise.pgd import Objective, descend
+from salm_lightning.noise.samples import Samples
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.tensors import Tensor
 
@@ -59,10 +60,11 @@ class TAP(Method):
 
     def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
         """Run PGD from ``delta`` and from ``restarts - 1`` further starts, and keep each image's best end."""
-        aim, sign = (objective.towards(_targets(objective)), 1.0) if self.targeted else (objective, -1.0)
+        samples = objective.samples
+        aim, sign = (objective.towards(_targets(samples)), 1.0) if self.targeted else (objective, -1.0)
         best, lowest = delta, delta.new_full((len(delta),), inf)
         for restart in range(self.restarts):
-            noise = delta if restart == 0 else self.start(images, objective.indices, objective.seed, restart)
+            noise = delta if restart == 0 else self.start(images, samples.indices, samples.seed, restart)
             for step in range(restart * steps, (restart + 1) * steps):
                 noise = descend(noise, sign * aim(noise, step), images, self.step_size / 255, self.radius_unit)
             if self.restarts == 1:
@@ -74,8 +76,8 @@ class TAP(Method):
         return Perturbation(best, full_mask(best))
 
 
-def _targets(objective: Objective) -> Tensor:
+def _targets(samples: Samples) -> Tensor:
     """Return what the images are to be taken for."""
-    if objective.task == Task.MULTI_LABEL:
-        return 1 - objective.labels
-    return (objective.labels + 1) % objective.num_classes
+    if samples.task == Task.MULTI_LABEL:
+        return 1 - samples.labels
+    return (samples.labels + 1) % samples.num_classes
