@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -137,10 +138,32 @@ def test_each_loop_takes_its_own_number_of_steps(tmp_path: Path, loop: Any, expe
     assert method.seen == [expected] * 2
 
 
+def test_auto_updates_and_the_schedule_follow_epochs_as_they_follow_steps(tmp_path: Path) -> None:
+    """Two epochs of four batches are eight steps: 30 * 64 / (8 * 16) = 15 updates, of which ten are made."""
+    made = []
+    for length in ({"max_steps": 8}, {"max_epochs": 2, "max_steps": -1}, {"max_epochs": 2, "max_steps": 5000}):
+        data = make_data(tmp_path)
+        module, trainer = make_module(data), make_trainer(tmp_path, 8, **{"max_epochs": -1} | length)
+        trainer.fit(module, datamodule=data)
+        assert module.trained is not None
+        made.append((trainer.global_step, module.trained["updates_per_visit"], trainer.optimizers[0].param_groups[0]["lr"]))
+    assert made == [(8, 10, pytest.approx(0.0002))] * 3
+
+
+def test_nothing_is_logged_where_no_step_is(tmp_path: Path) -> None:
+    data, logger = make_data(tmp_path), Recorder()
+    trainer = make_trainer(tmp_path, 2, log_every_n_steps=0, logger=logger)
+    trainer.fit(make_module(data), datamodule=data)
+    assert trainer.global_step == 2
+    assert not logger.values("train/source_loss")
+
+
 def test_auto_updates_need_a_training_length(tmp_path: Path) -> None:
     data = make_data(tmp_path)
-    with pytest.raises(ConfigurationError, match=r"updates_per_visit='auto' needs the training length: give trainer.max_steps"):
-        make_trainer(tmp_path, -1, max_epochs=2).fit(make_module(data), datamodule=data)
+    module = make_module(data, lr_scheduler=partial(FractionalStepLR, total_steps=8))
+    message = r"updates_per_visit='auto' needs the training length: give trainer.max_steps .* max_time alone does not tell it"
+    with pytest.raises(ConfigurationError, match=message):
+        make_trainer(tmp_path, -1, max_time={"minutes": 1}).fit(module, datamodule=data)
 
 
 def test_what_is_logged(tmp_path: Path) -> None:

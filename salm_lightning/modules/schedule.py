@@ -132,8 +132,7 @@ def training_length(trainer: Trainer, needed_by: str, instead: str) -> int:
     steps = trainer.estimated_stepping_batches
     if math.isinf(steps):
         raise ConfigurationError(
-            f"{needed_by} needs the training length, and trainer.max_time alone does not tell it: give trainer.max_steps or "
-            f"max_epochs too, or {instead}."
+            f"{needed_by} needs the training length: give trainer.max_steps or max_epochs, or {instead}; a max_time alone does not tell it."
         )
     return int(steps)
 
