@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from salm_lightning.data.base import Task
 from salm_lightning.tensors import Tensor
 
