@@ -286,17 +286,13 @@ def test_the_command_line_takes_a_class_with_its_options(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--model.arch", "vit"], ("torch.optim.AdamW", 0.001)),
-        (["--config", "arch/vit.yaml"], ("torch.optim.AdamW", 0.001)),
         (["--model.arch", "vit", "--model.optimizer.lr", "0.002"], ("torch.optim.AdamW", 0.002)),
         (["--model.arch", "vit", "--model.optimizer", "SGD", "--model.optimizer.lr", "0.01"], ("torch.optim.SGD", 0.01)),
-        (["--config", "countermeasure/finetune.yaml"], ("torch.optim.SGD", 0.01)),
         (["--config", "countermeasure/finetune.yaml", "--model.optimizer.lr", "0.1"], ("torch.optim.SGD", 0.1)),
         (["--model.optimizer.lr", "0.3"], ("torch.optim.SGD", 0.3)),
-        ([], ("torch.optim.SGD", 0.1)),
     ],
 )
-def test_the_command_line_shows_the_optimiser_that_trains(
+def test_options_of_an_optimiser_that_is_not_named_change_the_default_one(
     options: list[str], expected: tuple[str, float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = ["--model.countermeasure.checkpoint", __file__] if "countermeasure/finetune.yaml" in options else []
