@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -253,3 +254,64 @@ def test_reading_a_large_file_is_shown_to_who_watches(
     shown = capsys.readouterr().err
     for what in ("Comparing the checksum", "Unpacking train_images", " kB"):
         assert what in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("scans.csv", b"file,label\na.png,1\n", "a text file"),
+        ("scan.dcm", b"\0" * 128 + b"DICM" + b"\x02\0", "a DICOM file"),
+        ("scan.png", b"\x89PNG\r\n\x1a\n" + b"\0" * 20, "a PNG image"),
+        ("scan.tif", b"II*\0" + b"\0" * 20, "a TIFF image"),
+        ("scan.jpg", b"\xff\xd8\xff\xe0" + b"\0" * 20, "a JPEG image"),
+        ("one.npy", b"\x93NUMPY\x01\0", r"an \.npy file with a single array"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_what_it_is(tmp_path: Path, name: str, content: bytes, kind: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"is not an \.npz archive, but {kind}\. Put all images .* into one archive"):
+        infer_info(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("images", "advice"),
+    [
+        (_images(40, 8, 8, 1), r"grey images have no last axis: store train_images\[\.\.\., 0\]"),
+        (_images(40, 3, 8, 8), r"channels come last: store train_images\.transpose\(0, 2, 3, 1\)"),
+        (_images(40, 1, 8, 8), r"channels come last: store train_images\[:, 0\]"),
+        (_images(40, 8, 9), "images must be square"),
+    ],
+)
+def test_axes_in_another_order_are_refused_with_what_to_store(tmp_path: Path, images: np.ndarray, advice: str) -> None:
+    write_fake_npz(tmp_path / "set.npz", GREY, train_images=images)
+    with pytest.raises(DataError, match=advice):
+        infer_info(tmp_path / "set.npz")
+
+
+def test_a_last_axis_of_one_is_named_where_the_dataset_is_known(tmp_path: Path) -> None:
+    write_fake_npz(tmp_path / "set.npz", GREY, val_images=_images(12, 8, 8, 1))
+    with pytest.raises(DataError, match=r"store val_images\[\.\.\., 0\]"):
+        read_npz(tmp_path / "set.npz", GREY)
+
+
+def test_classes_numbered_from_one_are_refused(tmp_path: Path) -> None:
+    labels = {f"{split}_labels": np.arange(count)[:, None] % 2 + 1 for split, count in (("train", 40), ("val", 12), ("test", 16))}
+    write_fake_npz(tmp_path / "set.npz", GREY, **labels)
+    with pytest.raises(DataError, match=r"the smallest label is 1, .* number the classes from 0: store labels - 1"):
+        infer_info(tmp_path / "set.npz")
+
+
+def test_one_hot_labels_are_taken_as_several_labels_and_said_to_be(tmp_path: Path) -> None:
+    counts = (("train", 40), ("val", 12), ("test", 16))
+    one_hot = {f"{split}_labels": np.eye(3, dtype=np.uint8)[np.arange(count) % 3] for split, count in counts}
+    write_fake_npz(tmp_path / "set.npz", GREY, **one_hot)
+    with pytest.warns(UserWarning, match=r"exactly one of 3 labels; .* \(multi-label\)\. .*argmax.*--data\.task multi-label"):
+        assert infer_info(tmp_path / "set.npz").task is Task.MULTI_LABEL
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        infer_info(tmp_path / "set.npz", Task.MULTI_LABEL)
+        one_hot["val_labels"][0] = 1
+        write_fake_npz(tmp_path / "several.npz", GREY, **one_hot)
+        infer_info(tmp_path / "several.npz")
+    with pytest.raises(DataError, match=r"3 columns, which is multi-label, .*store labels\.argmax\(axis=1\)"):
+        infer_info(tmp_path / "set.npz", Task.MULTI_CLASS)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from salm_lightning.data.base import Task
 from salm_lightning.data.medmnist import MedMNISTDataModule, NpzDataModule
-from salm_lightning.errors import ReleaseError
+from salm_lightning.data.synthetic import SyntheticDataModule
+from salm_lightning.errors import ConfigurationError, DataError, ReleaseError
+from salm_lightning.main import main
 from salm_lightning.release import PoisonedDataModule, write_release
 
 SETTINGS = {"method": "EM", "seed": 0}
@@ -111,3 +115,56 @@ def test_what_is_no_release_is_refused(tmp_path: Path, make: object) -> None:
     make(tmp_path / "folder")
     with pytest.raises(ReleaseError, match=r"is not a protected dataset: it has no manifest\.json"):
         PoisonedDataModule(tmp_path / "folder")
+
+
+@pytest.fixture
+def withheld(tmp_path: Path) -> Path:
+    """A release of the training images alone; its originals lie beside it."""
+    arrays = make_arrays()
+    np.savez(tmp_path / "tiny.npz", **arrays)
+    folder = tmp_path / "protected"
+    write_release(folder, NpzDataModule(tmp_path / "tiny.npz"), [arrays["train_images"] ^ 3], SETTINGS, BOUND, publish="train")
+    return folder
+
+
+def test_without_originals_a_release_of_training_images_cannot_measure(withheld: Path) -> None:
+    data = PoisonedDataModule(withheld)
+    np.testing.assert_array_equal(data.split("train").images, make_arrays()["train_images"] ^ 3)
+    for stage in ("fit", "validate", "test"):
+        with pytest.raises(ConfigurationError, match=r"publishes training images alone.*--data\.original tiny"):
+            PoisonedDataModule(withheld).setup(stage)
+
+
+def test_clean_splits_come_from_the_originals_where_they_are_withheld(withheld: Path) -> None:
+    data = PoisonedDataModule(withheld, original=str(withheld.parent / "tiny.npz"), batch_size=8)
+    data.setup("fit")
+    np.testing.assert_array_equal(data.split("train").images, make_arrays()["train_images"] ^ 3)
+    for split in ("val", "test"):
+        np.testing.assert_array_equal(data.split(split).images, make_arrays()[f"{split}_images"])
+    assert len(next(iter(data.val_dataloader()[0])).images) == 5
+    np.savez_compressed(withheld.parent / "other.npz", **make_arrays())
+    with pytest.raises(DataError, match=r"is not what .*protected was made from: its SHA-256"):
+        PoisonedDataModule(withheld, original=str(withheld.parent / "other.npz")).setup("test")
+
+
+def test_drawn_splits_are_drawn_again_where_they_are_withheld(tmp_path: Path) -> None:
+    drawn = SyntheticDataModule(num_classes=2, size=16, train_size=9, val_size=4, test_size=5, seed=3)
+    images = [np.array(drawn.split("train").images) ^ 1]
+    write_release(tmp_path / "protected", drawn, images, {"method": "EM", "seed": 3}, BOUND, publish="train")
+    data = PoisonedDataModule(tmp_path / "protected", original="synthetic")
+    data.setup("fit")
+    np.testing.assert_array_equal(data.split("test").images, drawn.split("test").images)
+
+
+def test_a_copy_of_a_release_trains_wherever_it_lies(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "given/to a partner"
+    shutil.copytree(release, copy)
+    shutil.rmtree(release)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    config = (
+        "--config victim.yaml --model.width 0.0625 --trainer.max_steps 1 --trainer.accelerator cpu --trainer.precision 32-true"
+    )
+    assert main(["fit", *config.split(), "--config", str(copy / "datamodule.yaml"), "--run", "copy"]) in (0, None)
+    config_of_run = yaml.safe_load((tmp_path / "work/lightning_logs/copy/config.yaml").read_text())
+    assert config_of_run["data"]["init_args"]["root"] == str(copy)

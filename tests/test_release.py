@@ -22,10 +22,20 @@ import torch
 import yaml
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from salm_lightning.data.medmnist import MedMNISTDataModule, NpzDataModule
+from salm_lightning.cli.config_files import read_config
+from salm_lightning.data import MedMNISTDataModule, NpzDataModule
 from salm_lightning.data.npz import ArraySpec, NpzReader, slices, write_array
 from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
-from salm_lightning.release import Bound, Manifest, Meter, Parts, check_destination, verify_release, write_release, writer
+from salm_lightning.release import (
+    Bound,
+    Manifest,
+    Meter,
+    Parts,
+    check_destination,
+    verify_release,
+    write_release,
+    writer,
+)
 from salm_lightning.release.measure import ssim_per_image
 
 SETTINGS = {"method": "SALM", "percent": 10, "radius": 8, "seed": 3}
@@ -302,7 +312,7 @@ def test_release_holds_the_protected_images_and_everything_else_as_it_was(tmp_pa
     assert {entry.name for entry in folder.iterdir()} == FILES | {"tiny.npz"}
     assert siblings(folder) == {"protected"}
     with np.load(folder / "tiny.npz", allow_pickle=False) as stored:
-        assert set(stored) == set(arrays)
+        assert set(stored) == {*arrays, "train_names"}
         for name, array in (arrays | {"train_images": protected}).items():
             assert stored[name].dtype == array.dtype
             np.testing.assert_array_equal(stored[name], array)
@@ -362,12 +372,16 @@ def test_config_for_victims_names_the_folder(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path / "project")
     write_release("runs/version 1: new/protected", source, images, SETTINGS, BOUND)
     write_release(tmp_path / "elsewhere", source, images, SETTINGS, BOUND)
-    roots = []
     for folder in (Path("runs/version 1: new/protected"), tmp_path / "elsewhere"):
         config = yaml.safe_load((folder / "datamodule.yaml").read_text())
-        roots.append(config["data"]["init_args"].pop("root"))
-        assert config == {"data": {"class_path": "PoisonedDataModule", "init_args": {}}}
-    assert roots == ["runs/version 1: new/protected", (tmp_path / "elsewhere").as_posix()]
+        assert config == {"data": {"class_path": "PoisonedDataModule", "init_args": {"root": "."}}}
+        path = folder / "datamodule.yaml"
+        assert "download=False" in path.read_text()
+        # read from wherever one stands, it means its own folder
+        assert read_config(str(path))["data"]["init_args"]["root"] == str(folder)
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)
+            assert read_config("datamodule.yaml")["data"]["init_args"]["root"] == "."
 
 
 def break_bound(images: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,12 +17,15 @@ import pytest
 
 from salm_lightning.commands.verify import verify
 from salm_lightning.data import NpzDataModule, SyntheticDataModule
+from salm_lightning.data.catalogue import INFO
+from salm_lightning.errors import ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.main import main
-from salm_lightning.release import verify_release, write_release
+from salm_lightning.release import Manifest, PoisonedDataModule, verify_release, write_release
 from salm_lightning.release.manifest import FORMAT_VERSION
 
 Arrays = dict[str, np.ndarray]
+BOUND = {"norm": "linf", "radius": 8}
 
 
 def make_arrays(counts: dict[str, int], size: int = 12) -> Arrays:
@@ -40,8 +44,7 @@ def write(folder: Path, arrays: Arrays) -> tuple[Path, Path]:
     images = arrays["train_images"].astype(int)
     noise = np.random.default_rng(1).integers(-8, 9, images.shape)
     protected = np.clip(images + noise, 0, 255).astype(np.uint8)
-    settings, bound = {"method": "SALM", "seed": 0}, {"norm": "linf", "radius": 8}
-    write_release(folder / "protected", NpzDataModule(source), [protected], settings, bound)
+    write_release(folder / "protected", NpzDataModule(source), [protected], {"method": "SALM", "seed": 0}, BOUND)
     return folder / "protected", source
 
 
@@ -299,13 +302,18 @@ def test_files_too_many_too_few_or_linked_fail(release: Path, source: Path, tmp_
     assert failed(release, source) == {"files"}
 
 
-def test_a_config_that_names_something_else_fails(release: Path) -> None:
+def test_a_config_that_names_something_else_fails(release: Path, tmp_path: Path) -> None:
     path = release / "datamodule.yaml"
     text = path.read_text()
     for bad in (text.replace("PoisonedDataModule", "os.system"), text + "trainer: {callbacks: evil.Callback}\n", "", "[1"):
         path.write_text(bad)
         assert failed(release) == {"datamodule.yaml"}
-    path.write_text(text.replace(str(release.parent), "/moved"))  # a release may be moved
+    other = text.replace("root: .", f"root: {tmp_path / 'elsewhere'}")
+    for bad in (other, text.replace("root: .", "root: .."), text.replace("root: .", "root: [.]")):
+        path.write_text(bad)
+        assert failed(release) == {"datamodule.yaml"}
+    path.write_text(text)
+    release = release.rename(tmp_path / "moved")
     assert failed(release) == set()
 
 
@@ -406,3 +414,83 @@ def test_a_release_of_drawn_data_is_verified_by_drawing_them_anew(
     assert "drawn anew" in capsys.readouterr().out
     write_release(tmp_path / "other", drawn, [images], {"method": "test", "seed": 5}, {"norm": "linf", "radius": 8})
     assert main(["verify", str(tmp_path / "other"), "--source", "synthetic"]) == 1
+
+
+def test_the_clean_original_in_the_place_of_the_protected_file_is_called_so(
+    release: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(source, release / "tiny.npz")
+    check = next(check for check in verify_release(release) if not check.ok)
+    assert check.name == "checksum"
+    assert "CLEAN ORIGINAL" in check.detail
+    assert "download=True" in check.detail
+    with pytest.raises(ReleaseError, match=r"CLEAN ORIGINAL.*medmnist with download=True"):
+        PoisonedDataModule(release).setup("fit")
+    edit_manifest(release, "source", "sha256", value="0" * 64)  # as where a release was made of an edited file
+    monkeypatch.setitem(INFO, "tiny", {"MD5": hashlib.md5(source.read_bytes()).hexdigest()})
+    assert any("CLEAN ORIGINAL" in check.detail for check in verify_release(release))
+    monkeypatch.setitem(INFO, "tiny", {"MD5": "0" * 32})
+    assert not any("CLEAN ORIGINAL" in check.detail for check in verify_release(release))
+
+
+def _with_extras(folder: Path, publish: str = "all") -> tuple[Path, Path, Arrays]:
+    arrays = make_arrays({"train": 20, "val": 5, "test": 7})
+    extras = {
+        "train_names": np.array([f"scan {number}" for number in range(20)]),
+        "val_patients": np.arange(5.0),
+        "test_patients": np.asfortranarray(np.arange(14).reshape(7, 2)),
+        "classes": np.array(["a", "b", "c"]),
+        "site": np.array(7),
+        "record": np.zeros(2, [("x", "i4"), ("y", "f8")]),
+    }
+    np.savez_compressed(folder / "tiny.npz", **arrays, **extras)
+    images = [arrays["train_images"] ^ 1]
+    source = NpzDataModule(folder / "tiny.npz")
+    write_release(folder / "protected", source, images, {"method": "SALM", "seed": 0}, BOUND, publish=publish)
+    return folder / "protected", folder / "tiny.npz", extras
+
+
+def test_other_arrays_are_copied_and_compared(tmp_path: Path) -> None:
+    release, source, extras = _with_extras(tmp_path)
+    with np.load(release / "tiny.npz", allow_pickle=False) as stored:
+        for name, array in extras.items():
+            np.testing.assert_array_equal(stored[name], array)
+            assert stored[name].dtype == array.dtype
+    checks = verify_release(release, source)
+    assert all(check.ok for check in checks)
+    assert "classes, record, site" in next(check.detail for check in checks if check.name == "other arrays")
+    assert set(Manifest.read(release).extras) == set(extras)
+    with np.load(source) as stored:
+        arrays = dict(stored)
+    np.savez(source, **{**arrays, "site": np.array(8)})
+    assert failed(release, source) == {"source", "other arrays"}
+    np.savez(source, **{**arrays, "more": np.array(8)})
+    assert failed(release, source) == {"source", "same arrays"}
+
+
+def test_arrays_of_python_objects_are_left_out_and_named(tmp_path: Path) -> None:
+    arrays = make_arrays({"train": 20, "val": 5, "test": 7})
+    np.savez(tmp_path / "tiny.npz", **arrays, names=np.array([None, "x"], dtype=object))
+    source = NpzDataModule(tmp_path / "tiny.npz")
+    with pytest.warns(UserWarning, match="names hold Python objects .*a release is made without them"):
+        source.setup()
+    write_release(tmp_path / "protected", source, [arrays["train_images"] ^ 1], {"method": "SALM", "seed": 0}, BOUND)
+    assert failed(tmp_path / "protected", tmp_path / "tiny.npz") == set()
+    with np.load(tmp_path / "protected/tiny.npz") as stored:
+        assert set(stored) == set(arrays)
+
+
+def test_a_release_of_the_training_images_holds_no_clean_image(tmp_path: Path) -> None:
+    release, source, _ = _with_extras(tmp_path, "train")
+    with np.load(release / "tiny.npz", allow_pickle=False) as stored:
+        assert set(stored) == {"train_images", "train_labels", "train_names", "classes", "site", "record"}
+    assert failed(release) == set()
+    checks = verify_release(release, source)
+    assert all(check.ok for check in checks)
+    assert next(check.detail for check in checks if check.name == "val and test") == "not published"
+    manifest = Manifest.read(release)
+    assert manifest.published == ("train",)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    edit_manifest(release, "arrays", "val_images", value={"dtype": "|u1", "shape": [5, 12, 12, 3]})
+    with pytest.raises(ReleaseError, match="arrays must have the keys"):
+        Manifest.read(release)

@@ -87,10 +87,11 @@ def audit(
     victim = VictimSettings(width=chosen.width, steps=chosen.steps, precision=precision)
     protected = PoisonedDataModule(release, batch_size=batch_size)
     tried = choose_countermeasures(chosen.countermeasures, protected.info)
-    protected.setup("fit")
+    protected.setup()
     originals: dict[TrainedOn, Original] = {"protected": Original(protected)}
     if source is not None:
         originals["clean"] = protected.open_original(source, root, batch_size=batch_size)
+    protected.setup("fit")  # a release may leave the clean splits to its originals
     images: dict[TrainedOn, ImageDataModule] = {name: original.images for name, original in originals.items()}
     if segments is not None:
         segments(np.asarray(protected.split("train").images[:1]))  # refuses what it cannot take

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from salm_lightning.errors import ConfigurationError, did_you_mean
+from salm_lightning.release.manifest import DATAMODULE
 
 _MOST_ALIASES = 20
 """A few aliases of aliases stand for millions of values."""
@@ -92,4 +93,15 @@ def read_config(path: str) -> dict[str, Any]:
         raise ConfigurationError(
             f"--config {path} holds a {type(values).__name__}; it has to hold options, such as 'seed_everything: 0'."
         )
+    if Path(path).name == DATAMODULE:
+        _place_release(values, Path(path).parent)
     return values
+
+
+def _place_release(values: dict[str, Any], folder: Path) -> None:
+    """Have the config file that a release holds mean the release in its own folder, wherever that is."""
+    try:
+        options = values["data"]["init_args"]
+        options["root"] = str(folder / options["root"])
+    except (KeyError, TypeError):
+        return  # no release's; whoever reads it says so

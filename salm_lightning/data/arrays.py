@@ -7,6 +7,7 @@ import math
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,21 @@ from salm_lightning.data.npz import ArraySpec, NpzReader
 from salm_lightning.errors import DataError
 from salm_lightning.files import cache_root, flush
 from salm_lightning.tensors import Tensor
+
+_HEAD = 512
+_KINDS = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"II*\0": "a TIFF image",
+    b"MM\0*": "a TIFF image",
+    b"GIF8": "a GIF image",
+    b"BM": "a BMP image",
+    b"\x93NUMPY": "an .npy file with a single array",
+    b"\x89HDF": "an HDF5 file",
+    b"%PDF": "a PDF file",
+    b"\x1f\x8b": "a gzip file",
+}
+"""What a file is, by its first bytes."""
 
 RESIDENT_LIMIT = 2**28
 """Bytes of uint8 images up to which an archive is held in memory; a larger one is memory-mapped.
@@ -73,24 +89,34 @@ def infer_info(path: str | Path, task: Task | None = None) -> DatasetInfo:
         for split in SPLITS:
             _check_label_layout(path, split, archive.specs[f"{split}_labels"])
         shape = archive.specs["train_images"].shape
-        if len(shape) not in (3, 4) or shape[1] != shape[2] or (len(shape) == 4 and shape[3] not in (1, 3)):
-            raise DataError(f"{path}: train_images has shape {shape}; images must be square, [N, H, W] or [N, H, W, 3].")
+        _check_image_layout(path, "train_images", shape)
         labels = {split: archive.read(f"{split}_labels") for split in SPLITS}
     columns = labels["train"].shape[1]
     classes = columns if columns > 1 else int(max(values.max(initial=0) for values in labels.values())) + 1
     if columns > 1 and task not in (None, Task.MULTI_LABEL):
-        raise DataError(f"{path}: train_labels has {columns} columns, which is multi-label, not task={str(task)!r}.")
+        raise DataError(
+            f"{path}: train_labels has {columns} columns, which is multi-label, not task={str(task)!r}. One class an image is one column: "
+            "store labels.argmax(axis=1)[:, None]."
+        )
     if task is None:
+        if columns > 1 and all((values.sum(axis=1) == 1).all() for values in labels.values()):
+            warnings.warn(
+                f"{path}: every image has exactly one of {columns} labels; they are taken as several labels per image (multi-label). If "
+                "they are one-hot classes, store labels.argmax(axis=1)[:, None]; --data.task multi-label says that they are not.",
+                stacklevel=2,
+            )
         task = Task.MULTI_LABEL if columns > 1 else Task.BINARY if classes <= 2 else Task.MULTI_CLASS
     elif task is Task.MULTI_LABEL and columns == 1:
         classes = 1
     if task is not Task.MULTI_LABEL:
-        _check_classes(path, labels["train"][:, 0], classes)
+        _check_classes(path, labels, classes)
     names = tuple(str(number) for number in range(max(classes, 2) if task is not Task.MULTI_LABEL else classes))
     return DatasetInfo(path.stem, task, names, channels=1 if len(shape) == 3 else shape[3], size=shape[1])
 
 
-def read_npz(path: str | Path, info: DatasetInfo, resident_limit: int = RESIDENT_LIMIT) -> dict[str, Split]:
+def read_npz(
+    path: str | Path, info: DatasetInfo, resident_limit: int = RESIDENT_LIMIT, splits: Sequence[str] = SPLITS
+) -> dict[str, Split]:
     """Read and check an archive in MedMNIST's layout; arrays that the layout does not know are ignored.
 
     Args:
@@ -98,27 +124,35 @@ def read_npz(path: str | Path, info: DatasetInfo, resident_limit: int = RESIDENT
         info: What the file must hold.
         resident_limit: Bytes of images up to which they are read into memory. A larger archive is unpacked once into the
             cache folder (``SALM_CACHE_DIR``, else ``~/.cache/salm_lightning``) and memory-mapped read-only.
+        splits: What is read.
 
     Returns:
-        The splits by name, ``train``, ``val`` and ``test``.
+        The splits by name.
 
     Raises:
         DataError: The file is missing, damaged, lacks an array, or an array has the wrong type, shape, length or values.
     """
     path = Path(path)
-    with open_archive(path) as archive:
-        for split in SPLITS:
+    with open_archive(path, splits) as archive:
+        for split in splits:
             _check_specs(path, split, archive.specs, info)
-        labels = {split: archive.read(f"{split}_labels") for split in SPLITS}
-        for split in SPLITS:
+        labels = {split: archive.read(f"{split}_labels") for split in splits}
+        for split in splits:
             _check_label_values(path, split, labels[split], info)
-        total = sum(math.prod(archive.specs[f"{split}_images"].shape) for split in SPLITS)
-        images = _unpack(archive) if total > resident_limit else {name: archive.read(f"{name}_images") for name in SPLITS}
-    return {split: Split(images[split], labels[split]) for split in SPLITS}
+        total = sum(math.prod(archive.specs[f"{split}_images"].shape) for split in splits)
+        names = [f"{split}_images" for split in splits]
+        images = _unpack(archive, names) if total > resident_limit else [archive.read(name) for name in names]
+        if archive.objects:
+            warnings.warn(
+                f"{path}: {', '.join(archive.objects)} hold Python objects (pickle), which are never read: a release is made without "
+                "them. Store them as numbers or text to have them copied.",
+                stacklevel=2,
+            )
+    return {split: Split(stored, labels[split]) for split, stored in zip(splits, images, strict=True)}
 
 
-def open_archive(path: Path) -> NpzReader:
-    """Open an archive in MedMNIST's layout.
+def open_archive(path: Path, splits: Sequence[str] = SPLITS) -> NpzReader:
+    """Open an archive in MedMNIST's layout that holds some splits.
 
     Raises:
         DataError: The file is missing, damaged or something else, or lacks an array of the layout.
@@ -128,16 +162,45 @@ def open_archive(path: Path) -> NpzReader:
     if not path.is_file():
         raise DataError(f"{path}: no such file. Give the path of an .npz archive in MedMNIST's layout.")
     if not zipfile.is_zipfile(path):
-        raise DataError(
-            f"{path} is not an .npz archive, or only part of one. Download or copy it again; np.savez_compressed writes such archives."
-        )
+        raise DataError(f"{path} is not an .npz archive{_what_it_is(path)} np.savez_compressed writes such archives.")
     archive = NpzReader(path, DataError, ARRAYS)
-    missing = [name for name in ARRAYS if name not in archive.specs]
+    wanted = [name for name in ARRAYS if name.partition("_")[0] in splits]
+    missing = [name for name in wanted if name not in archive.specs]
     if missing:
         archive.close()
         found = ", ".join(sorted(archive.specs)) or "nothing"
-        raise DataError(f"{path} lacks {', '.join(missing)}. MedMNIST's layout has {', '.join(ARRAYS)}; found: {found}.")
+        raise DataError(f"{path} lacks {', '.join(missing)}. MedMNIST's layout has {', '.join(wanted)}; found: {found}.")
     return archive
+
+
+def _what_it_is(path: Path) -> str:
+    """Say what a file that is no zip archive looks like, and what to do."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    kinds = (kind for start, kind in _KINDS.items() if head.startswith(start))
+    kind = next(kinds, "a DICOM file" if head[128:132] == b"DICM" else "a text file" if _is_text(head) else None)
+    if kind is None or not head:
+        return ", or only part of one. Download or copy it again;"
+    return (
+        f", but {kind}. Put all images and their labels into one archive, {', '.join(ARRAYS)} (MedMNIST's layout; images uint8 [N, H, H] "
+        "or [N, H, H, 3], labels [N, 1]);"
+    )
+
+
+def _is_text(head: bytes) -> bool:
+    return b"\0" not in head and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
+
+
+def _check_image_layout(path: Path, name: str, shape: tuple[int, ...]) -> None:
+    advice = "images must be square, [N, H, H] or [N, H, H, 3]"
+    if len(shape) == 4 and shape[1] == shape[2] and shape[3] == 1:
+        advice = f"grey images have no last axis: store {name}[..., 0]"
+    elif len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3]:
+        axes = "[:, 0]" if shape[1] == 1 else ".transpose(0, 2, 3, 1)"
+        advice = f"channels come last: store {name}{axes}"
+    elif len(shape) in (3, 4) and shape[1] == shape[2] and shape[3:] in ((), (3,)):
+        return
+    raise DataError(f"{path}: {name} has shape {shape}; {advice}.")
 
 
 def _check_specs(path: Path, split: str, specs: dict[str, ArraySpec], info: DatasetInfo) -> None:
@@ -146,6 +209,8 @@ def _check_specs(path: Path, split: str, specs: dict[str, ArraySpec], info: Data
         raise DataError(f"{path}: {split}_images has dtype {np.dtype(images.dtype)}; MedMNIST's layout has uint8 (0 to 255).")
     expected = (info.size, info.size) if info.channels == 1 else (info.size, info.size, info.channels)
     if images.shape[1:] != expected:
+        if images.shape[3:] == (1,):
+            _check_image_layout(path, f"{split}_images", images.shape)
         raise DataError(
             f"{path}: {split}_images has shape {images.shape}, but {info.name} with size={info.size} and "
             f"{info.channels} channel(s) has [N, {', '.join(map(str, expected))}]. Choose the size and dataset of this file."
@@ -168,9 +233,16 @@ def _check_label_layout(path: Path, split: str, labels: ArraySpec) -> None:
         raise DataError(f"{path}: {split}_labels has shape {shape}; MedMNIST's layout has [N, 1] (or [N, L] for L labels).")
 
 
-def _check_classes(path: Path, labels: NDArray[np.integer], classes: int) -> None:
+def _check_classes(path: Path, splits: Mapping[str, NDArray[np.integer]], classes: int) -> None:
     """Refuse labels that cannot be class numbers, and warn of classes that no training image has."""
+    labels = splits["train"][:, 0]
     present = np.unique(labels)
+    first = min(int(values.min()) for values in splits.values() if values.size)
+    if first > 0:
+        raise DataError(
+            f"{path}: the smallest label is {first}, so that there would be {first} class(es) without any image; number the classes from "
+            f"0: store labels - {first}."
+        )
     if len(present) < 2:
         raise DataError(
             f"{path}: all training images have the label {present.tolist()}; there is nothing to learn to tell apart."
@@ -203,7 +275,7 @@ def _cache_folder(path: Path) -> Path:
     return cache_root() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
-def _unpack(archive: NpzReader) -> dict[str, NDArray[np.uint8]]:
+def _unpack(archive: NpzReader, names: Sequence[str]) -> list[NDArray[np.uint8]]:
     """Unpack the images beside each other and map them; a finished folder appears in one rename or not at all."""
     path, folder = archive.path, _cache_folder(archive.path)
     if not folder.is_dir():
@@ -212,8 +284,8 @@ def _unpack(archive: NpzReader) -> dict[str, NDArray[np.uint8]]:
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
                 unpacked = Path(scratch) / "arrays"
                 unpacked.mkdir()
-                for split in SPLITS:
-                    _unpack_member(archive, f"{split}_images", unpacked)
+                for name in names:
+                    _unpack_member(archive, name, unpacked)
                 _rename_folder(unpacked, folder)
         except OSError as error:
             raise DataError(
@@ -221,7 +293,7 @@ def _unpack(archive: NpzReader) -> dict[str, NDArray[np.uint8]]:
                 "room for the unpacked images."
             ) from error
     try:
-        return {split: np.load(folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False) for split in SPLITS}
+        return [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names]
     except (OSError, ValueError) as error:
         raise DataError(f"The unpacked copy {folder} is damaged ({error}); delete that folder and run again.") from error
 

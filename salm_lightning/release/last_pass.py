@@ -20,7 +20,7 @@ from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import SalmError
 from salm_lightning.interruption import Interruption
 from salm_lightning.noise.methods import Method
-from salm_lightning.release.manifest import MANIFEST
+from salm_lightning.release.manifest import MANIFEST, Publish
 from salm_lightning.release.parts import Parts, is_announced
 from salm_lightning.release.writer import recover, write_release
 
@@ -85,7 +85,13 @@ class ProtectedWriter(Callback):
 
 
 def last_pass(
-    trainer: Trainer, module: NoiseGenerator, data: ImageDataModule, folder: Path, ckpt_path: Path | None, overwrite: bool = False
+    trainer: Trainer,
+    module: NoiseGenerator,
+    data: ImageDataModule,
+    folder: Path,
+    ckpt_path: Path | None,
+    overwrite: bool = False,
+    publish: Publish = "all",
 ) -> None:
     """Run the last pass over every training image and write the protected dataset; all ranks call it together.
 
@@ -99,6 +105,7 @@ def last_pass(
         folder: Where the release goes.
         ckpt_path: Checkpoint to load; ``None`` for a method without a source model.
         overwrite: Replace a release that stands there.
+        publish: Which splits go into the release, ``all`` or ``train``.
 
     Raises:
         OutputExistsError: Another release stands there, and ``overwrite`` is false.
@@ -122,7 +129,7 @@ def last_pass(
     error: SalmError | None = None
     if trainer.is_global_zero:
         try:
-            _publish(trainer, module, data, folder, parts, published, overwrite)
+            _publish(trainer, module, data, folder, parts, published, overwrite, publish)
         except SalmError as failure:
             error = failure
     # Asked of rank 0, which would otherwise leave the others waiting for it.
@@ -139,6 +146,7 @@ def _publish(
     parts: Parts,
     published: bool,
     overwrite: bool,
+    publish: Publish,
 ) -> None:
     if published:
         recover(folder)
@@ -146,7 +154,7 @@ def _publish(
         selected = module.selected_samples(data)
         blocks = tracked(parts, parts.num_chunks, "Measuring and writing", trainer.progress_bar_callback is not None)
         settings = module.settings() | ({"training": module.trained} if module.trained else {})
-        write_release(folder, data, blocks, settings, _bound(module), overwrite, selected, parts.announce)
+        write_release(folder, data, blocks, settings, _bound(module), overwrite, selected, parts.announce, publish)
     parts.remove()
 
 

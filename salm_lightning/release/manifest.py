@@ -6,15 +6,15 @@ import base64
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_lightning.data.base import ARRAYS, DatasetInfo, Task
+from salm_lightning.data.base import ARRAYS, SPLITS, DatasetInfo, Task
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.data.npz import ArraySpec
 from salm_lightning.data.sums import FileSum
@@ -24,6 +24,18 @@ from salm_lightning.release.bound import Bound, Measured
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 DATAMODULE = "datamodule.yaml"
+DATAMODULE_TEXT = """\
+# Trains a victim on the protected dataset in this file's folder:
+#   salm-cli fit --config victim.yaml --config THIS_FOLDER/datamodule.yaml
+# medmnist reads this folder with download=False; with download=True it would put the clean original in the place of the protected file.
+data:
+  class_path: PoisonedDataModule
+  init_args:
+    root: .
+"""
+"""Text of the config file that makes a victim train on the release in whose folder it lies."""
+Publish = Literal["all", "train"]
+"""Which splits a release holds."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 2**24  # bytes; a manifest has a few thousand
@@ -86,7 +98,7 @@ class Manifest:
         coverage: Which training images were protected.
         source: The file that the splits came from; None for drawn data.
         archive: The ``.npz`` of this release.
-        arrays: Its arrays.
+        arrays: Its arrays: those of MedMNIST's layout, or of its training split alone, and others that the originals have.
         versions: Versions of the packages that made it.
     """
 
@@ -104,6 +116,16 @@ class Manifest:
     def info(self) -> DatasetInfo:
         """The dataset as DataModules describe it."""
         return info_of(self.dataset)
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """Names of the splits whose images are in the release: all of them, or ``train`` alone."""
+        return tuple(split for split in SPLITS if f"{split}_images" in self.arrays)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Names of the arrays that MedMNIST's layout does not know, copied as the originals have them."""
+        return tuple(name for name in self.arrays if name not in ARRAYS)
 
     @property
     def method_name(self) -> str:
@@ -200,6 +222,12 @@ def archive_name(info: DatasetInfo) -> str:
     return f"{info.name}{suffix}.npz"
 
 
+def extra_arrays(names: Iterable[str], publish: Publish) -> list[str]:
+    """Return, of the arrays of an original file, those that MedMNIST's layout does not know and that a release holds."""
+    withheld = () if publish == "all" else ("val_", "test_")
+    return [name for name in names if name not in ARRAYS and not name.startswith(withheld)]
+
+
 def safe_name(name: str) -> str:
     """Return a dataset's name with whatever a release's file name cannot hold replaced by ``_``."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:100].lstrip("_.-") or "dataset"
@@ -280,8 +308,11 @@ def _versions(value: Any) -> dict[str, str]:
 
 
 def _arrays(value: Any) -> dict[str, ArraySpec]:
-    _only_keys("arrays", _typed("arrays", value, dict), set(ARRAYS))
-    return {name: _spec(f"arrays.{name}", value[name]) for name in ARRAYS}
+    names = set(_typed("arrays", value, dict))
+    train = {name for name in ARRAYS if name.startswith("train_")}
+    if names & set(ARRAYS) != train:
+        _only_keys("arrays", {name: None for name in names & set(ARRAYS)}, set(ARRAYS))
+    return {name: _spec(f"arrays.{name}", spec) for name, spec in value.items()}
 
 
 def _spec(key: str, value: Any) -> ArraySpec:

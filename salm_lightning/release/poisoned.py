@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class PoisonedDataModule(ImageDataModule):
         root: Folder of the release.
         part: ``all`` training images, or of a release that protects some of them (paper: Section 7.2) only the ``protected`` or only
             the ``clean`` ones.
+        original: What the release was made from, for one that publishes its training images alone: a MedMNIST name, an ``.npz`` file, or
+            ``synthetic``; models are validated and tested on it.
         batch_size: Images per training step, in total over all ranks; ``None`` is 128, or 64 at 224 pixels.
         seed: Seed of the shards and of the order of the training images.
         resident: ``device``, ``mapped`` or ``auto``; see :class:`~salm_lightning.data.datamodule.ImageDataModule`.
@@ -46,6 +48,7 @@ class PoisonedDataModule(ImageDataModule):
         self,
         root: str | Path,
         part: Part = "all",
+        original: str | None = None,
         batch_size: int | None = None,
         seed: int = 0,
         resident: Resident = "auto",
@@ -64,6 +67,40 @@ class PoisonedDataModule(ImageDataModule):
             chunk_size=chunk_size,
         )
         self.source_path: Path = self.root / archive_name(self.manifest.info)
+        self.original = original
+        self._clean: ImageDataModule | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load and check the splits.
+
+        Args:
+            stage: Lightning's stage; models are measured in all of them but ``predict``.
+
+        Raises:
+            ReleaseError: A file was changed, is missing, or is one too many.
+            DataError: The arrays are not in MedMNIST's layout, or ``original`` is not what the release was made from.
+            ConfigurationError: ``original`` is needed and missing.
+        """
+        super().setup(stage)
+        if stage in ("fit", "validate", "test"):
+            self.split("test")
+
+    def split(self, name: str) -> Split:
+        """Return a split by its name, ``train``, ``val`` or ``test``; what the release does not hold is that of the original.
+
+        Raises:
+            ConfigurationError: It is not in the release, and ``original`` is missing.
+        """
+        if name in self.manifest.published or name not in SPLITS:
+            return super().split(name)
+        if self._clean is None:
+            if self.original is None:
+                raise ConfigurationError(
+                    f"root={self.root} publishes training images alone, and models are measured on clean ones: give what it was made "
+                    f"from, as in --data.original {self.info.name}, or --source in other commands."
+                )
+            self.open_original(self.original)
+        return cast("ImageDataModule", self._clean).split(name)
 
     def load_splits(self) -> dict[str, Split]:
         """Check the files against the manifest and read them.
@@ -76,15 +113,13 @@ class PoisonedDataModule(ImageDataModule):
         if failed:
             problems = "; ".join(f"{check.name}: {check.detail}" for check in failed)
             raise ReleaseError(f"root={self.root} is not what was released ({problems}). Get it again, or protect anew.")
-        splits = read_npz(self.source_path, self.info, self._resident_limit())
+        splits = read_npz(self.source_path, self.info, self._resident_limit(), self.manifest.published)
         if self.part != "all":
             splits["train"] = self._partial(splits["train"])
         return splits
 
     def open_original(self, word: str, root: Path | None = None, **options: Any) -> Original:
-        """Open and load what this release was made from, for comparisons.
-
-        Where both come from files, the checksum settles it; else labels and the clean test images are compared.
+        """Open and load what this release was made from, for comparisons and for splits that it does not hold.
 
         Args:
             word: What a user calls it; see :meth:`~salm_lightning.data.original.Original.named`.
@@ -95,24 +130,38 @@ class PoisonedDataModule(ImageDataModule):
             SalmError: There is nothing of that name, or it cannot be read.
             DataError: The release was made from something else.
         """
-        manifest = self.manifest
-        original = Original.of_release(word, manifest.dataset, manifest.settings, root, **options)
-        images = original.load()
-        if manifest.source is not None and original.file is not None:
-            if original.sha256 != manifest.source.sha256:
+        original = Original.of_release(word, self.manifest.dataset, self.manifest.settings, root, **options)
+        original.load()
+        self.measure_on(original)
+        return original
+
+    def measure_on(self, original: Original) -> None:
+        """Take the splits that this release does not hold from what it was made from.
+
+        Where both come from files, the checksum settles whether it was; else labels and clean images are compared.
+
+        Raises:
+            DataError: The release was made from something else.
+        """
+        known, images = self.manifest.source, original.images
+        if known is not None and original.file is not None:
+            if original.sha256 != known.sha256:
                 raise DataError(
                     f"source={original.word} is not what {self.root} was made from: its SHA-256 is {original.sha256}, that of the "
-                    f"original, {manifest.source.name}, is {manifest.source.sha256}. Give that file."
+                    f"original, {known.name}, is {known.sha256}. Give that file."
                 )
-            return original
-        same = all(np.array_equal(images.split(name).labels, self.split(name).labels) for name in SPLITS)
-        ours, theirs = (np.asarray(data.split("test").images) for data in (self, images))
-        if not same or not np.array_equal(ours, theirs):
+        elif not all(self._holds(name, images.split(name)) for name in self.manifest.published):
             raise DataError(
                 f"source={images.info.name} is not what {self.root} was made from: labels or test images differ. Give the data, size and "
                 "seed that were protected."
             )
-        return original
+        self._clean = images
+
+    def _holds(self, name: str, split: Split) -> bool:
+        ours = super().split(name)
+        if name == "train":
+            return self.part != "all" or np.array_equal(ours.labels, split.labels)
+        return np.array_equal(ours.labels, split.labels) and np.array_equal(ours.images[:], split.images[:])
 
     def _partial(self, train: Split) -> Split:
         selected = self.manifest.coverage.mask()

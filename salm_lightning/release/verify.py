@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ import yaml
 from numpy.typing import NDArray
 
 from salm_lightning.data.base import ANY_FINDING, ARRAYS, SPLITS, any_finding
+from salm_lightning.data.catalogue import INFO
 from salm_lightning.data.npz import ArraySpec, NpzReader, slices
 from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import ReleaseError
 from salm_lightning.release.bound import Measured
-from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, Manifest, archive_name
+from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, Manifest, Publish, archive_name, extra_arrays
 
 if TYPE_CHECKING:
     from salm_lightning.data.datamodule import ImageDataModule
@@ -84,23 +86,38 @@ def _check_files(folder: Path, manifest: Manifest) -> Iterator[Check]:
     yield Check("files", found == plain == expected, ", ".join(sorted(expected)) if found == plain == expected else detail)
     if found == plain == expected:
         path = folder / archive_name(manifest.info)
-        digest = file_sums(path).sha256
-        same = digest == manifest.archive.sha256
-        yield Check("checksum", same, f"sha256 {digest}" + ("" if same else f", the manifest says {manifest.archive.sha256}"))
+        yield _check_sum(path, manifest)
         yield _check_datamodule(folder / DATAMODULE)
         yield _check_arrays(path, manifest)
 
 
+def _check_sum(path: Path, manifest: Manifest) -> Check:
+    sums = file_sums(path)
+    if sums.sha256 == manifest.archive.sha256:
+        return Check("checksum", True, f"sha256 {sums.sha256}")
+    wrong = f"sha256 {sums.sha256}, the manifest says {manifest.archive.sha256}"
+    official = INFO.get(manifest.info.name, {})
+    if (manifest.source and sums.sha256 == manifest.source.sha256) or sums.md5 in official.values():
+        wrong += (
+            "; this is the CLEAN ORIGINAL, which something has put in the place of the protected file, such as medmnist with "
+            "download=True (open a release with download=False)"
+        )
+    return Check("checksum", False, wrong)
+
+
 def _check_datamodule(path: Path) -> Check:
-    """Check that the config file names our class and nothing else: whoever runs it runs what it names."""
+    """Check that the config file names our class, this folder and nothing else: whoever runs it runs what it names."""
     try:
         text = path.read_text(encoding="utf-8") if path.stat().st_size <= _LARGEST_CONFIG else ""
         config = yaml.safe_load(text)
         root = config["data"]["init_args"]["root"]
-        good = config == {"data": {"class_path": "PoisonedDataModule", "init_args": {"root": root}}} and isinstance(root, str)
+        here = isinstance(root, str) and (path.parent / root).resolve() == path.parent.resolve()
+        good = here and config == {"data": {"class_path": "PoisonedDataModule", "init_args": {"root": root}}}
     except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
         good = False
-    return Check(DATAMODULE, good, "names PoisonedDataModule" if good else "is not what a release holds; do not run it")
+    return Check(
+        DATAMODULE, good, "names PoisonedDataModule and this folder" if good else "is not what a release holds; do not run it"
+    )
 
 
 def _check_arrays(path: Path, manifest: Manifest) -> Check:
@@ -116,13 +133,13 @@ def _check_arrays(path: Path, manifest: Manifest) -> Check:
         return Check(name, False, f"not as the manifest says: {', '.join(differing)}")
     info = manifest.info
     image = (info.size, info.size) if info.channels == 1 else (info.size, info.size, info.channels)
-    for split in SPLITS:
+    for split in manifest.published:
         images, labels = found[f"{split}_images"], found[f"{split}_labels"]
         if images.dtype != "|u1" or images.shape[1:] != image or np.dtype(labels.dtype).kind not in "iu":
             return Check(name, False, f"{split}: images are {images}, labels {labels}; not in the layout of MedMNIST")
-        if not 0 < images.shape[0] == labels.shape[0]:
-            return Check(name, False, f"{split}: {images.shape[0]} images, {labels.shape[0]} labels")
-    counts = ", ".join(f"{split} {found[f'{split}_images'].shape[0]}" for split in SPLITS)
+        if not (images.shape[0] > 0 and images.shape[:1] == labels.shape[:1]):
+            return Check(name, False, f"{split}: {images.shape[0]} images, labels {labels}")
+    counts = ", ".join(f"{split} {found[f'{split}_images'].shape[0]}" for split in manifest.published)
     return Check(name, True, f"uint8, so without NaN; {counts}")
 
 
@@ -136,7 +153,7 @@ def _check_against_source(
         with NpzReader(path) as release, _open(source) as original:
             yield _check_source(source, manifest)
             derived = manifest.dataset.get("labels") == ANY_FINDING
-            shapes = _check_shapes(release, original, derived)
+            shapes = _check_shapes(release, original, manifest, derived)
             yield shapes
             coverage = _check_coverage(release, original, manifest)
             yield coverage
@@ -145,7 +162,10 @@ def _check_against_source(
                 yield _check_equal(
                     "labels", "aligned with the source in all splits", release, original, "_labels", convert=convert
                 )
-                yield _check_equal("val and test", "images untouched", release, original, "val_images", "test_images")
+                clean = "images untouched" if len(manifest.published) > 1 else "not published"
+                yield _check_equal("val and test", clean, release, original, "val_images", "test_images")
+                if manifest.extras and isinstance(original, NpzReader):
+                    yield _check_extras(release, original, manifest)
                 yield from _check_images(release, original, manifest, on_progress)
     except ReleaseError as error:
         yield Check("readable", False, str(error))
@@ -183,15 +203,17 @@ def _check_source(source: Path | ImageDataModule, manifest: Manifest) -> Check:
     return Check("source", same, f"sha256 {digest}" + ("" if same else f", the manifest says {manifest.source.sha256}"))
 
 
-def _check_shapes(release: NpzReader, original: _Arrays, derived: bool) -> Check:
+def _check_shapes(release: NpzReader, original: _Arrays, manifest: Manifest, derived: bool) -> Check:
+    published: Publish = "all" if len(manifest.published) > 1 else "train"
+    names = [name for name in ARRAYS if name in manifest.arrays] + extra_arrays(original.specs, published)
     expected = dict(original.specs)
     if derived:
         labels = {name: spec for name, spec in expected.items() if name.endswith("_labels")}
         expected |= {name: replace(spec, shape=(*spec.shape[:1], 1)) for name, spec in labels.items()}
     differing = [
-        f"{name}: {release.specs[name]} against {expected.get(name, 'nothing')}"
-        for name in ARRAYS
-        if release.specs[name] != expected.get(name)
+        f"{name}: {release.specs.get(name, 'nothing')} against {expected.get(name, 'nothing')}"
+        for name in dict.fromkeys([*names, *release.specs])
+        if release.specs.get(name) != expected.get(name)
     ]
     return Check("same arrays", not differing, "; ".join(differing) or "types and shapes as in the source")
 
@@ -212,7 +234,7 @@ def _check_equal(
 ) -> Check:
     """Check that all arrays whose names end so are equal in both files, the source's converted first if a way is given."""
     for array in ARRAYS:
-        if array.endswith(endings):
+        if array.endswith(endings) and array in release.specs:
             row = 0
             for ours, theirs in _pairs(release, original, array):
                 theirs = theirs if convert is None else convert(theirs)
@@ -221,6 +243,19 @@ def _check_equal(
                     return Check(name, False, f"{array} differs from the source, first at index {row + wrong[0]}")
                 row += len(ours)
     return Check(name, True, detail)
+
+
+def _check_extras(release: NpzReader, original: NpzReader, manifest: Manifest) -> Check:
+    """Check that arrays which MedMNIST's layout does not know are copies, byte for byte."""
+    differing = [
+        name
+        for name in manifest.extras
+        if any(ours != theirs for ours, theirs in zip_longest(release.stored(name), original.stored(name)))
+    ]
+    detail = (
+        f"differing from the source: {', '.join(differing)}" if differing else f"as in the source: {', '.join(manifest.extras)}"
+    )
+    return Check("other arrays", not differing, detail)
 
 
 def _check_images(release: NpzReader, original: _Arrays, manifest: Manifest, on_progress: Progress | None) -> Iterator[Check]:

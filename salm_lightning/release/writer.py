@@ -13,18 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from salm_lightning.data.base import ARRAYS, SPLITS, Split
+from salm_lightning.data.base import ARRAYS, Split
 from salm_lightning.data.datamodule import ImageDataModule
-from salm_lightning.data.npz import ArraySpec, slices, write_array
+from salm_lightning.data.npz import ArraySpec, NpzReader, copy_array, slices, write_array
 from salm_lightning.data.original import Original
 from salm_lightning.data.sums import FileSum, file_sums
 from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
 from salm_lightning.files import flush, write_text
 from salm_lightning.release.bound import Bound
-from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, Manifest, archive_name, info_of, safe_name
+from salm_lightning.release.manifest import (
+    DATAMODULE,
+    DATAMODULE_TEXT,
+    MANIFEST,
+    Coverage,
+    Manifest,
+    Publish,
+    archive_name,
+    extra_arrays,
+    info_of,
+    safe_name,
+)
 from salm_lightning.release.measure import Meter
 from salm_lightning.release.parts import as_stored
 
@@ -74,6 +84,7 @@ def write_release(
     overwrite: bool = False,
     selected: NDArray[np.bool_] | None = None,
     announce: Callable[[str], None] = lambda manifest: None,
+    publish: Publish = "all",
 ) -> Manifest:
     """Write a protected dataset: ``<name>.npz``, ``manifest.json`` and ``datamodule.yaml``.
 
@@ -84,7 +95,8 @@ def write_release(
 
     Args:
         folder: Destination.
-        source: DataModule of the originals, set up. Its val and test splits and all labels are copied as they are.
+        source: DataModule of the originals, set up. Its val and test splits, all labels, and whatever else its file holds, such as
+            names, are copied as they are.
         protected: The protected training images in index order, each exactly once, in blocks of any length: uint8
             ``[B, H, W]``, ``[B, H, W, C]`` or ``[B, C, H, W]``.
         settings: The method with every setting, and the seed; plain values that JSON can hold.
@@ -92,6 +104,7 @@ def write_release(
         overwrite: Replace an existing release.
         selected: Which training images may differ from the originals, boolean ``[N]``; None for all.
         announce: Called with the manifest's text when everything is written and only the renaming is left.
+        publish: ``all`` is MedMNIST's layout, whose val and test images are the clean ones; ``train`` leaves these out.
 
     Returns:
         The manifest, as written.
@@ -109,8 +122,8 @@ def write_release(
     building = _building(folder)
     building.mkdir(parents=True)
     try:
-        manifest = _build(building, source, protected, plain, promise, selected)
-        write_text(building / DATAMODULE, datamodule_yaml(folder))
+        manifest = _build(building, source, protected, plain, promise, selected, publish)
+        write_text(building / DATAMODULE, DATAMODULE_TEXT)
         write_text(building / MANIFEST, manifest.to_json())
         announce(manifest.to_json())
         _publish(building, folder)
@@ -129,19 +142,6 @@ def recover(folder: Path | str) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def datamodule_yaml(folder: Path) -> str:
-    """Return the config file that makes a victim train on the release in ``folder``.
-
-    Its root is relative if the folder lies below the current one, so that a project can be moved as a whole.
-    """
-    folder = _absolute(folder)
-    here = Path.cwd()
-    root = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    config = {"data": {"class_path": "PoisonedDataModule", "init_args": {"root": root.as_posix()}}}
-    text: str = yaml.safe_dump(config, sort_keys=False, width=10**6, allow_unicode=True)
-    return text
-
-
 def _build(
     building: Path,
     source: ImageDataModule,
@@ -149,13 +149,13 @@ def _build(
     settings: dict[str, Any],
     bound: Bound,
     selected: NDArray[np.bool_] | None,
+    publish: Publish,
 ) -> Manifest:
     dataset = _plain(source.describe())
     dataset["name"] = safe_name(dataset["name"])
     path = building / archive_name(info_of(dataset))
-    splits = {split: source.split(split) for split in SPLITS}
     meter = Meter()
-    specs = _write_archive(path, splits, _measured_blocks(splits["train"], protected, meter))
+    specs = _write_archive(path, source, _measured_blocks(source.split("train"), protected, meter), publish)
     measured = meter.compute()
     _refuse_bad_images(bound.violation(measured), meter, selected)
     return Manifest(
@@ -171,17 +171,32 @@ def _build(
     )
 
 
-def _write_archive(path: Path, splits: dict[str, Split], train_images: Iterator[NDArray[np.uint8]]) -> dict[str, ArraySpec]:
+def _write_archive(
+    path: Path, source: ImageDataModule, train_images: Iterator[NDArray[np.uint8]], publish: Publish
+) -> dict[str, ArraySpec]:
     specs = {}
     with zipfile.ZipFile(path, "w") as archive:
         for name in ARRAYS:
-            split, kind = name.split("_")
-            array = splits[split].images if kind == "images" else splits[split].labels
+            split, _, kind = name.partition("_")
+            if publish not in ("all", split):
+                continue
+            array = getattr(source.split(split), kind)
             specs[name] = ArraySpec.of(array)
-            blocks = train_images if name == "train_images" else slices(array, _ROWS)
-            write_array(archive, name, specs[name], blocks)
+            write_array(archive, name, specs[name], train_images if name == "train_images" else slices(array, _ROWS))
+        specs |= _copy_extras(archive, source, publish)
     flush(path)
     return specs
+
+
+def _copy_extras(archive: zipfile.ZipFile, source: ImageDataModule, publish: Publish) -> dict[str, ArraySpec]:
+    """Copy the arrays that MedMNIST's layout does not know, such as names, byte for byte."""
+    if source.source_path is None:
+        return {}
+    with NpzReader(source.source_path, needed=ARRAYS) as original:
+        extras = extra_arrays(original.specs, publish)
+        for name in extras:
+            copy_array(archive, name, original.stored(name))
+        return {name: original.specs[name] for name in extras}
 
 
 def _measured_blocks(train: Split, protected: Iterable[NDArray[np.uint8]], meter: Meter) -> Iterator[NDArray[np.uint8]]:

@@ -11,6 +11,7 @@ from salm_lightning.callbacks.run_folder import run_folder
 from salm_lightning.data import ImageDataModule
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.release.last_pass import is_published, last_pass
+from salm_lightning.release.manifest import Publish
 from salm_lightning.release.writer import check_destination
 
 
@@ -21,6 +22,7 @@ def generate(
     folder: Path | None = None,
     ckpt_path: Path | None = None,
     overwrite: bool = False,
+    publish: Publish = "all",
 ) -> Path:
     """Run the last pass over every training image and write the protected dataset; all ranks call it together.
 
@@ -34,6 +36,7 @@ def generate(
         ckpt_path: Checkpoint to load; ``None`` saves the module as it is and loads that, except for a method without a source
             model.
         overwrite: Replace a release that stands there.
+        publish: Which splits go into the release: ``all``, or ``train`` alone, since val and test images are the clean ones.
 
     Returns:
         The folder of the release.
@@ -47,7 +50,7 @@ def generate(
         check_destination(folder, overwrite)
     if ckpt_path is None and module.method.trains_source_on is not None:
         ckpt_path = save_run(trainer)
-    last_pass(trainer, module, data, folder, ckpt_path, overwrite)
+    last_pass(trainer, module, data, folder, ckpt_path, overwrite, publish)
     return folder
 
 

@@ -76,6 +76,7 @@ def train_victims(
         training.victim, width, steps, training.precision, learning_rate=training.learning_rate, seed=training.seed
     )
     poisoned = PoisonedDataModule(folder / PROTECTED, batch_size=images.batch_size, seed=images.seed)
+    poisoned.measure_on(Original(images))
     results = {}
     for prefix, (name, data) in zip(prefixes, zip(VICTIMS, (images, poisoned), strict=True), strict=True):
         path = results_file(folder, name)
