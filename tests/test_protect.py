@@ -7,16 +7,18 @@ import os
 import shlex
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fakes import write_fake_npz
 from lightning.pytorch import LightningModule
 
-from salm_lightning.data import MEDMNIST
+from salm_lightning.data import MEDMNIST, SyntheticDataModule
 from salm_lightning.main import main
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import Manifest
+from salm_lightning.runs.proof import verdict
 
 OUT = Path("out")
 SHORT = "--out out --steps 2 --victim_steps 2 --width 0.125 --batch_size 8 --accelerator cpu"
@@ -68,9 +70,23 @@ def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["images covered"][0] == "20 of 20"
     assert "Time taken:        0:00:" in shown
 
-    (check,) = [line.partition("salm-cli ")[2] for line in shown.splitlines() if line.startswith("Check it:")]
-    assert main(shlex.split(check)) == 0
+    assert (
+        shown.index("width 0.125, 2 steps for the noise, 11 for each victim.")
+        < shown.index("This takes about")
+        < shown.index("[1/3]")
+    )
+    verdicts = ("Nothing is shown:", "Protected, as far as", "Not protected:")
+    assert sum(text in shown for text in verdicts) == 1
+    assert "the clean validation and test images, too, 18 of 38" in shown
+    assert 'medmnist.BloodMNIST("train", root="out/protected", download=False)' in shown
+    record = json.loads((OUT / "protect.json").read_text())
+    assert record["status"] == "done"
+    assert record["seconds"] > 0
+    for name in ("Check it:", "Report on it:"):
+        (command,) = [line.partition("salm-cli ")[2] for line in shown.splitlines() if line.startswith(name)]
+        assert main(shlex.split(command)) == 0
     assert "compared with" in capsys.readouterr().out
+    assert f"Attack it:         salm-cli audit out/protected --source {Path.cwd()}/bloodmnist.npz" in shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -115,6 +131,7 @@ def test_an_interrupted_proof_goes_on_with_the_victim_that_is_missing(
     _interrupt_at(monkeypatch, VictimModule, 1, seen)
     assert _protect(f"mine.npz {SHORT}") == 143
     assert seen == [0, 1]
+    assert json.loads((OUT / "protect.json").read_text())["status"] == "interrupted"
     assert _protect(f"mine.npz {SHORT} --seed 1") == 2
     assert "out=out holds a result with other settings (seed is 0 there and 1 here)" in capsys.readouterr().err
     assert _protect(f"mine.npz {SHORT}") == 0
@@ -233,6 +250,53 @@ def test_ordered_classes_have_a_kappa_in_the_proof(capsys: pytest.CaptureFixture
     assert "weighted kappa" in shown
     kappa = json.loads((OUT / "victim-clean/results.json").read_text())["test"]["kappa"]
     assert f"{kappa:.3f}" in shown
+
+
+def _results(**figures: tuple[float, float]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"majority": 0.25, "test": {key: values[place] for key, values in figures.items()}}
+        for place, name in enumerate(("clean", "protected"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("results", "expected"),
+    [
+        (
+            _results(acc=(0.247, 0.248), balanced_acc=(0.25, 0.25)),
+            "Nothing is shown: the model trained on the clean images learned next",
+        ),
+        (
+            _results(acc=(0.85, 0.40), balanced_acc=(0.85, 0.40)),
+            "Protected, as far as one model trained without any countermeasure",
+        ),
+        (_results(acc=(0.85, 0.40), balanced_acc=(0.85, 0.40)), "keeps 25% of what"),
+        (
+            _results(acc=(0.85, 0.60), balanced_acc=(0.85, 0.40)),
+            "Not protected: the model trained on the protected images keeps 58% of",
+        ),
+        (_results(acc=(0.85, 0.20), balanced_acc=(0.85, 0.10)), "keeps 0% of what"),
+    ],
+)
+def test_a_proof_ends_in_words(results: dict[str, dict[str, Any]], expected: str) -> None:
+    assert expected in verdict(results, SyntheticDataModule(num_classes=4))
+
+
+def test_source_models_and_victims_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("my_nets.py").write_text(
+        "from torch import nn\n\n\nclass Tiny(nn.Sequential):\n"
+        "    def __init__(self, num_classes: int, channels: int, hidden: int = 4) -> None:\n"
+        "        conv = nn.Conv2d(channels, hidden, 3)\n"
+        "        super().__init__(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(hidden, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(Path.cwd())
+    assert _protect(f"mine.npz {SHORT} --source_model my_nets.Tiny --source_model.hidden 6 --victim my_nets.Tiny") == 0
+    assert Manifest.read(OUT / "protected").settings["source"] == {"class_path": "my_nets.Tiny", "init_args": {"hidden": 6}}
+    assert json.loads((OUT / "victim-clean/results.json").read_text())["victim"]["arch"] == {
+        "class_path": "my_nets.Tiny",
+        "init_args": {},
+    }
+    assert json.loads((OUT / "protect.json").read_text())["identity"]["source_model"]["init_args"] == {"hidden": 6}
 
 
 @pytest.mark.slow

@@ -42,7 +42,8 @@ def generator_work(training: Training, method: Method, images: ImageDataModule, 
     if method.trains_source_on == "clean":
         updates = 0
     train, val = (math.ceil(sizes[name] / images.batch_size) for name in ("train", "val"))
-    stored = sum(sizes.values()) + (sizes["train"] if steps and training.loop == "persistent" else 0)
+    snapshot = updates and training.loop == "persistent" and method.noise_per == "sample"
+    stored = sum(sizes.values()) + (sizes["train"] if snapshot else 0)
     return Work(
         Network(Architecture.parse(training.source_model), width, images.channels, images.image_size, images.batch_size),
         training=steps,
