@@ -39,7 +39,7 @@ def generator_work(training: Training, method: Method, images: ImageDataModule, 
     updates: int | Literal["auto"] = _PGD_STEPS if training.loop == "fresh" else training.updates_per_visit
     if updates == "auto":
         updates = automatic_updates(sizes["train"], max(1, steps), images.batch_size)
-    if method.trains_source_on == "clean":
+    if method.trains_source_on != "protected":
         updates = 0
     train, val = (math.ceil(sizes[name] / images.batch_size) for name in ("train", "val"))
     snapshot = updates and training.loop == "persistent" and method.noise_per == "sample"
