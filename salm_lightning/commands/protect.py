@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-from salm_lightning.models import NetworkFactory
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.runs.effort import Effort, Precision, Training
 
@@ -22,12 +21,12 @@ def protect(
     root: Path | None = None,
     method: Method = SALM(),  # noqa: B008 (it has no state)
     effort: Effort | None = None,
-    source_model: str | NetworkFactory = "resnet18",
+    source_model: str | dict = "resnet18",  # type: ignore[type-arg]  # a class of torch's would load it
     width: float | None = None,
     steps: int | None = None,
     updates_per_visit: int | Literal["auto"] = "auto",
     proof: bool = True,
-    victim: str | NetworkFactory = "resnet18",
+    victim: str | dict = "resnet18",  # type: ignore[type-arg]
     victim_steps: int | None = None,
     batch_size: int | None = None,
     source_learning_rate: float | None = None,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.runs.effort import Precision
-from salm_lightning.runs.trainers import check_accelerator
 
 
 def reproduce(
@@ -54,6 +53,7 @@ def reproduce(
     from salm_lightning.reproduce.run import run
     from salm_lightning.reproduce.settings import Settings
     from salm_lightning.reproduce.targets import TARGETS
+    from salm_lightning.runs.trainers import check_accelerator
 
     chosen = TARGETS[look_up("target", target, TARGETS)]
     if workers < 1:

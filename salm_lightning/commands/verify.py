@@ -9,6 +9,7 @@ from rich.text import Text
 
 from salm_lightning import data
 from salm_lightning.console import progress
+from salm_lightning.data.catalogue import archive_path
 from salm_lightning.errors import SalmError
 from salm_lightning.release.manifest import Manifest
 from salm_lightning.release.verify import Check, verify_release
@@ -43,15 +44,19 @@ def verify(release: Path, source: str | None = None, root: Path | None = None) -
 
 
 def _original(source: str, root: Path | None, release: Path) -> Path | data.ImageDataModule:
-    """Return the file that a user names, or images that are drawn as the manifest says."""
-    from salm_lightning.data.original import Original
-
+    """Return the file that a user names, without loading Lightning for it, or images that are drawn as the manifest says."""
+    path = Path(source).expanduser()
     try:
         manifest = Manifest.read(release)
-        images = Original.of_release(source, manifest.dataset, manifest.settings, root).images
+        if source.lower() in data.MEDMNIST:
+            return archive_path(source.lower(), manifest.info.size, root)
+        if path.exists():
+            return path
+        from salm_lightning.data.original import Original
+
+        return Original.of_release(source, manifest.dataset, manifest.settings, root).images
     except SalmError:
-        return Path(source).expanduser()  # what is wrong with it, or with the release, the checks say
-    return images.source_path or images
+        return path  # what is wrong with it, or with the release, the checks say
 
 
 def _line(check: Check) -> Text:

@@ -35,6 +35,12 @@ MEDMNIST: dict[str, DatasetInfo] = {name: _describe(name, entry) for name, entry
 """The 2-D datasets by name, described at 28 pixels."""
 
 
+def archive_path(name: str, size: int = 28, root: str | Path | None = None) -> Path:
+    """Return where a dataset's file is looked for; ``root`` is :func:`default_root` by default."""
+    folder = default_root() if root is None else Path(root).expanduser()
+    return folder / f"{name}{'' if size == 28 else f'_{size}'}.npz"
+
+
 def default_root() -> Path:
     """Return the folder where dataset files are looked for: ``SALM_DATA_ROOT``, else ``~/.medmnist``."""
     return Path(os.environ.get("SALM_DATA_ROOT") or "~/.medmnist").expanduser()

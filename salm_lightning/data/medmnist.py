@@ -15,7 +15,7 @@ from typing import Any
 from salm_lightning.console import is_live
 from salm_lightning.data.arrays import infer_info, read_npz
 from salm_lightning.data.base import ANY_FINDING, DatasetInfo, Split, Task, any_finding
-from salm_lightning.data.catalogue import INFO, MEDMNIST, SIZES, default_root
+from salm_lightning.data.catalogue import INFO, MEDMNIST, SIZES, archive_path
 from salm_lightning.data.datamodule import ImageDataModule, Resident
 from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import ConfigurationError, DataError, look_up
@@ -73,8 +73,8 @@ class MedMNISTDataModule(ImageDataModule):
         )
         self.download = download
         self._suffix = "" if size == 28 else f"_{size}"
-        self.root = default_root() if root is None else Path(root).expanduser()
-        self.source_path: Path = self.root / f"{name}{self._suffix}.npz"
+        self.source_path: Path = archive_path(name, size, root)
+        self.root = self.source_path.parent
         self._sum_compared = False
 
     @classmethod

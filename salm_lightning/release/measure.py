@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from salm_lightning.data.arrays import to_tensor
 from salm_lightning.errors import ReleaseError
@@ -107,10 +106,17 @@ class Meter:
         self._ssim += ssim_per_image(after, before).tolist()
         psnr = torch.full(differs.shape, math.inf, dtype=torch.float64)
         if differs.any():
-            psnr[differs] = peak_signal_noise_ratio(
-                after[differs], before[differs], data_range=1.0, reduction="none", dim=(1, 2, 3)
-            )
+            psnr[differs] = _psnr(after[differs], before[differs])
         self._psnr += psnr.tolist()
+
+
+def _psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio in dB of each pair of images in [0, 1] that differ, ``[B]``.
+
+    With the logarithm of 10 in float32, as torchmetrics computes it: manifests that it has been written into are made again the same.
+    """
+    error = (a - b).square().sum(dim=(1, 2, 3)) / a[0].numel()
+    return -error.log() * (10 / torch.tensor(10.0).log())
 
 
 def ssim_per_image(a: Tensor, b: Tensor) -> Tensor:

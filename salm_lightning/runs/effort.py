@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.models import Architecture, NetworkFactory
+from salm_lightning.models import Architecture
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Effort = Literal["quick", "normal", "paper"]
@@ -54,12 +54,12 @@ class Training:
     """
 
     effort: Effort | None = None
-    source_model: str | NetworkFactory = "resnet18"
+    source_model: str | dict = "resnet18"  # type: ignore[type-arg]  # a class of torch's would load it
     width: float | None = None
     steps: int | None = None
     loop: Literal["persistent", "fresh"] = "persistent"
     updates_per_visit: int | Literal["auto"] = "auto"
-    victim: str | NetworkFactory = "resnet18"
+    victim: str | dict = "resnet18"  # type: ignore[type-arg]
     victim_steps: int | None = None
     source_learning_rate: float | None = None
     learning_rate: float | None = None

@@ -37,14 +37,15 @@ def make_release(training: Training, method: Method, images: ImageDataModule, fo
         The folder of the release.
     """
     width, steps, _ = training.lengths
+    architecture = Architecture.parse(training.source_model)
     module = NoiseGeneratorModule(
         method,
         **facts_of(images),
-        source=training.source_model,
+        source=architecture,
         width=width,
         loop=training.loop,
         updates_per_visit=training.updates_per_visit,
-        optimizer=default_optimizer(Architecture.parse(training.source_model), learning_rate=training.source_learning_rate),
+        optimizer=default_optimizer(architecture, learning_rate=training.source_learning_rate),
         seed=training.seed,
     )
     callbacks = [Throughput(), progress_bar(), RunCheckpoint(max(1, steps // 10)), NoisePictures()]
@@ -72,8 +73,9 @@ def train_victims(
         Results on the clean test split under ``clean`` and ``protected``.
     """
     width, _, steps = training.lengths
+    architecture = Architecture.parse(training.victim)
     settings = VictimSettings(
-        training.victim, width, steps, training.precision, learning_rate=training.learning_rate, seed=training.seed
+        architecture, width, steps, training.precision, learning_rate=training.learning_rate, seed=training.seed
     )
     poisoned = PoisonedDataModule(folder / PROTECTED, batch_size=images.batch_size, seed=images.seed)
     poisoned.measure_on(Original(images))
