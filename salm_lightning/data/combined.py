@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
 
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.data.batches import permutation
 from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.data.image_folder import image_classes, read_image
 from salm_lightning.data.mapped_rows import rows_of
 from salm_lightning.data.scratch import Scratch, as_written
 from salm_lightning.errors import ConfigurationError, DataError
@@ -122,24 +123,21 @@ def support_of_folder(
         DataError: It holds no subfolders with images, or a class has fewer than three.
         ConfigurationError: It has fewer classes than ``number``.
     """
-    try:
-        folder = ImageFolder(str(root))
-    except FileNotFoundError as error:
-        raise DataError(f"support={root} is no image folder ({error}); it needs one subfolder with images per class.") from error
-    labels = np.asarray(folder.targets)
-    chosen = _choose(len(folder.classes), number, seed, str(root))
-    parts: dict[str, list[tuple[NDArray[np.int64], int]]] = {name: [] for name in SPLITS}
+    images = image_classes(root, "support")
+    names = list(images)
+    chosen = _choose(len(names), number, seed, str(root))
+    parts: dict[str, list[tuple[list[Path], int]]] = {name: [] for name in SPLITS}
     for label, index in enumerate(chosen):
-        members = np.flatnonzero(labels == index)
-        members = members[permutation(len(members), seed, "support images", index)][:MAX_PER_CLASS]
-        if len(members) < 3:
-            raise DataError(f"support={root}: class {folder.classes[index]!r} has {len(members)} images; give 3 or more.")
-        held = max(1, len(members) // 10)
-        for name, rows in zip(SPLITS, np.split(members, [len(members) - 2 * held, len(members) - held]), strict=True):
-            parts[name].append((rows, label))
-    return {name: _read_all(folder, part, size, scratch) for name, part in parts.items()}, tuple(
-        folder.classes[index] for index in chosen
-    )
+        files = images[names[index]]
+        files = [files[row] for row in permutation(len(files), seed, "support images", index)[:MAX_PER_CLASS]]
+        if len(files) < 3:
+            raise DataError(f"support={root}: class {names[index]!r} has {len(files)} images; give 3 or more.")
+        held = max(1, len(files) // 10)
+        edges = (0, len(files) - 2 * held, len(files) - held, len(files))
+        for name, (start, end) in zip(SPLITS, itertools.pairwise(edges), strict=True):
+            parts[name].append((files[start:end], label))
+    splits = {name: _read_all(part, size, scratch) for name, part in parts.items()}
+    return splits, tuple(names[index] for index in chosen)
 
 
 def fit_images(images: NDArray[np.uint8], size: int, channels: int) -> NDArray[np.uint8]:
@@ -181,8 +179,8 @@ def _blocks(count: int) -> Iterator[slice]:
         yield slice(start, min(start + _ROWS, count))
 
 
-def _read(folder: ImageFolder, row: int, size: int) -> NDArray[np.uint8]:
-    image = torch.from_numpy(np.asarray(folder[row][0])).permute(2, 0, 1)
+def _read(path: Path, size: int) -> NDArray[np.uint8]:
+    image = torch.from_numpy(read_image(path, "support").copy()).permute(2, 0, 1)
     shorter = min(image.shape[1:])
     top, left = ((side - shorter) // 2 for side in image.shape[1:])
     square = image[:, top : top + shorter, left : left + shorter]
@@ -190,11 +188,10 @@ def _read(folder: ImageFolder, row: int, size: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def _read_all(folder: ImageFolder, parts: list[tuple[NDArray[np.int64], int]], size: int, scratch: Scratch) -> Split:
+def _read_all(parts: list[tuple[list[Path], int]], size: int, scratch: Scratch) -> Split:
     """Read images class by class."""
-    rows = np.concatenate([rows for rows, _ in parts])
-    images = scratch.empty((len(rows), size, size, 3))
-    for position, row in enumerate(rows):
-        images[position] = _read(folder, int(row), size)
-    labels = np.concatenate([np.full((len(rows), 1), label, np.int64) for rows, label in parts])
+    labels = np.concatenate([np.full((len(files), 1), label, np.int64) for files, label in parts])
+    images = scratch.empty((len(labels), size, size, 3))
+    for position, path in enumerate(itertools.chain.from_iterable(files for files, _ in parts)):
+        images[position] = _read(path, size)
     return Split(as_written(images), labels)
