@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from lightning.pytorch import seed_everything
 
 from salm_lightning.console import say
 from salm_lightning.data import MEDMNIST, SPLITS
 from salm_lightning.data.catalogue import INFO
 from salm_lightning.data.combined import MAX_PER_CLASS
+from salm_lightning.data.original import Original
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.files import address, locked
 from salm_lightning.noise.methods import SALM
@@ -18,9 +22,9 @@ from salm_lightning.reproduce.experiment import Experiment, Setup
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.runs.effort import Training
 from salm_lightning.runs.plan import generator_work, victim_work
-from salm_lightning.runs.record import DONE, FAILED, OPEN, Run
+from salm_lightning.runs.record import FAILED, Run, read_run
 from salm_lightning.runs.result_folder import results_file
-from salm_lightning.scenarios.classwise import Support, numbers_of, protect_classes
+from salm_lightning.scenarios.classwise import RECORD, Support, numbers_of, protect_classes
 from salm_lightning.sweep.cost import Cost, PlannedRun, show_runs
 
 _GENERAL = "no folder of general images is given: name one with --general FOLDER, with one subfolder of images per class"
@@ -37,32 +41,29 @@ class ClassByClass(Experiment):
         super().__init__(cells, setup)
         if setup.general is not None and not setup.general.is_dir():
             raise ConfigurationError(f"general={setup.general} is no folder; give one with a subfolder of images per class.")
-        self._errors: dict[Path, str] = {}
+        self._failed: dict[Path, Run] = {}
 
     def run(self) -> int:
         """Protect and train what is not done yet, one after another in this process."""
         with locked(self.setup.out, "sweep"):
             for cell in self.cells:
                 for seed in self.setup.settings.seeds:
-                    self._protect(cell, seed)
-        return int(any(result.status != DONE for result in self.results()))
+                    folder = self._folder(cell, seed)
+                    if not (self.missing(cell) or folder in self._failed or self._state(folder).is_done):
+                        self._protect(cell, seed, folder)
+        return 0
 
-    def _protect(self, cell: Cell, seed: int) -> None:
-        folder = self._folder(cell, seed)
-        if self.missing(cell) or folder in self._errors or self._status(folder) == DONE:
-            return
-        say(f"Protecting {cell.dataset} class by class among {self._among(_recipe(cell))}, seed {seed}")
+    def _protect(self, cell: Cell, seed: int, folder: Path) -> None:
+        recipe, training, root = _recipe(cell), self._training(cell, seed), self.setup.settings.root
+        say(f"Protecting {cell.dataset} class by class among {self._among(recipe)}, seed {seed}")
         try:
-            images = self.setup.settings.data(cell.dataset)
-            images.prepare_data()
-            images.setup("fit")
-            recipe, training, root = _recipe(cell), self._training(cell, seed), self.setup.settings.root
+            seed_everything(seed, verbose=False)
+            images = Original.named(cell.dataset.name, cell.dataset.size, root, seed=seed).load()
             support = Support.named(self._among(recipe), images, root, self._num_support(recipe), seed)
-            protect_classes(
-                images, numbers_of(recipe.classes, images), support, folder, SALM(), training, yes=True, overwrite=True
-            )
+            numbers = numbers_of(recipe.classes, images)
+            protect_classes(images, numbers, support, folder, SALM(), training, yes=True, overwrite=True)
         except (SalmError, RuntimeError) as error:  # diverged, or out of memory
-            self._errors[folder] = str(error)
+            self._failed[folder] = Run({}, FAILED, str(error))
             say(f"FAILED: {error}")
 
     def found(self, cell: Cell) -> list[Run]:
@@ -70,17 +71,15 @@ class ClassByClass(Experiment):
         return [self._found(self._folder(cell, seed), _recipe(cell).clean) for seed in self.setup.settings.seeds]
 
     def _found(self, folder: Path, clean: bool) -> Run:
-        status = self._status(folder)
-        if status != DONE:
-            return Run({}, status, self._errors.get(folder, ""))
+        state = self._state(folder)
+        if not state.is_done:
+            return state
         results = json.loads(results_file(folder, "clean" if clean else "protected").read_text(encoding="utf-8"))
-        return Run({}, DONE, results=results["test"] | {"majority": results["majority"]})
+        return replace(state, results=results["test"] | {"majority": results["majority"]})
 
-    def _status(self, folder: Path) -> str:
-        if folder in self._errors:
-            return FAILED
-        # The protected victim is the last one.
-        return DONE if results_file(folder, "protected").is_file() else OPEN
+    def _state(self, folder: Path) -> Run:
+        """Return what became of a release and its victims, in this command or before."""
+        return self._failed.get(folder) or read_run(folder / RECORD) or Run({})
 
     def missing(self, cell: Cell) -> str:
         """Return why a cell cannot be measured here: its data, or those of its support classes."""
@@ -96,7 +95,7 @@ class ClassByClass(Experiment):
             for seed in self.setup.settings.seeds:
                 folder, skipped = self._folder(cell, seed), self.missing(cell)
                 cost = None if skipped else self._cost(cell, seed)
-                planned[folder] = PlannedRun(folder.name, SKIPPED if skipped else self._status(folder), cost)
+                planned[folder] = PlannedRun(folder.name, SKIPPED if skipped else self._state(folder).status, cost)
         show_runs(list(planned.values()), 1)
 
     def _cost(self, cell: Cell, seed: int) -> Cost:

@@ -96,7 +96,9 @@ def cost_of(settings: Mapping[str, Any], images: Images, method: Method | None =
         elif updates == "auto":
             updates = automatic_updates(images.train, steps, batch_size)
         last = method.last_pass_steps if model["last_pass_steps"] is None else model["last_pass_steps"]
-        work = Work(network, steps, steps * updates + last * train, looks * val, images.bytes, keeps_weights=True)
+        gradient, snapshot = (steps * updates + last * train) * method.eot_samples, updates and model["loop"] == "persistent"
+        size = images.bytes + (images._replace(val=0, test=0).bytes if snapshot else 0)
+        work = Work(network, steps, gradient, looks * val, size, keeps_weights=True)
     return Cost((work,), trainer["accelerator"], trainer["precision"])
 
 
