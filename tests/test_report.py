@@ -461,7 +461,7 @@ def test_missing_parts_name_their_command(page: Make) -> None:
 def test_the_audit_is_told_its_source(page: Make, release: Path, path: str, value: Any, source: str) -> None:
     edit_manifest(release, path, value)
     shown = page(audit=AUDIT, quality=None)
-    command = f"salm-cli audit protected --source {source} --preset quick --width 0.25 --steps 1200 --batch_size 128"
+    command = f"salm-cli audit protected --source {source} --preset quick --width 0.25 --victim_steps 1200 --batch_size 128"
     assert shown.text.count(command) == 3  # what finished is kept, where the settings are the same
     assert f"salm-cli verify protected --source {source} " in shown.text
     note = "ORIGINAL stands for the file my scans.npz of which the release was made."

@@ -108,7 +108,8 @@ def _audit_options(audit: AuditResult | None) -> list[str]:
     """Return the options that make an audit go on where it stands; others would make another one."""
     settings = {} if audit is None else audit.settings
     given = {name: settings[name] for name in ("preset", "width", "steps", "batch_size", "precision") if name in settings}
-    return [word for name, value in given.items() for word in (f"--{name}", _plain(value))]
+    options = {"steps": "victim_steps"}
+    return [word for name, value in given.items() for word in (f"--{options.get(name, name)}", _plain(value))]
 
 
 def _recall(audit: AuditResult | None) -> list[tuple[str, int, float | None, float | None]]:
