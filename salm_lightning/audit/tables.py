@@ -25,10 +25,10 @@ CSV_COLUMNS = (
     *("width", "steps", "batch_size", "seconds", "reason"),
 )
 """Columns of ``audit.csv``; accuracies are shares, kappa is empty unless the task is ordinal."""
-_HEADINGS = ("countermeasure", "model", "accuracy", "balanced acc.", "AUC", "peak", "clean", "drop", "kept")
+_HEADINGS = ("countermeasure", "model", "accuracy", "balanced", "AUC", "peak", "clean", "drop", "kept")
 _LEFT = 2
 """Columns of words."""
-_FIRST_TO_GO = ("peak", "AUC", "balanced acc.")
+_FIRST_TO_GO = ("peak", "AUC", "balanced")
 """Columns that a narrow terminal does without."""
 _NARROWEST = 20
 """Columns of a terminal that the names of countermeasures are left at least; longer ones are wrapped."""
