@@ -21,10 +21,9 @@ from torch import nn
 
 from salm_lightning import commands
 from salm_lightning.audit import pairs as pairs_module
-from salm_lightning.audit.networks import features_of, logits_of
+from salm_lightning.audit.networks import features_of, logits_of, readability
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.quality import assess
-from salm_lightning.audit.readability import readability
 from salm_lightning.audit.results import Quality, Separability
 from salm_lightning.audit.segmentation import Otsu
 from salm_lightning.audit.separability import linear_separability, noise_of

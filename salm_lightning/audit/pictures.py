@@ -11,7 +11,6 @@ from torch import nn
 
 from salm_lightning.audit.album import Album
 from salm_lightning.audit.charts import Bar, Curve, battery_figure, curves_figure
-from salm_lightning.audit.extremes import summarise
 from salm_lightning.audit.image_figures import (
     embed,
     examples_figure,
@@ -24,7 +23,7 @@ from salm_lightning.audit.networks import features_of
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.results import AuditResult, Matrix
 from salm_lightning.audit.segmentation import Segmenter
-from salm_lightning.audit.similarity import DISTANCES
+from salm_lightning.audit.similarity import DISTANCES, summarise
 from salm_lightning.metrics.figures import confusion_figure
 from salm_lightning.metrics.style import CLEAN, PROTECTED
 

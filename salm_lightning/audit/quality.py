@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from salm_lightning.audit.album import Album
-from salm_lightning.audit.extremes import summarise
+from salm_lightning.audit.networks import readability
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.pictures import draw_examples, draw_extremes, draw_features, draw_segmentation, draw_worst
-from salm_lightning.audit.readability import readability
 from salm_lightning.audit.results import ComparedRelease, Extremes, Quality, Readability, Segmentation
 from salm_lightning.audit.segmentation import Segmenter, compare_masks
 from salm_lightning.audit.separability import linear_separability
-from salm_lightning.audit.similarity import DISTANCES, Similarity
+from salm_lightning.audit.similarity import DISTANCES, Similarity, summarise
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ReleaseError
 

@@ -79,15 +79,7 @@ class AuditedRelease:
 
 @dataclass(frozen=True)
 class Figures:
-    """Metrics of a victim on the clean test split, each for every seed; the AUC, say, is None where it is not defined.
-
-    Attributes:
-        acc: Accuracy after the last step.
-        auc: Area under the ROC curve.
-        balanced_acc: Mean recall of the classes.
-        peak_acc: Best accuracy at any validation.
-        best_on_val_acc: Accuracy at the best validation.
-    """
+    """Metrics of a victim on the clean test split, each for every seed: after the last step, at its peak, and at the best validation."""
 
     acc: Series
     auc: Series
@@ -128,15 +120,11 @@ class Attempt:
     worst: bool = False
 
     def __post_init__(self) -> None:
-        for trained_on, figures in (("protected", self.protected), ("clean", self.clean)):
-            for name, values in vars(figures).items() if figures else ():
-                if len(values) != len(self.seeds):
-                    expected = f"must have a number for each of the {len(self.seeds)} seeds"
-                    raise ValueError(f"{trained_on}.{name} {expected}, it has {len(values)}")
-
-    def trained(self, trained_on: TrainedOn) -> Figures | None:
-        """Return the metrics of the victims that were trained on some images."""
-        return self.protected if trained_on == "protected" else self.clean
+        figures = {"protected": self.protected} | ({"clean": self.clean} if self.clean else {})
+        metrics = {f"{name}.{metric}": values for name, each in figures.items() for metric, values in vars(each).items()}
+        for name, values in metrics.items():
+            if len(values) != len(self.seeds):
+                raise ValueError(f"{name} must have a number for each of the {len(self.seeds)} seeds, it has {len(values)}")
 
 
 @dataclass(frozen=True)
@@ -154,15 +142,7 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the attempts come to.
-
-    Attributes:
-        word: In a word.
-        text: In a sentence or two.
-        broken_by: Titles, with architectures, of the attempts that learn too much.
-        not_covered: What the audit leaves open.
-        thresholds: By which was judged.
-    """
+    """What the attempts come to, by thresholds; ``broken_by`` are titles, with architectures, of those that learn too much."""
 
     word: Word
     text: str
@@ -255,10 +235,9 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Readability:
-    """How well a model that was trained on clean images reads the training images, before and after protection.
+    """How well a model that was trained on clean images, usually these, reads the training images before and after protection.
 
-    It has usually been trained on those originals, so ``clean_acc`` is no estimate for new images; what counts is the difference. An AUC
-    is None where the labels have one class only; ``majority`` is the accuracy of the most common answer.
+    An AUC is None where the labels have one class only; ``majority`` is the accuracy of the most common answer.
     """
 
     clean_acc: Share
@@ -270,14 +249,7 @@ class Readability:
 
 @dataclass(frozen=True)
 class Separability:
-    """Accuracy on held-out images of a linear model that sees the noise alone, and of always giving their most common answer.
-
-    Attributes:
-        noise_acc: Of the model.
-        majority: Of the most common answer.
-        images: Number of images used.
-        held_out: Of these, not fitted.
-    """
+    """Accuracy, on those of the images that were held out, of a linear model of the noise alone and of their most common answer."""
 
     noise_acc: Share
     majority: Share

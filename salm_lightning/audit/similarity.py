@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 
 from salm_lightning.audit.hashes import HASHES
 from salm_lightning.audit.pairs import grey
+from salm_lightning.audit.results import Extremes
 from salm_lightning.release import Meter
 
 DISTANCES = frozenset({"linf", "l0", "changed_share"})
 """Measures that grow as images differ more; all others fall."""
 _LEVELS = 256
+_TAIL = 5  # percent
 
 
 class Similarity:
@@ -64,6 +66,26 @@ def normalised_mutual_information(a: NDArray[np.uint8], b: NDArray[np.uint8]) ->
     mutual = entropies - _entropy(levels_a * _LEVELS + levels_b)
     flat = entropies < np.finfo(np.float64).eps
     return np.where(flat, 1.0, np.clip(2 * mutual / np.where(flat, 1.0, entropies), 0.0, 1.0))
+
+
+def summarise(values: NDArray[np.float64], rows: NDArray[np.int64], *, high_is_bad: bool) -> Extremes | None:
+    """Return mean, 5th percentile on the bad side, and the worst image.
+
+    Args:
+        values: A measure per image, ``[N]``; those that are not finite, such as the PSNR of equal images, stay out.
+        rows: Positions of the images in the training split, ``[N]``.
+        high_is_bad: Whether a larger value is worse.
+
+    Returns:
+        ``None`` when no value is finite.
+    """
+    finite = np.isfinite(values)
+    values, rows = values[finite], rows[finite]
+    if len(values) == 0:
+        return None
+    worst = int(values.argmax() if high_is_bad else values.argmin())
+    tail = np.percentile(values, 100 - _TAIL if high_is_bad else _TAIL)
+    return Extremes(float(values.mean()), float(tail), float(values[worst]), int(rows[worst]))
 
 
 def _entropy(symbols: NDArray[np.int64]) -> NDArray[np.float64]:
