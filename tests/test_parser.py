@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from salm_lightning.cli.composition import Setting, compose
 from salm_lightning.cli.messages import Walk
@@ -73,8 +75,8 @@ WRONG = [
     (f"{VICTIM} --overwrite perhaps", ["unrecognized arguments: perhaps", "salm-cli fit --help"]),
     (f"{VICTIM} --trainer.precision bf17", ["--trainer.precision=bf17: expected", "bf16-mixed"]),
     (f"{GENERATOR} --trainer.precision 64-true", ["trainer.precision='64-true' is not known", "32-true, bf16-mixed, 16-mixed"]),
-    (f"{VICTIM} --trainer.val_check_interval 0", ["--trainer.val_check_interval=0 is out of range"]),
-    (f"{VICTIM} --trainer.max_steps 0", ["--trainer.max_steps=0 is out of range"]),
+    (f"{VICTIM} --trainer.val_check_interval 0", ["--trainer.val_check_interval=0: out of range"]),
+    (f"{VICTIM} --trainer.max_steps 0", ["--trainer.max_steps=0: out of range"]),
     (f"{VICTIM} --seed_everything 99999999999", ["seed_everything=99999999999 is out of range"]),
     (f"{VICTIM} --model.lr_scheduler StepLR", ["--model.lr_scheduler.step_size is missing"]),
     (VICTIM.replace("fit", "test"), ["test needs --ckpt_path: the folder of a run"]),
@@ -239,3 +241,95 @@ def test_an_error_of_the_package_is_found_under_others() -> None:
     bare = salm_error_behind(ValueError("\nbad\n"))
     assert isinstance(bare, ConfigurationError)
     assert str(bare) == "bad"
+
+
+GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+ON_CPU = "--trainer.accelerator cpu"
+REFUSED = [
+    pytest.param(f"{VICTIM} --config trainer/gpu.yaml", "trainer.accelerator=gpu: this machine has none", marks=GPU),
+    pytest.param(f"{VICTIM} --config trainer/ddp.yaml", "Give --trainer.accelerator cpu", marks=GPU),
+    (f"{VICTIM} --trainer.barebones true", "--trainer.barebones=True: it leaves out logs"),
+    *(
+        (f"{VICTIM} --trainer.{name} 0", f"--trainer.{name}=0: out of range. Give 1 or more")
+        for name in ("max_steps", "val_check_interval", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches")
+    ),
+    (f"{GENERATOR} --trainer.limit_predict_batches 2", "--trainer.limit_predict_batches=2: the last pass makes every image"),
+    (
+        f"{GENERATOR} --trainer.accumulate_grad_batches 2",
+        "--trainer.accumulate_grad_batches=2: the noise generator takes each step",
+    ),
+    (f"{GENERATOR} --trainer.gradient_clip_val 1", "--trainer.gradient_clip_val=1: the noise generator takes each step"),
+    (
+        f"{GENERATOR} --trainer.callbacks gradientaccumulationscheduler",
+        "GradientAccumulationScheduler: the noise generator takes",
+    ),
+    (f"{GENERATOR} --trainer.callbacks BatchSizeFinder", "BatchSizeFinder: it trains before the training"),
+    (f"{VICTIM} --trainer.callbacks '[Timer, LearningRateFinder]'", "LearningRateFinder: it trains before the training"),
+    (f"{VICTIM} --trainer.callbacks lightning.pytorch.callbacks.ModelPruning", "ModelPruning: it is for other models"),
+    (f"{VICTIM} --model.optimizer LBFGS", "--model.optimizer=LBFGS: it takes several passes"),
+    (f"{VICTIM} --model.lr_scheduler ReduceLROnPlateau", "--model.lr_scheduler=ReduceLROnPlateau: it waits for a measure"),
+    (
+        f"{VICTIM} {ON_CPU} --trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/ac",
+        "EarlyStopping: monitor='val/ac' is not known; did you mean 'val/auc'?",
+    ),
+    (f"{VICTIM} {ON_CPU} --trainer.val_check_interval 0.5", "`val_check_interval` should be an integer"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), REFUSED)
+def test_what_lightning_offers_and_cannot_work_is_refused(
+    arguments: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert expected in _message(arguments, capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_device_statistics_need_psutil(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("salm_lightning.cli.refusals.find_spec", lambda name: None)
+    assert "Run: pip install psutil" in _message(f"{VICTIM} --trainer.callbacks DeviceStatsMonitor", capsys)
+
+
+TINY = "--data.size 16 --data.train_size 20 --data.val_size 8 --data.test_size 10 --model.width 0.125 --data.batch_size 8"
+WORKS = [
+    "--trainer.sync_batchnorm true",
+    "--trainer.check_val_every_n_epoch 1",
+    "--config victim.yaml --trainer.check_val_every_n_epoch 1",
+    "--trainer.log_every_n_steps 0",
+    "--trainer.callbacks Timer --trainer.callbacks.duration 00:00:10:00",
+    "--trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/acc --trainer.callbacks.mode max",
+    "--trainer.callbacks GradientAccumulationScheduler --trainer.callbacks.scheduling '{0: 2}'",
+    "--trainer.max_steps -1 --trainer.max_epochs 1",
+]
+
+
+@pytest.mark.parametrize("options", WORKS)
+def test_what_lightning_offers_works(options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    steps = "" if "max_steps" in options else "--trainer.max_steps 3"
+    assert main(shlex.split(f"{VICTIM} {TINY} {ON_CPU} {steps} {options} --run v")) == 0
+    assert Path("lightning_logs/v/results.json").is_file()
+
+
+def test_a_refused_run_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("lightning_logs/v")
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    options = "--trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/ac --run v --overwrite true"
+    _message(f"{VICTIM} {ON_CPU} {options}", capsys)
+    assert (run / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("BreastMNIST", "MedMNISTDataModule"), ("mine.npz", "NpzDataModule"), ("synthetic", "SyntheticDataModule")],
+)
+def test_data_by_the_words_that_other_commands_take(word: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(shlex.split(f"fit --model victimmodule --data {word} --data.batch_size 8 --print_config"))
+    data = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert data["class_path"].endswith(f".{expected}")
+    assert data["init_args"]["batch_size"] == 8

@@ -26,6 +26,7 @@ from salm_lightning.cli.composition import DEFAULT, Rules, Setting
 from salm_lightning.cli.config_files import resolve_checkpoint
 from salm_lightning.cli.messages import imported
 from salm_lightning.cli.parser import SalmArgumentParser, parse, salm_error_behind
+from salm_lightning.cli.refusals import check_monitors, refuse
 from salm_lightning.console import command
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import KINDS
@@ -151,7 +152,7 @@ class SalmCLI(LightningCLI):
         def read(composed: list[str]) -> None:
             LightningCLI.parse_arguments(self, parser, [command, *composed])
 
-        parse(self._subcommand_parsers[command], given, RULES, LINKED, EXAMPLE, read, _own_optimizer)
+        parse(self._subcommand_parsers[command], given, RULES, LINKED, EXAMPLE, read, _settle)
         check_seed(self.config[self.config["subcommand"]]["seed_everything"], "seed_everything")
 
     def _parse_ckpt_path(self) -> None:
@@ -172,8 +173,10 @@ class SalmCLI(LightningCLI):
                     f"run={folder.name}: {folder} is in use. Go on with {command('--ckpt_path', folder)}, choose another --run, or replace "
                     "it with --overwrite true."
                 )
-            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                _clear_run(folder)
+            if rank_zero_only.rank == 0 and not (folder / "config.yaml").is_file():  # type: ignore[attr-defined]
+                raise OutputExistsError(
+                    f"{folder} does not look like a run (it has no config.yaml) and is left alone; choose another --run."
+                )
 
     def instantiate_classes(self) -> None:
         """Build data, module and Trainer; an error of this package arrives as it is, whatever was wrapped around it.
@@ -218,11 +221,11 @@ class SalmCLI(LightningCLI):
         # The saved config begins anew: by then this checkpoint may be gone, and a run must not be replaced without being asked.
         self.config[str(self.subcommand)].update(Namespace(ckpt_path=None, overwrite=False))  # type: ignore[no-untyped-call]
         config["enable_model_summary"] = bool(config["enable_model_summary"])
-        for name in ("max_steps", "val_check_interval"):
-            if config[name] == 0:
-                raise ConfigurationError(f"--trainer.{name}=0 is out of range; give 1 or more.")
+        if config["sync_batchnorm"] and config["accelerator"] in ("cpu", "auto") and not torch.cuda.is_available():
+            config["sync_batchnorm"] = False  # it is for GPUs; the module shares the statistics
         trainer = super()._instantiate_trainer(config, callbacks)
         look_up("trainer.precision", str(trainer.precision), get_args(Precision))  # as Lightning calls it, which takes 16 too
+        check_monitors(trainer, self.model)
         return trainer
 
     # Running ------------------------------------------------------------------------------------------------------------------
@@ -233,6 +236,9 @@ class SalmCLI(LightningCLI):
         self.datamodule.setup("fit")
         if isinstance(self.model, NoiseGeneratorModule) and not self._rehearses and not self._is_complete(self.model):
             check_destination(self._release_folder(), self._overwrites)
+        folder = self._run_path()
+        if self._overwrites and folder is not None and not self._checkpoint and self.trainer.is_global_zero:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _is_complete(self, module: NoiseGeneratorModule) -> bool:
         """Return whether a run is resumed that has nothing left to train and whose release stands already."""
@@ -307,6 +313,15 @@ def _renamed(options: dict[str, Any]) -> dict[str, Any]:
     return {"skip_unset" if name == "skip_none" else name: value for name, value in options.items()}
 
 
+def _settle(settings: Setting) -> None:
+    """Refuse what cannot work, and settle what depends on several settings: optimiser, and validations by epochs."""
+    refuse(settings)
+    _own_optimizer(settings)
+    epochs, interval = (settings.find(f"trainer.{name}") for name in ("check_val_every_n_epoch", "val_check_interval"))
+    if epochs is not None and epochs.value is not None and (interval is None or (epochs.typed and not interval.typed)):
+        settings.put({"trainer": {"val_check_interval": 1.0}}, DEFAULT)
+
+
 def _own_optimizer(settings: Setting) -> None:
     """Let options of an optimiser that is not named be those of the architecture's own, or of the countermeasure's."""
     given = settings.find("model.optimizer")
@@ -363,12 +378,3 @@ def _require_fit(path: str, module: LightningModule) -> None:
             f"{other[0]}, ... Give the architecture, width, data and image size that it was trained with, as in its run's "
             "config.yaml."
         )
-
-
-def _clear_run(folder: Path) -> None:
-    """Remove a run that is to be replaced; only what looks like one."""
-    if not (folder / "config.yaml").is_file():
-        raise OutputExistsError(
-            f"{folder} does not look like a run (it has no config.yaml) and is left alone; choose another --run."
-        )
-    shutil.rmtree(folder)

@@ -84,7 +84,7 @@ class Walk:
         """Return the class that a setting names, or the only one that there is."""
         if not setting.names_class or not bases:
             return bases[0] if len(bases) == 1 and not inspect.isabstract(bases[0]) and setting.children else None
-        choices = {cls.__name__: cls for base in bases for cls in _concrete(base) if cls not in bases or len(bases) == 1}
+        choices = {cls.__name__: cls for base in bases for cls in _concrete(base) if len(bases) == 1 or not cls.__subclasses__()}
         by_case = {name.lower(): name for name in choices}
         setting.value = by_case.get(setting.value.lower(), setting.value)
         chosen = choices.get(setting.value) or imported(setting.value)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any, NoReturn, get_args
 
+import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import register_type
 
@@ -26,6 +27,8 @@ def _reader(words: type[StrEnum]) -> Callable[[str], StrEnum]:
 # By itself jsonargparse takes and writes the names of an enum's members, in capitals.
 for _words in (Score, Task):
     register_type(_words, serializer=str, deserializer=_reader(_words), fail_already_registered=False)
+# A default such as that of Lightning's Timer is one of an enum of words, whose option is a string.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, word: dumper.represent_data(word.value))
 
 
 class SalmArgumentParser(ArgumentParser):
