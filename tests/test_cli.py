@@ -85,7 +85,7 @@ def test_fit_names_commands_that_work(capsys: pytest.CaptureFixture[str]) -> Non
     }
     shown = capsys.readouterr()
     named = re.findall(r"salm-cli (\w+ .*)", shown.out)
-    assert [command.split()[0] for command in named] == ["verify", "fit"]
+    assert [command.split()[0] for command in named] == ["verify", "audit", "report", "fit"]
     assert f"Protected dataset: {RUN}/protected" in shown.out
     assert "8 of 255 (bound 8)" in shown.out
     assert "20 of 20" in shown.out
@@ -94,7 +94,7 @@ def test_fit_names_commands_that_work(capsys: pytest.CaptureFixture[str]) -> Non
     capsys.readouterr()
 
     short = "--model.width 0.125 --trainer.accelerator cpu --trainer.max_steps 2 --trainer.log_every_n_steps 1 --run v"
-    assert _run(f"{named[1]} {short}") == 0
+    assert _run(f"{named[3]} {short}") == 0
     shown = capsys.readouterr()
     results = json.loads(Path("lightning_logs/v/results.json").read_text())
     assert results["test"]["acc"] == pytest.approx(results["history"]["last"]["acc"])
