@@ -14,12 +14,16 @@ import torch
 from fakes import as_tensor, training_batches, write_fake_npz
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 from medmnist import Evaluator
 from oracles import Recorder, make_trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.optim import SGD
 
-from salm_lightning.callbacks.checkpoint import RunCheckpoint
+from salm_lightning.callbacks.checkpoint import RunCheckpoint, save_run
+from salm_lightning.countermeasures import Cutout
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.errors import DivergedError
 from salm_lightning.modules import VictimModule
@@ -305,3 +309,27 @@ def test_settings_tell_victims_apart() -> None:
         )
     ]
     assert len(set(made)) == 5
+
+
+def test_tensorboard_has_the_settings_beside_the_last_values_and_no_picture_twice(tmp_path: Path) -> None:
+    data, module = make_data(tmp_path), make_module(make_data(tmp_path), countermeasure=Cutout(0.25))
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    trainer = make_trainer(tmp_path, 4, logger=logger, limit_val_batches=1.0)
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    save_run(trainer)
+    saved = next((tmp_path / "run/checkpoints").glob("*.ckpt"))
+    again = TensorBoardLogger(tmp_path, name="", version="run")
+    make_trainer(tmp_path, 4, logger=again).test(make_module(data), data, ckpt_path=saved, weights_only=True, verbose=False)
+    again.finalize("success")
+
+    log = EventAccumulator(str(tmp_path / "run")).Reload()
+    (picture,) = log.Images("test/confusion")
+    assert picture.step == 4
+    written = log.PluginTagToContent("hparams")
+    settings = HParamsPluginData.FromString(written["_hparams_/session_start_info"]).session_start_info.hparams
+    assert settings["arch"].string_value == "resnet18"
+    assert settings["countermeasure.share"].number_value == 0.25
+    assert settings["optimizer.lr"].number_value == 0.05
+    metrics = HParamsPluginData.FromString(written["_hparams_/experiment"]).experiment.metric_infos
+    assert {"val/acc", "test/acc", "test/balanced_acc"} <= {info.name.tag for info in metrics} <= set(log.Tags()["scalars"])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from salm_lightning.callbacks.last_validation import last_validation
 from salm_lightning.callbacks.run_folder import checkpoint_folder
+from salm_lightning.callbacks.settings_table import show_settings
 from salm_lightning.data.base import Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError, look_up
@@ -129,8 +130,7 @@ class NoiseGeneratorModule(LightningModule):
         self.last_pictures: dict[str, Any] | None = None
         self._selected: Tensor | None = None
         self._trained_on: str | None = None
-        self._from_checkpoint = False
-        self._drops = False
+        self._from_checkpoint = self._drops = False
         self._updates = pgd_steps
         self.trained: dict[str, Any] | None = None
 
@@ -194,23 +194,24 @@ class NoiseGeneratorModule(LightningModule):
         return automatic_updates(self.noise.count(len(data.split("train"))), steps, data.batch_size)
 
     def on_train_start(self) -> None:
-        """Find out whether each step has to settle what dropout draws, and note for the manifest how the training goes."""
+        """Find out whether each step has to settle what dropout draws, and note for manifest and TensorBoard how the training goes."""
         self._drops = not self.arch.is_ours or has_dropout(self.source)
         data = _image_data(self)
         updates = self._resolve_updates(data) if self.noise.keeps else None
         self._updates = updates or self.pgd_steps
         self.trained = {"batch_size": data.batch_size, "precision": str(self.trainer.precision), "updates_per_visit": updates}
+        shown = ("train/source_loss", "train/source_acc", "val/clean_acc", "val/clean_balanced_acc")
+        show_settings(self.trainer, self.settings() | {"training": self.trained}, shown)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Improve the batch's noise, then step the source model on the noisy batch."""
-        images, labels, indices = batch
         samples = self._samples(batch)
         noise = self._perturb(samples)
         if self._drops:
             seed_dropout(self.seed, self.global_step, self.global_rank)
-        protected = self.method.transform((images + noise.delta).clamp(0, 1), indices, self.seed, "source", self.global_step)
-        logits = self.source(protected)
-        loss = classification_loss(logits, labels, self.task)
+        protected = (samples.images + noise.delta).clamp(0, 1)
+        logits = self.source(self.method.transform(protected, samples.indices, self.seed, "source", self.global_step))
+        loss = classification_loss(logits, samples.labels, self.task)
         optimizer = self.optimizers()
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.manual_backward(loss)
@@ -219,10 +220,9 @@ class NoiseGeneratorModule(LightningModule):
         self.lr_schedulers().step()  # type: ignore[union-attr]
         share_statistics(self.source)
         if logs_at(self.trainer, self.global_step):
-            self._log_step(loss.detach(), logits.detach(), labels, noise.delta, rate)
+            self._log_step(loss.detach(), logits.detach(), samples.labels, noise.delta, rate)
         if self.pictures_wanted:
-            radius = self.method.radius_unit
-            self.last_pictures = {"images": images, "delta": noise.delta, "mask": noise.mask, "radius": radius}
+            self.last_pictures = {"images": samples.images, **noise._asdict(), "radius": self.method.radius_unit}
         # Last, so that a checkpoint never holds noise of a step that the optimiser has not taken.
         self.noise.put(samples, noise.delta)
 
@@ -259,13 +259,12 @@ class NoiseGeneratorModule(LightningModule):
         require_finite(loss, self.global_step)
         guessed = (logits > 0).float() if self.task is Task.MULTI_LABEL else logits.argmax(dim=1)
         touched = ((delta * 255).round() != 0).any(dim=1)
-        values: dict[str, Tensor | float] = {
-            "train/source_loss": loss,
+        values: dict[str, Tensor | float] = {"train/source_loss": loss, "train/lr": rate}
+        values |= {
             "train/source_acc": (guessed == labels).float().mean(),
             "train/pixels_touched": touched.float().mean(),
             "train/delta_mean": delta.abs().mean(),
             "train/delta_max": delta.abs().max(),
-            "train/lr": rate,
         }
         self.log_dict(values, batch_size=len(labels))
 
@@ -367,7 +366,7 @@ class NoiseGeneratorModule(LightningModule):
                 "or start a new run."
             )
         needed = self.trainer.state.fn in ("fit", "predict")  # a test only reads the source model
-        if saved is None or path is None or not needed or not (same_data or self.noise.fits_any_image):
+        if saved is None or path is None or not (needed and (same_data or self.noise.fits_any_image)):
             return
         snapshot = self.noise.snapshot(checkpoint, Path(path))
         if self.trainer.state.fn != "fit":

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from salm_lightning.callbacks.last_validation import last_validation
+from salm_lightning.callbacks.settings_table import show_settings
 from salm_lightning.countermeasures import Countermeasure, TrainingStep
 from salm_lightning.data.base import SPLITS, Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
@@ -130,8 +131,9 @@ class VictimModule(LightningModule):
             )
 
     def on_train_start(self) -> None:
-        """Find out whether each step has to settle what dropout draws."""
+        """Find out whether each step has to settle what dropout draws, and show the settings in TensorBoard."""
         self._drops = not self.arch.is_ours or has_dropout(self.network)
+        show_settings(self.trainer, self.settings(), [f"{split}/{name}" for split in ("val", "test") for name in self.scalars])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss on an augmented batch."""
@@ -189,7 +191,8 @@ class VictimModule(LightningModule):
         self.log_dict({f"test/{name}": result[name] for name in self.scalars})
         self.log_dict({f"test_recall/{name}": value for name, value in zip(class_names, result["recall"], strict=True)})
         self.result = {name: result[name].tolist() for name in (*self.scalars, "recall", "confusion")}
-        if isinstance(self.logger, TensorBoardLogger):
+        # A test of a checkpoint begins at step 0; its fit has drawn the same picture.
+        if isinstance(self.logger, TensorBoardLogger) and self.global_step > 0:
             from salm_lightning.metrics import confusion_image  # with matplotlib, which training does without
 
             picture = confusion_image(result["confusion"].cpu(), class_names)
