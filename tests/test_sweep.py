@@ -168,6 +168,11 @@ def test_curves_have_names_that_people_can_read(out: Path, pretended: list[str])
     assert sweep(grid={"seed": [1]}, clean=False) == 0
     assert [link.name for link in (out / "curves").iterdir()] == ["synthetic salm resnet18 seed=1"], "those of the last grid"
     assert len(results()) == 4, "the others stay where they are"
+    assert (
+        sweep(grid={"victim.model": [{"width": 0.125, "lr_scheduler": {"fractions": [number / 100 for number in range(1, 99)]}}]})
+        == 0
+    )
+    assert max(len(link.name) for link in (out / "curves").iterdir()) == 200
 
 
 def test_table_has_means_over_seeds_and_the_majority(pretended: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,6 +305,16 @@ def test_dry_run_shows_all_and_makes_nothing(out: Path, pretended: list[str], ca
     assert sweep("--dry_run", "true") == 0
     assert not out.exists()
     assert pretended == []
+
+
+def test_a_sweep_says_what_it_takes_before_it_begins(pretended: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for args in ("--dry_run", "true"), ():
+        assert sweep(*args, grid={}) == 0
+        assert re.search(r"What is left takes about 0:\d\d:\d\d with 1 at a time, and \d+ MB", capsys.readouterr().out)
+    assert sweep(grid={}) == 0
+    assert "What is left" not in capsys.readouterr().out, "all is done"
+    assert sweep("--dry_run", "true", "--generator.trainer.accelerator", "tpu", grid={"seed": [1]}) == 0
+    assert "Time and disk are not known: accelerator=tpu" in capsys.readouterr().out
 
 
 def test_protected_victims_load_as_the_clean_ones_do() -> None:

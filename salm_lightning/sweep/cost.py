@@ -14,7 +14,7 @@ from salm_lightning.console import say
 from salm_lightning.data import SPLITS, ImageDataModule, MedMNISTDataModule
 from salm_lightning.data.catalogue import INFO
 from salm_lightning.data.datamodule import default_batch_size
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import SalmError
 from salm_lightning.models import Architecture
 from salm_lightning.modules.schedule import automatic_updates
 from salm_lightning.noise.methods import Method
@@ -99,7 +99,7 @@ def cost_of(settings: Mapping[str, Any], images: Images, method: Method | None =
         gradient, snapshot = (steps * updates + last * train) * method.eot_samples, updates and model["loop"] == "persistent"
         size = images.bytes + (images._replace(val=0, test=0).bytes if snapshot else 0)
         work = Work(network, steps, gradient, looks * val, size, keeps_weights=True)
-    return Cost((work,), trainer["accelerator"], trainer["precision"])
+    return Cost((work,), str(trainer["accelerator"]), trainer["precision"] or "32-true")
 
 
 def expect(runs: Iterable[PlannedRun], workers: int) -> tuple[dict[str, tuple[float, int]], str]:
@@ -108,14 +108,13 @@ def expect(runs: Iterable[PlannedRun], workers: int) -> tuple[dict[str, tuple[fl
     estimators: dict[tuple[str, str], Estimator] = {}
     found = {}
     try:
-        for name, (works, *device) in left:
-            accelerator, precision = device
+        for name, (works, accelerator, precision) in left:
             if (accelerator, precision) not in estimators:
                 check_accelerator(accelerator)
                 estimators[accelerator, precision] = Estimator(accelerator, precision)
             estimator = estimators[accelerator, precision]
             found[name] = estimator.seconds(works), estimator.bytes(works)
-    except ConfigurationError as error:
+    except (SalmError, RuntimeError, ValueError) as error:  # each run has its own chance; several devices share a batch
         return {}, f"Time and disk are not known: {error}"
     if not found:
         return {}, ""

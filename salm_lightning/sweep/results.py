@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -35,6 +34,8 @@ _SHOWN = {
 """Columns of the table by what they are in the CSV."""
 CURVES = "curves"
 """Folder of links to the runs of the last grid, under names that people can read."""
+_LONGEST = 200
+"""Characters of such a name; file systems end at 255 bytes."""
 _EVENTS = ".sweep"
 """Suffix of the event file with the hyper-parameters."""
 
@@ -79,18 +80,18 @@ def results_table(victims: Sequence[PlannedVictim]) -> str:
     return markdown_table([*columns.values(), "seeds", *_SHOWN.values(), "generator min"], lines, len(columns))
 
 
-def prepare_curves(out: Path) -> None:
-    """Forget the names of an earlier grid; its runs stay."""
-    shutil.rmtree(out / CURVES, ignore_errors=True)
-    (out / CURVES).mkdir(parents=True)
-
-
 def name_curves(victims: Sequence[PlannedVictim], out: Path) -> None:
     """Link ``curves/<title>`` to each run that has begun, so that TensorBoard shows the title instead of an address."""
-    for victim in victims:
-        link = out / CURVES / title(victim).replace("/", "_")
-        if victim.job.folder.is_dir() and not link.is_symlink():
-            link.symlink_to(Path("..", victim.job.name), target_is_directory=True)
+    folder = out / CURVES
+    folder.mkdir(exist_ok=True)
+    begun = [victim for victim in victims if victim.job.folder.is_dir()]
+    links = {title(victim).replace("/", "_")[:_LONGEST]: Path("..", victim.job.name) for victim in begun}
+    for link in folder.iterdir():
+        if link.is_symlink() and links.get(link.name) != link.readlink():
+            link.unlink()  # of an earlier grid
+    for name, run in links.items():
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(run, target_is_directory=True)
 
 
 def write_hparams(victim: PlannedVictim) -> None:

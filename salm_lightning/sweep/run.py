@@ -17,7 +17,6 @@ from salm_lightning.sweep.plan import PlannedVictim
 from salm_lightning.sweep.results import (
     CURVES,
     name_curves,
-    prepare_curves,
     record,
     results_table,
     title,
@@ -81,7 +80,6 @@ def run_all(
 
         if runner.is_here and (sentence := expect(_planned(victims, jobs), runner.limit)[1]):
             say(sentence)
-        prepare_curves(out)
         write()
         try:
             run_jobs(jobs, runner, ended)
