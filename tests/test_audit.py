@@ -652,7 +652,7 @@ def test_a_result_that_was_tampered_with_is_refused(tmp_path: Path, path: str, v
 @pytest.mark.parametrize("text", ["", "[" * 10**5, '{"majority": NaN}', "3", '{"format_version": 1, "release": []}'])
 def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "audit.json").write_text(text)
-    with pytest.raises(ReleaseError, match=r"audit\.json.*make the audit again"):
+    with pytest.raises(ReleaseError, match=r"audit\.json.*make it again"):
         AuditResult.read(tmp_path, "a1")
 
 

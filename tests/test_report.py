@@ -772,7 +772,7 @@ def test_pictures_of_another_release_are_refused(page: Make) -> None:
 def test_files_that_are_no_audit(page: Make, release: Path, text: str) -> None:
     write_audit(release.parent / "audit", "")
     (release.parent / "audit/audit.json").write_text(text, errors="surrogateescape")
-    with pytest.raises(ReleaseError, match=r"audit\.json.*make the audit again"):
+    with pytest.raises(ReleaseError, match=r"audit\.json.*make it again"):
         page()
 
 
@@ -780,7 +780,7 @@ def test_files_that_are_too_large_or_links(page: Make, release: Path, monkeypatc
     folder = release.parent / "audit"
     write_audit(folder, Manifest.read(release).archive.sha256)
     with monkeypatch.context() as patch:
-        patch.setattr("salm_lightning.audit.reading._LARGEST", 100)
+        patch.setattr("salm_lightning.checked._LARGEST", 100)
         with pytest.raises(ReleaseError, match=r"audit\.json is larger than 100 bytes"):
             page()
     with monkeypatch.context() as patch:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar, Final, Literal, Self
 
-from salm_lightning.audit.reading import Count, Share, read_result
+from salm_lightning.checked import Count, Share, read_result
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.files import write_json
 

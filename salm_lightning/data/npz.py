@@ -17,6 +17,7 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_lightning.checked import Count
 from salm_lightning.console import watched
 from salm_lightning.data.mapped_rows import MappedRows
 from salm_lightning.errors import ReleaseError, SalmError
@@ -39,7 +40,7 @@ class ArraySpec:
     """
 
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[Count, ...]
 
     @classmethod
     def of(cls, array: NDArray[Any] | MappedRows) -> ArraySpec:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from salm_lightning.checked import Count
 from salm_lightning.errors import ConfigurationError, look_up
 
 NORMS = ("linf", "l2")
@@ -31,12 +32,12 @@ class Measured:
             originals (it is infinite for the others); None when none differs.
     """
 
-    images: int
-    images_unchanged: int
-    linf: int
+    images: Count
+    images_unchanged: Count
+    linf: Count
     rms_max: float
     l0_mean: float
-    l0_max: int
+    l0_max: Count
     changed_share: float
     ssim: float
     psnr: float | None

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_lightning.checked import Count, member, parse, refuse_constant
 from salm_lightning.data.base import ARRAYS, SPLITS, DatasetInfo, Task
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.data.npz import ArraySpec
 from salm_lightning.data.sums import FileSum
-from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.errors import ConfigurationError, ReleaseError, look_up
 from salm_lightning.release.bound import Bound, Measured
 
 FORMAT_VERSION = 2
@@ -39,7 +39,6 @@ Publish = Literal["all", "train"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 2**24  # bytes; a manifest has a few thousand
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,9 @@ class Coverage:
         selection: Which ones, unless all were: a bit per image, packed as :func:`numpy.packbits` does, in Base64.
     """
 
-    samples: int
-    written: int
-    selected: int
+    samples: Count
+    written: Count
+    selected: Count
     selection: str | None = None
 
     @classmethod
@@ -158,7 +157,7 @@ class Manifest:
             ReleaseError: It is not a manifest of this format version, or a value has another type than it must have.
         """
         try:
-            values = json.loads(text, parse_constant=_refuse_constant)
+            values = json.loads(text, parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
             raise ReleaseError(f"{MANIFEST} is not valid JSON ({error}); get the release again from where it came.") from error
         version = values.get("format_version") if isinstance(values, dict) else None
@@ -168,9 +167,27 @@ class Manifest:
                 "install the version that wrote the release."
             )
         try:
-            return cls._from_values(values)
-        except (ConfigurationError, TypeError, ValueError, KeyError, OverflowError) as error:
+            bound = Bound.from_dict(parse(dict, member(values, "bound", MANIFEST), f"{MANIFEST}: bound"))
+            manifest: Manifest = parse(cls, {**values, "bound": asdict(bound)}, MANIFEST)
+            manifest._check(values)
+        except ConfigurationError as error:
             raise ReleaseError(f"{MANIFEST} is not a manifest: {error}") from error
+        return manifest
+
+    def _check(self, values: dict[str, Any]) -> None:
+        """Refuse what the types of the fields let pass."""
+        if json.loads(self.to_json()) != values:
+            raise ReleaseError(f"{MANIFEST} holds keys that no manifest has; get the release again from where it came.")
+        for digest in (self.archive.sha256, *([self.source.sha256] if self.source else ())):
+            if not _SHA256.fullmatch(digest):
+                raise ReleaseError(f"{MANIFEST}: sha256={digest!r} is not a SHA-256 in lower-case hexadecimal digits.")
+        self.coverage.mask()
+        expected = archive_name(self.info)
+        if self.archive.name != expected:
+            raise ReleaseError(f"{MANIFEST}: archive.name={self.archive.name!r} must be {expected!r}, after the dataset.")
+        known = {name for name in self.arrays if name in ARRAYS}
+        if known not in ({*ARRAYS}, {name for name in ARRAYS if name.startswith("train_")}):
+            raise ReleaseError(f"{MANIFEST}: arrays must have the keys {', '.join(ARRAYS)}; it has {', '.join(sorted(known))}.")
 
     @classmethod
     def read(cls, folder: Path | str) -> Manifest:
@@ -188,26 +205,6 @@ class Manifest:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ReleaseError(f"{path} cannot be read ({error}).") from error
-
-    @classmethod
-    def _from_values(cls, values: dict[str, Any]) -> Manifest:
-        _only_keys("the manifest", values, {field.name for field in fields(cls)} | {"format_version"})
-        dataset = _typed("dataset", values["dataset"], dict)
-        manifest = cls(
-            dataset=dataset,
-            settings=_typed("settings", values["settings"], dict),
-            bound=Bound.from_dict(_typed("bound", values["bound"], dict)),
-            measured=_measured(values["measured"]),
-            coverage=_coverage(values["coverage"]),
-            source=None if values["source"] is None else _file_sum("source", values["source"]),
-            archive=_file_sum("archive", values["archive"]),
-            arrays=_arrays(values["arrays"]),
-            versions=_versions(values["versions"]),
-        )
-        expected = archive_name(manifest.info)
-        if manifest.archive.name != expected:
-            raise ReleaseError(f"archive.name={manifest.archive.name!r} must be {expected!r}, after the dataset.")
-        return manifest
 
 
 def archive_name(info: DatasetInfo) -> str:
@@ -237,85 +234,22 @@ def info_of(dataset: Mapping[str, Any]) -> DatasetInfo:
     """Return the description of a dataset from the plain values of a manifest.
 
     Raises:
-        ReleaseError: A value has another type than it must have.
-        KeyError: A value is missing.
-        ValueError: There is no such task.
+        ReleaseError: A value is missing, or has another type than it must have.
     """
-    names = _typed("dataset.class_names", dataset["class_names"], list)
+    described: _Described = parse(_Described, dataset, f"{MANIFEST}: dataset")
     return DatasetInfo(
-        name=_typed("dataset.name", dataset["name"], str),
-        task=Task(dataset["task"]),
-        class_names=tuple(_typed("dataset.class_names", name, str) for name in names),
-        channels=_count("dataset.channels", dataset["channels"]),
-        size=_count("dataset.size", dataset["size"]),
+        described.name,
+        Task(look_up("dataset.task", described.task, map(str, Task))),
+        described.class_names,
+        described.channels,
+        described.size,
     )
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number of JSON")
-
-
-def _typed(key: str, value: Any, kind: type[_T]) -> _T:
-    if not isinstance(value, kind):
-        raise ReleaseError(f"{key}={value!r} must be of type {kind.__name__}.")
-    return value
-
-
-def _count(key: str, value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ReleaseError(f"{key}={value!r} must be a whole number from 0.")
-    return value
-
-
-def _number(key: str, value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ReleaseError(f"{key}={value!r} must be a number.")
-    return float(value)
-
-
-def _only_keys(what: str, values: dict[str, Any], keys: set[str]) -> None:
-    if set(values) != keys:
-        raise ReleaseError(f"{what} must have the keys {', '.join(sorted(keys))}; it has {', '.join(sorted(values))}.")
-
-
-def _file_sum(key: str, value: Any) -> FileSum:
-    _only_keys(key, _typed(key, value, dict), {"name", "sha256"})
-    digest = _typed(f"{key}.sha256", value["sha256"], str)
-    if not _SHA256.fullmatch(digest):
-        raise ReleaseError(f"{key}.sha256={digest!r} is not a SHA-256 in lower-case hexadecimal digits.")
-    return FileSum(_typed(f"{key}.name", value["name"], str), digest)
-
-
-def _coverage(value: Any) -> Coverage:
-    _only_keys("coverage", _typed("coverage", value, dict), {field.name for field in fields(Coverage)})
-    counts = {key: _count(f"coverage.{key}", value[key]) for key in ("samples", "written", "selected")}
-    selection = None if value["selection"] is None else _typed("coverage.selection", value["selection"], str)
-    coverage = Coverage(**counts, selection=selection)
-    coverage.mask()
-    return coverage
-
-
-def _measured(value: Any) -> Measured:
-    _only_keys("measured", _typed("measured", value, dict), {field.name for field in fields(Measured)})
-    counts = {key: _count(f"measured.{key}", value[key]) for key in ("images", "images_unchanged", "linf", "l0_max")}
-    numbers = {key: _number(f"measured.{key}", value[key]) for key in ("rms_max", "l0_mean", "changed_share", "ssim")}
-    psnr = None if value["psnr"] is None else _number("measured.psnr", value["psnr"])
-    return Measured(**counts, **numbers, psnr=psnr)  # type: ignore[arg-type]
-
-
-def _versions(value: Any) -> dict[str, str]:
-    return {key: _typed(f"versions.{key}", text, str) for key, text in _typed("versions", value, dict).items()}
-
-
-def _arrays(value: Any) -> dict[str, ArraySpec]:
-    names = set(_typed("arrays", value, dict))
-    train = {name for name in ARRAYS if name.startswith("train_")}
-    if names & set(ARRAYS) != train:
-        _only_keys("arrays", {name: None for name in names & set(ARRAYS)}, set(ARRAYS))
-    return {name: _spec(f"arrays.{name}", spec) for name, spec in value.items()}
-
-
-def _spec(key: str, value: Any) -> ArraySpec:
-    _only_keys(key, _typed(key, value, dict), {"dtype", "shape"})
-    shape = _typed(f"{key}.shape", value["shape"], list)
-    return ArraySpec(_typed(f"{key}.dtype", value["dtype"], str), tuple(_count(f"{key}.shape", side) for side in shape))
+@dataclass(frozen=True)
+class _Described:
+    name: str
+    task: str
+    class_names: tuple[str, ...]
+    channels: Count
+    size: Count

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from salm_lightning.audit.reading import member, parse, read_json, require_release
 from salm_lightning.audit.results import PICTURES
+from salm_lightning.checked import member, parse, read_json, require_release
 from salm_lightning.data.npz import NpzReader
 from salm_lightning.errors import ReleaseError
 from salm_lightning.release.manifest import Manifest

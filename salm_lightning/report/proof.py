@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from salm_lightning.audit.reading import Count, Share, parse, read_json
+from salm_lightning.checked import Count, Share, parse, read_json
 from salm_lightning.data.base import DatasetInfo
 from salm_lightning.metrics.learned import Scale, floors_of
 from salm_lightning.runs.record import DONE

@@ -1,4 +1,4 @@
-"""Files of results that anybody may have written: read as dataclasses, or refused by the name of what is wrong."""
+"""JSON that anybody may have written: read as dataclasses, or refused by the name of what is wrong."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def read_json(path: Path) -> Any:
     if path.is_symlink() or not path.is_file():
         raise ReleaseError(f"{path} is not a file; links are not followed.")
     if path.stat().st_size > _LARGEST:
-        raise ReleaseError(f"{path} is larger than {_LARGEST} bytes, which no audit writes; make the audit again.")
+        raise ReleaseError(f"{path} is larger than {_LARGEST} bytes, which no audit writes; make it again.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
-        raise ReleaseError(f"{path} is not valid JSON ({error}); make the audit again.") from error
+        raise ReleaseError(f"{path} is not valid JSON ({error}); make it again, or get it again from where it came.") from error
 
 
 def require_release(raw: Any, where: str, archive_sha256: str) -> None:
@@ -122,7 +122,7 @@ def member(raw: Any, key: str, where: str) -> Any:
         ReleaseError: It is no object, or lacks the key.
     """
     if key not in parse(dict, raw, where):
-        raise ReleaseError(f"{where} lacks {key!r}; make the audit again.")
+        raise ReleaseError(f"{where} lacks {key!r}; make it again, or get it again from where it came.")
     return raw[key]
 
 
@@ -133,7 +133,7 @@ def _dataclass(kind: Any, raw: Any, where: str) -> Any:
     try:
         return kind(**values)
     except ValueError as error:  # its parts do not fit each other
-        raise ReleaseError(f"{_below(where, str(error))}; make the audit again.") from error
+        raise ReleaseError(f"{_below(where, str(error))}; make it again, or get it again from where it came.") from error
 
 
 def _below(where: str, key: str) -> str:
@@ -141,8 +141,15 @@ def _below(where: str, key: str) -> str:
 
 
 def _refuse(raw: Any, where: str, expected: str) -> NoReturn:
-    raise ReleaseError(f"{where} must be {expected}, it is {reprlib.repr(raw)}; make the audit again.")
+    raise ReleaseError(
+        f"{where} must be {expected}, it is {reprlib.repr(raw)}; make it again, or get it again from where it came."
+    )
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and infinity, which JSON does not know; for ``json.loads(parse_constant=...)``.
+
+    Raises:
+        ValueError: Always.
+    """
     raise ValueError(f"{name} is not a number of JSON")
