@@ -289,7 +289,7 @@ def _classes(values: Any) -> int:
 
 
 def test_small_configs_say_one_thing() -> None:
-    """A later file that changes a class keeps the earlier one's options of the same name, so files must not overlap."""
+    """A file of a folder settles one thing, so that files of several folders go together in any order."""
     for folder, section in (
         ("dataset", "data"),
         ("method", "model"),
