@@ -111,11 +111,6 @@ class Setting:
         else:
             self._put_value(value, origin, typed)
 
-    def append(self, value: Any, origin: str, typed: bool) -> None:
-        """Add a later value, or several, to a list."""
-        before = self.options() if self.origin else []
-        self.put([*_listed(before), *_listed(value)], origin, typed)
-
     def _put_value(self, value: Any, origin: str, typed: bool) -> None:
         names = isinstance(value, str)
         if not (names and self.names_class and same_class(value, self.value)):
@@ -144,18 +139,14 @@ class Setting:
             if first == "init_args":
                 self._put_options(below or {}, origin, typed)
             elif first != "class_path":
-                child = self._child(first.rstrip("+"))
-                put = child.append if first.endswith("+") else child.put
-                put(below, f"{origin}.{child.name}" if self.path else origin + child.name, typed)
+                self._put_below(first, below, origin, typed)
 
-    def _child(self, name: str) -> Setting:
-        path = f"{self.path}.{name}" if self.path else name
-        return self.children.setdefault(name, Setting(path, self.rules))
-
-    @property
-    def name(self) -> str:
-        """The last part of the dotted name."""
-        return self.path.rpartition(".")[2]
+    def _put_below(self, name: str, value: Any, origin: str, typed: bool) -> None:
+        appends, name = name.endswith("+"), name.rstrip("+")
+        child = self.children.setdefault(name, Setting(f"{self.path}.{name}" if self.path else name, self.rules))
+        if appends:
+            value = [*(_listed(child.options()) if child.origin else []), *_listed(value)]
+        child.put(value, f"{origin}.{name}" if self.path else origin + name, typed)
 
     def walk(self) -> Iterator[Setting]:
         """Yield this setting and all below it."""

@@ -324,16 +324,14 @@ def _settle(settings: Setting) -> None:
 
 def _own_optimizer(settings: Setting) -> None:
     """Let options of an optimiser that is not named be those of the architecture's own, or of the countermeasure's."""
-    given = settings.find("model.optimizer")
+    given, countermeasure = settings.find("model.optimizer"), settings.find("model.countermeasure")
     if given is None or given.origin != DEFAULT:
         return
-    names = [name for name in ("arch", "source") if settings.find(f"model.{name}")]
-    arch, countermeasure = settings.find(f"model.{names[0]}") if names else None, settings.find("model.countermeasure")
-    own = Architecture.parse(arch.options(), names[0]).optimizer if arch else None
+    named = [(setting.options(), name) for name in ("arch", "source") if (setting := settings.find(f"model.{name}"))]
+    own = Architecture.parse(*named[0]).optimizer if named else None
     if own is None and countermeasure is not None:
         name = str(countermeasure.value)
-        found = imported(name) or imported(f"salm_lightning.countermeasures.{name}")
-        own = getattr(found, "optimizer", None)
+        own = getattr(imported(name) or imported(f"salm_lightning.countermeasures.{name}"), "optimizer", None)
     if own is not None:
         options = {name: child.options() for name, child in given.children.items() if not child.origin.startswith(DEFAULT)}
         given.put(own, DEFAULT)
