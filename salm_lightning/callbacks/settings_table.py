@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+
+LEFT_TO_SWEEP = "SALM_SWEEP"
+"""Environment variable of a sweep's fits: the sweep writes what tells them apart, and TensorBoard takes one table of a run."""
 
 
 def show_settings(trainer: Trainer, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
@@ -19,7 +23,7 @@ def show_settings(trainer: Trainer, settings: Mapping[str, Any], metrics: Sequen
     """
     from torch.utils.tensorboard.summary import hparams  # which Lightning's own method also uses, but logs zeros for the metrics
 
-    if not trainer.is_global_zero:
+    if not trainer.is_global_zero or os.environ.get(LEFT_TO_SWEEP):
         return
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from salm_lightning.callbacks.checkpoint import latest_checkpoint
+from salm_lightning.callbacks.settings_table import LEFT_TO_SWEEP
 from salm_lightning.files import write_text
 from salm_lightning.release.manifest import MANIFEST
 from salm_lightning.runs.record import DONE, FAILED, INTERRUPTED, OPEN, Run, read_run
@@ -127,7 +128,7 @@ def work(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, LEFT_TO_SWEEP: "1", **(environment or {})},
             start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
             close_fds=False,  # the sweep's lock stays with it
         )
