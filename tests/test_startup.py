@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress
+from rich.console import Console
+from rich.progress import TextColumn
 
 from salm_lightning import __version__, commands
+from salm_lightning.callbacks import RunProgressBar
 from salm_lightning.main import main
 
 HEAVY = ("torch", "lightning", "torchvision", "torchmetrics", "medmnist", "pandas", "sklearn", "skimage", "scipy", "matplotlib")
+
+PLAIN = [name for name in commands.COMMANDS if not commands.of_trainer(name)]
 
 
 def _loaded_by(code: str) -> list[str]:
@@ -39,7 +48,7 @@ def test_the_test_sees_what_is_loaded() -> None:
     assert "torch" in _loaded_by("import salm_lightning\nsalm_lightning.VictimModule")
 
 
-@pytest.mark.parametrize("name", [name for name in commands.COMMANDS if not commands.of_trainer(name) and name != "audit"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_help_and_a_mistake_load_no_torch(name: str) -> None:
     assert _loaded_by(_command(f"{name} --help")) == []
     assert _loaded_by(_command(f"{name} somewhere --no_such_option 3")) == []
@@ -60,9 +69,57 @@ def test_the_overview_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys:
     assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "] == list(commands.COMMANDS)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_help_of_a_command_fits_the_terminal(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"salm-cli {__version__}\n"
+
+
+def test_a_fit_says_nothing_that_tells_nobody_anything(tmp_path: Path) -> None:
+    data = "--data synthetic --data.size 16 --data.train_size 20 --data.val_size 8 --data.test_size 10"
+    steps = "--model.width 0.125 --trainer.accelerator cpu --trainer.max_steps 1 --trainer.val_check_interval 1"
+    command = [
+        sys.executable,
+        "-m",
+        "salm_lightning",
+        *shlex.split(f"fit --model NoiseGeneratorModule --model.method em {data} {steps}"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, cwd=tmp_path)
+    shown = done.stdout + done.stderr
+    assert "Protected dataset:" in shown
+    noise = (
+        "GPU available",
+        "val_check_interval",
+        "`Trainer",
+        "checkpoint path",
+        "Loaded model weights",
+        "Tip",
+        "Epoch",
+        "FLOPs",
+        "writable",
+    )
+    assert [text for text in noise if text in shown] == [], shown
+
+
+@pytest.mark.parametrize(("width", "columns"), [(80, 4), (160, 5)])
+def test_progress_stays_on_one_line(width: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    console = Console(width=width, file=io.StringIO(), force_terminal=True)
+    shown = RunProgressBar().configure_columns(Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"))
+    metrics = TextColumn("train/source_loss: 0.693 val/clean_acc: 0.731")
+    bar = CustomProgress(*shown, metrics, console=console)
+    bar.add_task("Training", total=12345, completed=12344, visible=True)
+    assert len(shown) == columns
+    assert len(console.render_lines(bar.get_renderable())) == 1
 
 
 @pytest.mark.parametrize(

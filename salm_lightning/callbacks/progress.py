@@ -11,10 +11,14 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from rich.console import Console
+from rich.progress import TimeRemainingColumn
 
 from salm_lightning.console import is_live
 from salm_lightning.data.base import Batch
 
+_WIDE = 110
+"""Columns from which all fits into one line, metrics included."""
 SHOWN_METRICS = ("train/loss", "train/source_loss", "val/acc", "val/clean_acc")
 """Logged metrics that stand beside the progress."""
 
@@ -59,6 +63,11 @@ class RunProgressBar(RichProgressBar):
         self._metrics_interval = metrics_interval
         self._metrics: dict[str, int | str | float | dict[str, float]] = {}
         self._metrics_time = -math.inf
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        """Return what stands in a line: on a narrow terminal neither the time passed nor the speed, which would make it two or more."""
+        columns = super().configure_columns(trainer)
+        return columns if Console().width >= _WIDE else [*columns[:-2], TimeRemainingColumn()]
 
     @property
     def total_train_batches(self) -> int | float:

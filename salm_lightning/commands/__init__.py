@@ -122,7 +122,7 @@ def run(name: str, args: Sequence[str]) -> int:
 
     parser = SalmArgumentParser(prog=f"salm-cli {name}", description=COMMANDS[name].help)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below.")
-    parser.add_function_arguments(function, as_positional=True)
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
     config = parse(parser, [_spelled(arg, parser) for arg in args], example=COMMANDS[name].example)
     try:
         values = parser.instantiate(config)

@@ -8,13 +8,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_MESSAGES = ("Tip: ", "`weights_only` was not set", "TPU available", "HPU available", "Seed set to")
+_MESSAGES = (
+    "Tip: ",
+    "`weights_only` was not set",
+    *("GPU available: ", "TPU available: ", "HPU available: ", "Seed set to"),
+    "`Trainer(val_check_interval=1)` was configured",
+    "`Trainer.fit` stopped: `max_steps=",
+    *("Restoring states from the checkpoint path", "Loaded model weights from the checkpoint"),
+)
 _PACKAGES = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
 """Lightning is installed twice. Both log through the one that was imported last, which can be any other package's doing."""
 _LOGGERS = ("utilities.rank_zero", "utilities.seed", "trainer.connectors.checkpoint_connector")
 _WARNINGS = (
     ".*does not have many workers.*",
     ".*LeafSpec.*",  # Lightning's own code on new versions of torch
+    ".*NumPy array is not writable.*",  # nothing writes into what is read from files
     "LightningCLI's args parameter.*",
     "The number of training batches .* is smaller than the logging interval.*",
 )
