@@ -200,6 +200,23 @@ def test_without_proof_and_never_over_a_result(capsys: pytest.CaptureFixture[str
     assert Manifest.read(OUT / "protected").settings["method"]["name"] == "random"
 
 
+def test_what_is_published_is_chosen_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    write_fake_npz(Path("mine.npz"), MEDMNIST["breastmnist"], (20, 8, 10), train_names=np.arange(20), test_names=np.arange(10))
+    assert _protect(f"mine.npz {SHORT} --publish train") == 0
+    shown = capsys.readouterr().out
+    assert "It publishes:      the training images alone" in shown
+    assert "Unchanged in it:   train_names, arrays of the original file" in shown
+    assert set(np.load(OUT / "protected/mine.npz", allow_pickle=False)) == {"train_images", "train_labels", "train_names"}
+    assert json.loads((OUT / "victim-protected/results.json").read_text())["steps"] == 2
+    assert _protect(f"mine.npz {SHORT}") == 2
+    assert "(publish is 'train' there and 'all' here)" in capsys.readouterr().err
+
+
+def test_noise_that_images_share_is_named_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _protect(f"mine.npz {SHORT} --method EM --method.noise_per class --updates_per_visit 1 --proof false") == 0
+    assert "Its noise:         em, one pattern for each class: " in capsys.readouterr().out
+
+
 def test_options_from_a_file_give_way_to_the_command_line() -> None:
     Path("my.yaml").write_text(
         "data: synthetic\nmethod: {class_path: SALM, init_args: {percent: 30, step_size: 4}}\nproof: false\n"

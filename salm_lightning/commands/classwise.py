@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from salm_lightning.noise.methods import SALM, Method
+from salm_lightning.release.manifest import Publish
 from salm_lightning.runs.effort import Training
 
 
@@ -21,6 +22,7 @@ def classwise(
     method: Method = SALM(),  # noqa: B008 (it has no state)
     training: Training = Training(),  # noqa: B008 (frozen)
     proof: bool = True,
+    publish: Publish = "all",
     batch_size: int | None = None,
     yes: bool = False,
     overwrite: bool = False,
@@ -41,6 +43,7 @@ def classwise(
         method: How the noise is made; SALM with K = 10 by default.
         training: How noise generators and victims are trained.
         proof: Train a clean and a protected victim and compare them.
+        publish: What goes into the release: ``all`` is MedMNIST's layout, with the clean val and test images; ``train`` leaves these out.
         batch_size: Images per step; 128 by default, 64 at 224 pixels.
         yes: Begin what takes more than a day without asking.
         overwrite: Replace a release that stands at ``out``; finished classes that were made with the same settings are used again.
@@ -66,6 +69,6 @@ def classwise(
     numbers = numbers_of(classes, images)
     among = Support.named(support, images, root, num_support, training.seed)
     folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}-classwise"
-    protect_classes(images, numbers, among, folder, method, training, proof, yes, overwrite)
+    protect_classes(images, numbers, among, folder, method, training, proof, publish, yes, overwrite)
     say(f"Time taken:        {timedelta(seconds=round(time.perf_counter() - begin))}")
     return 0

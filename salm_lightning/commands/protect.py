@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from salm_lightning.noise.methods import SALM, Method
-from salm_lightning.runs.effort import Effort, Precision, Training
+from salm_lightning.release.manifest import Publish
+from salm_lightning.runs.effort import Training
 
 RECORD = "protect.json"
 """File name of the record of a result, in its folder."""
@@ -20,22 +21,12 @@ def protect(
     size: int | None = None,
     root: Path | None = None,
     method: Method = SALM(),  # noqa: B008 (it has no state)
-    effort: Effort | None = None,
-    source_model: str | dict = "resnet18",  # type: ignore[type-arg]  # a class of torch's would load it
-    width: float | None = None,
-    steps: int | None = None,
-    updates_per_visit: int | Literal["auto"] = "auto",
     proof: bool = True,
-    victim: str | dict = "resnet18",  # type: ignore[type-arg]
-    victim_steps: int | None = None,
+    publish: Publish = "all",
     batch_size: int | None = None,
-    source_learning_rate: float | None = None,
-    learning_rate: float | None = None,
-    accelerator: str = "auto",
-    precision: Precision = "32-true",
-    seed: int = 0,
     yes: bool = False,
     overwrite: bool = False,
+    **options: Any,
 ) -> int:
     """Protect a dataset: train the noise, write the protected copy, and prove it on a victim.
 
@@ -47,23 +38,12 @@ def protect(
         size: Height and width for a name, 28 by default; MedMNIST has 28, 64, 128 and 224.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         method: How the noise is made, such as ``SALM``, ``EM``, ``TAP``, ``SP`` or ``Random``; SALM with K = 10 by default.
-        effort: Sets width, steps and victim_steps together: ``quick`` for minutes on a CPU, ``normal``, or ``paper`` for the paper's
-            lengths; ``paper`` by default on a GPU, else ``quick``. What is given beside it wins.
-        source_model: Architecture of the source model: a name, or the path of a class with its arguments.
-        width: Width factor of the source model and the victims.
-        steps: Training steps of the noise generator, M.
-        updates_per_visit: PGD steps per visit of an image, or ``auto``.
         proof: Train a clean and a protected victim and compare them.
-        victim: Architecture of the victims, in the same way.
-        victim_steps: Training steps of each victim.
+        publish: What goes into the release: ``all`` is MedMNIST's layout, with the clean val and test images; ``train`` leaves these out.
         batch_size: Images per step; 128 by default, 64 at 224 pixels.
-        source_learning_rate: First learning rate of the source model, 0.1 by default.
-        learning_rate: First learning rate of the victims; that of the architecture by default.
-        accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
-        precision: Numerical precision.
-        seed: Settles everything random.
         yes: Begin what takes more than a day without asking.
         overwrite: Replace a result that stands at ``out``.
+        **options: How noise generators and victims are trained: those of :class:`~salm_lightning.runs.effort.Training`.
 
     Returns:
         Exit code 0.
@@ -71,20 +51,7 @@ def protect(
     Raises:
         SalmError: An argument is wrong, or a result stands at ``out``.
     """
-    training = Training(
-        effort=effort,
-        source_model=source_model,
-        width=width,
-        steps=steps,
-        updates_per_visit=updates_per_visit,
-        victim=victim,
-        victim_steps=victim_steps,
-        source_learning_rate=source_learning_rate,
-        learning_rate=learning_rate,
-        accelerator=accelerator,
-        precision=precision,
-        seed=seed,
-    )
+    training = Training(**options)
     # Not with this module, which --help needs.
     from lightning.pytorch import seed_everything
     from rich.console import Console
@@ -98,12 +65,13 @@ def protect(
     from salm_lightning.runs.trainers import check_accelerator
     from salm_lightning.runs.training import GENERATOR, identity_of, make_release, train_victims
 
-    check_accelerator(accelerator)
-    seed_everything(seed, verbose=False)
+    check_accelerator(training.accelerator)
+    seed_everything(training.seed, verbose=False)
     begin = time.perf_counter()
-    images = Original.named(data, size, root, batch_size=batch_size, seed=seed).load()
+    images = Original.named(data, size, root, batch_size=batch_size, seed=training.seed).load()
     folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
-    result = ResultFolder(folder / RECORD, identity_of(method, training, images), [folder / GENERATOR], proof)
+    identity = identity_of(method, training, images, publish)
+    result = ResultFolder(folder / RECORD, identity, [folder / GENERATOR], proof)
     result.check(overwrite)
     noise = [] if result.is_released else [generator_work(training, method, images)]
     announce(training, proof, [*noise, *(victim_work(training, images) for _ in result.victims_left)], yes)
@@ -114,7 +82,7 @@ def protect(
         else:
             needs = f", {training.lengths.steps} steps" if method.trains_source_on else ", which needs no training"
             say(f"{first} making the noise: {method.name}{needs}")
-            make_release(training, method, images, folder, overwrite=True)
+            make_release(training, method, images, folder, overwrite=True, publish=publish)
             result.note_release()
         found = train_victims(training, images, folder, ("[2/3] ", "[3/3] ")) if proof else {}
     if found:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from medmnist.info import INFO
 from rich.console import Console
 from rich.table import Table
 
 from salm_lightning.console import command, metrics_table, say
-from salm_lightning.data import SPLITS, ImageDataModule
+from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import Original
 from salm_lightning.files import write_json
 from salm_lightning.modules import VictimModule
@@ -53,7 +55,8 @@ def print_release(folder: Path, run: Path, data: ImageDataModule, verdict: str |
     medmnist = _medmnist_call(manifest, folder)
     for line in (
         f"Protected dataset: {folder}",
-        _published(manifest),
+        f"Its noise:         {_noise(manifest.settings.get('method', {}))}",
+        *_published(manifest),
         *([f"Read it:           {medmnist}; download=True puts the clean file in its place"] if medmnist else []),
         f"Curves, pictures:  {command('tensorboard', '--logdir', run)}",
         f"Check it:          {command('salm-cli', 'verify', folder, '--source', source)}",
@@ -64,13 +67,23 @@ def print_release(folder: Path, run: Path, data: ImageDataModule, verdict: str |
         say(line)
 
 
-def _published(manifest: Manifest) -> str:
-    """Return what of the clean images a release publishes."""
-    sizes = {name: manifest.arrays[f"{name}_images"].shape[0] for name in SPLITS if f"{name}_images" in manifest.arrays}
-    clean = sum(sizes.values()) - sizes["train"]
-    if not clean:
-        return "It publishes:      the training images alone"
-    return f"It publishes:      the clean validation and test images, too, {clean} of {sum(sizes.values())}"
+def _noise(method: Mapping[str, Any]) -> str:
+    """Return in words which method made the noise, and what to expect of it where images share one."""
+    if method.get("noise_per") != "class":
+        return str(method.get("name"))
+    return (
+        f"{method['name']}, one pattern for each class: few steps make it strong, and an average over a class shows it; salm makes one for "
+        "each image and needs longer runs"
+    )
+
+
+def _published(manifest: Manifest) -> list[str]:
+    """Say what of the originals a release publishes beside the protected images and the labels."""
+    sizes = {name: manifest.arrays[f"{name}_images"].shape[0] for name in manifest.published}
+    clean, extras = sum(sizes.values()) - sizes["train"], manifest.extras
+    given = f"the clean validation and test images, too, {clean} of {sum(sizes.values())}; --publish train leaves them out"
+    lines = [f"It publishes:      {given if clean else 'the training images alone'}"]
+    return [*lines, f"Unchanged in it:   {', '.join(extras)}, arrays of the original file"] if extras else lines
 
 
 def _medmnist_call(manifest: Manifest, folder: Path) -> str:

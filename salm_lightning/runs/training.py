@@ -18,6 +18,7 @@ from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.modules.schedule import default_optimizer
 from salm_lightning.noise.methods import Method
 from salm_lightning.release import PoisonedDataModule
+from salm_lightning.release.manifest import Publish
 from salm_lightning.runs.effort import Training
 from salm_lightning.runs.generation import generate
 from salm_lightning.runs.result_folder import PROTECTED, VICTIMS, results_file
@@ -28,7 +29,9 @@ GENERATOR = "generator"
 """Folder of the noise generator's run in that of a result."""
 
 
-def make_release(training: Training, method: Method, images: ImageDataModule, folder: Path, overwrite: bool) -> Path:
+def make_release(
+    training: Training, method: Method, images: ImageDataModule, folder: Path, overwrite: bool, publish: Publish = "all"
+) -> Path:
     """Train a noise generator in ``folder/generator`` and write the protected dataset to ``folder/protected``.
 
     A training that was interrupted there goes on.
@@ -53,7 +56,7 @@ def make_release(training: Training, method: Method, images: ImageDataModule, fo
     saved = folder / GENERATOR / "checkpoints"
     if method.trains_source_on is not None:
         trainer.fit(module, datamodule=images, ckpt_path=latest_checkpoint(saved), weights_only=True)
-    return generate(trainer, module, images, folder / PROTECTED, latest_checkpoint(saved), overwrite)
+    return generate(trainer, module, images, folder / PROTECTED, latest_checkpoint(saved), overwrite, publish)
 
 
 def train_victims(
@@ -93,8 +96,8 @@ def train_victims(
     return results
 
 
-def identity_of(method: Method, training: Training, images: ImageDataModule) -> dict[str, Any]:
+def identity_of(method: Method, training: Training, images: ImageDataModule, publish: Publish) -> dict[str, Any]:
     """Return all that a result depends on, as JSON values: an unfinished one only goes on with the same."""
     file = Original(images).file
     data = {"dataset": images.describe(), "source": None if file is None else file.sha256, "batch_size": images.batch_size}
-    return {"method": method.settings(), **training.settings(), **data}
+    return {"method": method.settings(), **training.settings(), **data, "publish": publish}

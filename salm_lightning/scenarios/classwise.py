@@ -25,6 +25,7 @@ from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.methods import Method
 from salm_lightning.noise.selection import class_number
 from salm_lightning.release import Manifest, write_release
+from salm_lightning.release.manifest import Publish
 from salm_lightning.runs.effort import Training
 from salm_lightning.runs.plan import announce, generator_work, victim_work
 from salm_lightning.runs.proof import proof_table, verdict
@@ -103,6 +104,7 @@ def protect_classes(
     method: Method,
     training: Training,
     proof: bool = True,
+    publish: Publish = "all",
     yes: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -116,6 +118,7 @@ def protect_classes(
         method: How the noise is made.
         training: How noise generators and victims are trained.
         proof: Train a clean and a protected victim and compare them.
+        publish: Which splits go into the release.
         yes: Begin what takes more than a day without asking.
         overwrite: Replace a result that stands there; finished classes that were made with the same settings are used again.
 
@@ -125,7 +128,7 @@ def protect_classes(
     scenario = {
         "scenario": "class-wise", "classes": list(numbers), "support": support.name, "support_classes": list(support.class_names)
     }  # fmt: skip
-    identity = {**identity_of(method, training, images), **scenario, "origin": support.origin}
+    identity = {**identity_of(method, training, images, publish), **scenario, "origin": support.origin}
     result = ResultFolder(folder / RECORD, identity, sorted(folder.glob("class-*")), proof)
     result.check(overwrite, keep_parts=True)
     left = [number for number in numbers if not (result.goes_on and (folder / f"class-{number}" / PROTECTED).exists())]
@@ -144,7 +147,7 @@ def protect_classes(
             make_release(training, method, combined, folder / f"class-{number}", overwrite=False)
         if not result.is_released:
             settings = {"method": method.settings(), **scenario, **training.settings()}
-            _merge(folder, images, numbers, settings, overwrite)
+            _merge(folder, images, numbers, settings, overwrite, publish)
             result.note_release()
         found = train_victims(training, images, folder) if proof else {}
     if found:
@@ -159,7 +162,9 @@ def _sizes(images: ImageDataModule, number: int, support: Support) -> dict[str, 
     return {name: count + len(support.splits[name]) for name, count in own.items()}
 
 
-def _merge(folder: Path, images: ImageDataModule, numbers: Sequence[int], settings: dict[str, Any], overwrite: bool) -> None:
+def _merge(
+    folder: Path, images: ImageDataModule, numbers: Sequence[int], settings: dict[str, Any], overwrite: bool, publish: Publish
+) -> None:
     """Put the noisy images of all classes into one release; images of other classes stay as they are."""
     parts = {number: folder / f"class-{number}" / PROTECTED for number in numbers}
     manifests = {number: Manifest.read(part) for number, part in parts.items()}
@@ -170,7 +175,8 @@ def _merge(folder: Path, images: ImageDataModule, numbers: Sequence[int], settin
         }
         rows = {number: _rows(reader) for number, reader in readers.items()}
         bound = manifests[numbers[0]].bound.to_dict()
-        write_release(folder / PROTECTED, images, _merged(images.split("train"), rows), settings, bound, overwrite, selected)
+        blocks = _merged(images.split("train"), rows)
+        write_release(folder / PROTECTED, images, blocks, settings, bound, overwrite, selected, publish=publish)
 
 
 def _rows(archive: NpzReader) -> Iterator[NDArray[np.uint8]]:
