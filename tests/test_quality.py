@@ -21,6 +21,7 @@ from torch import nn
 
 from salm_lightning import commands
 from salm_lightning.audit import pairs as pairs_module
+from salm_lightning.audit.image_figures import pairs_figure
 from salm_lightning.audit.networks import features_of, logits_of, readability
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.quality import assess
@@ -130,6 +131,17 @@ def test_worst_images_are_named_by_their_place_in_the_split(tmp_path: Path) -> N
         "worst": l0.max(),
         "worst_index": rows[np.argmax(l0)],
     }
+
+
+def test_pictures_call_measures_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(
+        "salm_lightning.audit.pictures.pairs_figure", lambda a, b, names: shown.extend(names) or pairs_figure(a, b, names)
+    )
+    assess(*make(tmp_path, count=20), tmp_path / "audit")
+    text = "\n".join(shown)
+    assert [name for name in ("aHash", "pHash", "dHash", "SSIM", "PSNR", "NMI", "changed pixels") if f"{name} " not in text] == []
+    assert re.findall("ahash|phash|dhash|ssim|psnr|nmi|linf|l0|changed_share", text) == []
 
 
 def test_chunks_do_not_matter_nor_does_a_memory_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from salm_lightning.audit.networks import features_of
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.results import AuditResult, Matrix
 from salm_lightning.audit.segmentation import Segmenter
-from salm_lightning.audit.similarity import DISTANCES, summarise
+from salm_lightning.audit.similarity import DISTANCES, NAMES, summarise
 from salm_lightning.metrics.figures import confusion_figure
 from salm_lightning.metrics.style import CLEAN, PROTECTED
 
@@ -68,7 +68,7 @@ def draw_worst(album: Album, pairs: Pairs, similarity: _PerImage) -> None:
     for name, values in similarity.items():
         summary = summarise(values, np.arange(len(values)), high_is_bad=name in DISTANCES)
         if summary is not None and (values != values[0]).any():
-            found.setdefault(summary.worst_index, []).append(f"{name} {summary.worst:.4g}")
+            found.setdefault(summary.worst_index, []).append(f"{NAMES[name]} {summary.worst:.4g}")
     if not found:
         return
     original, protected = pairs.at(np.array(list(found)))

@@ -10,6 +10,11 @@ from salm_lightning.audit.pairs import grey
 from salm_lightning.audit.results import Extremes
 from salm_lightning.release import Meter
 
+NAMES = {
+    **{"ssim": "SSIM", "psnr": "PSNR", "ahash": "aHash", "phash": "pHash", "dhash": "dHash", "nmi": "NMI"},
+    **{"linf": "largest change", "l0": "changed pixels", "changed_share": "share of changed\npixels"},
+}
+"""What the measures are called in pictures, in the order in which they are given."""
 DISTANCES = frozenset({"linf", "l0", "changed_share"})
 """Measures that grow as images differ more; all others fall."""
 _LEVELS = 256
@@ -43,8 +48,7 @@ class Similarity:
     def per_image(self) -> dict[str, NDArray[np.float64]]:
         """Return every measure by name, each ``[N]``; at least one image is needed."""
         measured = self._meter.per_image() | {name: np.concatenate(values) for name, values in self._others.items()}
-        order = ("ssim", "psnr", *HASHES, "nmi", "linf", "l0", "changed_share")
-        return {name: measured[name] for name in order}
+        return {name: measured[name] for name in NAMES}
 
 
 def normalised_mutual_information(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
