@@ -536,8 +536,8 @@ def test_what_a_release_gives_away_is_said_high_up(splits: tuple[str, ...], page
 def test_several_labels_per_image_are_told_by_their_auc(page: Make, release: Path) -> None:
     edit_manifest(release, "dataset.task", "multi-label")
     first = first_of(page(audit=AUDIT))
-    assert "A model trained on the originals 0.97 ResNet-18" in first
-    assert "The same, trained on the protected copy 0.33 ResNet-18" in first
+    assert "A model trained on the originals 0.973 ResNet-18" in first
+    assert "The same, trained on the protected copy 0.328 ResNet-18" in first
     assert "1 is perfect; the mark, at 0.5, is guessing." in first
 
 
@@ -606,16 +606,29 @@ def test_the_proof_of_protect_is_shown(page: Make, release: Path) -> None:
     assert "A model trained on the originals 96.2 %" in first_of(audited)  # the audit's, which is about more
 
 
+def test_the_figures_are_in_the_measure_that_tells_it(page: Make, release: Path) -> None:
+    """A model that names rare classes need not beat the most frequent class's share: its balanced accuracy says what it has learned."""
+    write_proof(release, test={"acc": 0.24, "auc": 0.9, "balanced_acc": 0.7})
+    first = first_of(page())
+    assert "A model trained on the originals 87.6 % ResNet-18 The same, trained on the protected copy 70.0 % ResNet-18" in first
+    assert "Guessing, without any model 12.5 %" in first
+    assert "The model trained on the copy keeps 77 % of what the one trained on the originals learned." in first
+    audit = edited(AUDIT, "rows.0.protected.balanced_acc", [0.7, 0.7])
+    assert "The same, trained on the protected copy 70.0 % ResNet-18 · mean of 2 trainings" in first_of(page(audit=audit))
+
+
 def test_a_proof_that_shows_nothing_says_so(page: Make, release: Path) -> None:
     write_proof(release)
     (release.parent / "victim-clean/results.json").write_text(
         json.dumps(edited(edited(PROOF, "test.acc", 0.2), "test.balanced_acc", 0.2))
     )
-    assert "It shows nothing: the model trained on the originals learned next to nothing, too." in first_of(page())
+    assert "That shows nothing yet: no model trained on the originals learned enough to compare with." in first_of(page())
 
 
 def test_a_proof_of_another_release_is_passed_over(page: Make, release: Path) -> None:
     write_proof(release, digest="0" * 64)
+    assert "The first test" not in page().text
+    (release.parent / "protect.json").write_text('{"method": "of an earlier version"}')
     assert "The first test" not in page().text
     write_proof(release)
     (release.parent / "victim-clean/results.json").unlink()
@@ -629,7 +642,10 @@ def test_a_proof_is_read_like_anything_from_others(page: Make, release: Path) ->
     assert EVIL in shown.text
     assert "script" not in {tag for tag, _ in shown.tags}
     write_proof(release, majority=1.5)
-    with pytest.raises(ReleaseError, match=r"victim-protected/results\.json: majority must be a number from 0 to 1, it is 1\.5"):
+    with pytest.raises(
+        ReleaseError,
+        match=r"victim-protected/results\.json: majority must be a number from 0 to 1, it is 1\.5; take it away, or protect anew",
+    ):
         page()
     write_proof(release, steps="many")
     with pytest.raises(ReleaseError, match=r"victim-protected/results\.json: steps must be a whole number from 0"):

@@ -1,20 +1,19 @@
-"""The three figures of a report's first page."""
+"""The three figures of a report's first page, in the measure on which the verdict rests."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import inf
 
 from salm_lightning.audit.results import NONE, Attempt, AuditResult, Figures, mean
-from salm_lightning.data.base import Task
+from salm_lightning.data.base import DatasetInfo
+from salm_lightning.metrics.learned import KEPT_LIMIT, Scale, floors_of
 from salm_lightning.release.manifest import Manifest
 from salm_lightning.report.evidence import Evidence
-from salm_lightning.report.proof import Proof
-from salm_lightning.report.words import decimals, percent
+from salm_lightning.report.words import measured
 
-_ORIGINALS = "A model trained on the originals"
-_COPY = "The same, trained on the protected copy"
-_HELPED = "The same, with what helps most against the noise"
+_Metrics = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -34,28 +33,74 @@ class Figure:
     share: float | None = None
 
 
-def first_figures(evidence: Evidence) -> list[Figure]:
-    """Return three figures: of the audit, else of the first test, else of the release alone."""
-    auc = evidence.manifest.info.task is Task.MULTI_LABEL
-    if evidence.audit is not None and evidence.audit.rows:
-        return _audited(evidence.audit, auc)
-    return _made(evidence.manifest) if evidence.proof is None else _proven(evidence.proof, auc)
+@dataclass(frozen=True)
+class Learned:
+    """What models have learned, in the measure that tells it: the accuracy, unless another one alone shows that the copy teaches enough.
+
+    Attributes:
+        measure: ``acc``, ``balanced_acc`` or, for several labels per image, ``auc``.
+        floor: What knowing nothing brings.
+        kept: Share of what a model learns from the originals that the same learns from the copy; None if that is next to nothing.
+        figures: On the originals, on the copy, and in the worst case, or guessing.
+    """
+
+    measure: str
+    floor: float
+    kept: float | None
+    figures: tuple[Figure, ...]
 
 
-def floor_of(evidence: Evidence) -> float:
-    """Return what knowing nothing brings, from 0 to 1: AUC for several labels per image, else accuracy."""
-    if evidence.manifest.info.task is Task.MULTI_LABEL:
-        return 0.5
-    if evidence.audit is not None:
-        return evidence.audit.majority
-    return 0.0 if evidence.proof is None else evidence.proof.clean.majority
+def learned(evidence: Evidence) -> Learned | None:
+    """Return what models have learned in the audit, else in the first test; None without both."""
+    info, audit, proof = evidence.manifest.info, evidence.audit, evidence.proof
+    if audit is not None and audit.rows:
+        plain = _untreated(audit)
+        last = next((row for row in audit.rows if row.worst and row is not plain), None)
+        found = _learned(info, audit.majority, _means(plain.clean), _means(plain.protected), _model(plain), last)
+        return replace(found, kept=plain.kept)  # the audit's scale goes up to the best of its models
+    if proof is None:
+        return None
+    return _learned(info, proof.clean.majority, vars(proof.clean.test), vars(proof.protected.test), proof.clean.arch)
 
 
-def _audited(audit: AuditResult, auc: bool) -> list[Figure]:
-    plain = _untreated(audit)
-    worst = next((row for row in audit.rows if row.worst and row is not plain), None)
-    last = _guessing(audit.majority, auc) if worst is None else _reached(_HELPED, worst.protected, auc, worst, worst.title)
-    return [_reached(_ORIGINALS, plain.clean, auc, plain), _reached(_COPY, plain.protected, auc, plain), last]
+def made(manifest: Manifest) -> tuple[Figure, ...]:
+    """Return figures of a release on which no model has been trained."""
+    coverage, measured = manifest.coverage, manifest.measured
+    return (
+        Figure("Training images with noise", f"{coverage.selected}", f"of {coverage.samples}"),
+        Figure("Largest change of any value", f"{measured.linf}", "of 255 grey levels"),
+        Figure("Likeness to the originals", f"{measured.ssim:.3f}", "structural similarity; 1 is identical"),
+    )
+
+
+def _learned(
+    info: DatasetInfo, majority: float, clean: _Metrics, protected: _Metrics, model: str, worst: Attempt | None = None
+) -> Learned:
+    floors = floors_of(info.task, info.num_classes, majority)
+    scale = Scale.of(floors, {name: clean.get(name) or 0.0 for name in floors})
+    judged = [protected] if worst is None else [protected, _means(worst.protected)]
+    broken = [name for metrics in judged for name in scale.reached if (_kept(scale, name, metrics) or 0.0) > KEPT_LIMIT]
+    measure = [*broken, *scale.reached, *floors][0]
+
+    def figure(label: str, metrics: _Metrics, detail: str) -> Figure:
+        value = metrics.get(measure)
+        return Figure(label, measured(value, measure), detail, value or 0.0)
+
+    last = (
+        figure("Guessing, without any model", floors, "")
+        if worst is None
+        else figure(
+            "The same, with what helps most against the noise", _means(worst.protected), f"{worst.title} · {_model(worst)}"
+        )
+    )
+    first = figure("A model trained on the originals", clean, model)
+    second = figure("The same, trained on the protected copy", protected, model)
+    return Learned(measure, floors[measure], scale.kept(protected), (first, second, last))
+
+
+def _kept(scale: Scale, name: str, metrics: _Metrics) -> float | None:
+    """Return what is kept in one measure alone."""
+    return Scale(scale.floors, {name: scale.reached[name]}).kept(metrics)
 
 
 def _untreated(audit: AuditResult) -> Attempt:
@@ -64,32 +109,9 @@ def _untreated(audit: AuditResult) -> Attempt:
     return max(plain, key=lambda row: -inf if row.kept is None else row.kept, default=audit.rows[0])
 
 
-def _reached(label: str, figures: Figures | None, auc: bool, row: Attempt, title: str = "") -> Figure:
-    share = None if figures is None else mean(figures.auc if auc else figures.acc)
-    trainings = f"mean of {len(row.seeds)} trainings" if len(row.seeds) > 1 else ""
-    return Figure(label, _text(share, auc), " · ".join(filter(None, (title, row.arch, trainings))), share or 0.0)
+def _means(figures: Figures | None) -> _Metrics:
+    return {} if figures is None else {name: mean(values) for name, values in vars(figures).items()}
 
 
-def _proven(proof: Proof, auc: bool) -> list[Figure]:
-    victims = {_ORIGINALS: proof.clean, _COPY: proof.protected}
-    shares = {label: victim.test.auc if auc else victim.test.acc for label, victim in victims.items()}
-    reached = [Figure(label, _text(share, auc), victims[label].arch, share or 0.0) for label, share in shares.items()]
-    return [*reached, _guessing(proof.clean.majority, auc)]
-
-
-def _guessing(majority: float, auc: bool) -> Figure:
-    share, detail = (0.5, "") if auc else (majority, "always the most frequent class")
-    return Figure("Guessing, without any model", _text(share, auc), detail, share)
-
-
-def _made(manifest: Manifest) -> list[Figure]:
-    coverage, measured = manifest.coverage, manifest.measured
-    return [
-        Figure("Training images with noise", f"{coverage.selected}", f"of {coverage.samples}"),
-        Figure("Largest change of any value", f"{measured.linf}", "of 255 grey levels"),
-        Figure("Likeness to the originals", f"{measured.ssim:.3f}", "structural similarity; 1 is identical"),
-    ]
-
-
-def _text(share: float | None, auc: bool) -> str:
-    return decimals(share, 2) if auc else percent(share)
+def _model(row: Attempt) -> str:
+    return row.arch + (f" · mean of {len(row.seeds)} trainings" if len(row.seeds) > 1 else "")

@@ -17,7 +17,7 @@ from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.release.manifest import Manifest
 from salm_lightning.report import words
 from salm_lightning.report.evidence import Evidence
-from salm_lightning.report.figures import first_figures, floor_of
+from salm_lightning.report.figures import learned, made
 
 _COMPARING = ("pictures/extremes.png", "pictures/examples.png")
 """Pictures of an audit that show originals beside protected images, the one for the first page first."""
@@ -42,8 +42,8 @@ def render(evidence: Evidence, release: str, today: date) -> str:
         evidence=evidence,
         picture=picture,
         others=[other for other in evidence.pictures if other is not picture],
-        figures=first_figures(evidence),
-        floor=floor_of(evidence),
+        learned=learned(evidence),
+        made=made(manifest),
         manifest=manifest,
         audit=evidence.audit,
         quality=evidence.quality,
@@ -100,7 +100,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"mean": mean, "spread": _spread, "plain": _plain}
-    environment.filters |= {name: getattr(words, name) for name in ("percent", "decimals", "named")}
+    environment.filters |= {name: getattr(words, name) for name in ("percent", "decimals", "measured", "named")}
     return environment
 
 

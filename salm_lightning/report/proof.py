@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from salm_lightning.checked import Count, Share, parse, read_json
-from salm_lightning.data.base import DatasetInfo
-from salm_lightning.metrics.learned import Scale, floors_of
-from salm_lightning.runs.record import DONE
+from salm_lightning.errors import ReleaseError
 
 _RECORDS = ("protect.json", "classwise.json")
 _RESULTS = ("victim-clean/results.json", "victim-protected/results.json")
@@ -17,7 +15,6 @@ _RESULTS = ("victim-clean/results.json", "victim-protected/results.json")
 
 @dataclass(frozen=True)
 class _Record:
-    status: str
     results: dict[str, Any]
 
 
@@ -59,12 +56,6 @@ class Proof:
     clean: Victim
     protected: Victim
 
-    def kept(self, info: DatasetInfo) -> float | None:
-        """Return the share of what the clean model learned that the other one learned, too; None if that is next to nothing."""
-        floors = floors_of(info.task, info.num_classes, self.clean.majority)
-        clean, protected = vars(self.clean.test), vars(self.protected.test)
-        return Scale.of(floors, {name: clean[name] or 0.0 for name in floors}).kept(protected)
-
 
 def read_proof(folder: Path, manifest_sha256: str) -> Proof | None:
     """Read the results that lie beside a release; None without any, or where the record does not say that they are this release's.
@@ -76,10 +67,18 @@ def read_proof(folder: Path, manifest_sha256: str) -> Proof | None:
     Raises:
         ReleaseError: They are no results.
     """
-    records = [parse(_Record, read_json(path), path.name) for name in _RECORDS if (path := folder / name).exists()]
     paths = [folder / name for name in _RESULTS]
-    done = any(record.status == DONE and record.results.get("release") == manifest_sha256 for record in records)
-    if not done or not all(path.exists() for path in paths):
+    if manifest_sha256 not in [_recorded(folder / name) for name in _RECORDS] or not all(path.exists() for path in paths):
         return None
-    clean, protected = (parse(Victim, read_json(path), f"{path.parent.name}/{path.name}") for path in paths)
-    return Proof(clean, protected)
+    try:
+        return Proof(*(parse(Victim, read_json(path), f"{path.parent.name}/{path.name}") for path in paths))
+    except ReleaseError as error:
+        raise ReleaseError(f"{str(error).partition('; ')[0]}; take it away, or protect anew.") from error
+
+
+def _recorded(path: Path) -> Any:
+    """Return the checksum of the manifest of the release that a record is about; None without a record, or in one of another version."""
+    try:
+        return parse(_Record, read_json(path), path.name).results.get("release")
+    except ReleaseError:
+        return None

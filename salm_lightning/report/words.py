@@ -49,6 +49,11 @@ def decimals(value: float | None, digits: int = 3) -> str:
     return MISSING if value is None else f"{value:.{digits}f}"
 
 
+def measured(value: float | None, measure: str) -> str:
+    """Write a metric: an AUC as a number, all others as shares."""
+    return decimals(value) if measure == "auc" else percent(value)
+
+
 def named(text: str) -> str:
     """Return a text of an audit with countermeasures and networks under their names, without options of the command line."""
     first, space, rest = text.partition(" ")
