@@ -43,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     except _of_lightning("SIGTERMException", Interrupted) as interruption:
         code = getattr(interruption, "code", None)
-        sys.stderr.write(f"salm-cli: interrupted; {_way_on(commands.of_trainer(name), bool(code))}.\n")
+        sys.stderr.write(f"salm-cli: interrupted; {_way_on(name in commands.TRAINERS, bool(code))}.\n")
         return int(code or INTERRUPTED)
     except KeyboardInterrupt:
         return 130

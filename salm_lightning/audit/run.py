@@ -29,7 +29,6 @@ from salm_lightning.models import Architecture
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.runs.effort import Precision
 from salm_lightning.runs.estimate import Estimator, Network, Work
-from salm_lightning.runs.quiet import notices_off
 from salm_lightning.runs.trainers import check_accelerator, check_interval
 from salm_lightning.runs.victims import VictimSettings
 
@@ -95,8 +94,7 @@ def audit(
     images: dict[TrainedOn, ImageDataModule] = {name: original.images for name, original in originals.items()}
     if segments is not None:
         segments(np.asarray(protected.split("train").images[:1]))  # refuses what it cannot take
-    with notices_off():
-        check_accelerator(accelerator)
+    check_accelerator(accelerator)
     identities = {name: original.identity() for name, original in originals.items()}
     trials = plan(identities, victim, protected.batch_size, tried, networks, draws, chosen.cross)
     words = _words(
@@ -108,7 +106,7 @@ def audit(
         "protected": Store(folder / "cells"),
         "clean": Store(cache_root() / "twins", keeps_weights=True),
     }
-    with locked(folder, "audit"), notices_off():
+    with locked(folder, "audit"):
         battery = Battery(
             trials, images, stores, folder / BOARD, accelerator, _estimate(images["protected"], accelerator, precision)
         )

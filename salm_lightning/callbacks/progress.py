@@ -127,15 +127,15 @@ class PlainProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; a resumed fit predicts its remaining time from its own steps."""
-        self._begin(trainer.global_step)
+        self._first_step = trainer.global_step
+        self._start = self._last_line = self._clock()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._begin()
+        self._first_step = 0
+        self._start = self._last_line = self._clock()
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._begin()
+    on_predict_start = on_test_start
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -150,34 +150,18 @@ class PlainProgress(ProgressBar):
             self._line("step", trainer.global_step, total_steps(trainer), shown_metrics(trainer))
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Print a line when one is due."""
         if self._due():
             self._line("test batch", batch_idx + 1, _finite(trainer.num_test_batches[dataloader_idx]), {})
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Print a line when one is due."""
         if self._due():
             self._line("last pass, chunk", batch_idx + 1, _finite(trainer.num_predict_batches[dataloader_idx]), {})
-
-    def _begin(self, first_step: int = 0) -> None:
-        self._first_step = first_step
-        self._start = self._last_line = self._clock()
 
     def _due(self) -> bool:
         return self._enabled and self._clock() - self._last_line >= self.interval

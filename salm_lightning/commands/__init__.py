@@ -6,7 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # its __all__ is made at run time
 
@@ -15,69 +15,42 @@ from salm_lightning.interruption import interruptible
 
 
 class Command(NamedTuple):
-    """A command.
+    """What a command does, in the first line of its function's docstring, and the arguments of a call that works, if it needs some."""
 
-    Attributes:
-        function: Module and name of what runs it; the arguments of a function are the command's options.
-        help: What it does: the first line of the function's docstring.
-        example: A call that works, where one lacks an argument.
-    """
-
-    function: str
     help: str
     example: str = ""
 
 
-_TRAINER = "salm_lightning.cli.fit:SalmCLI"
+TRAINERS = ("fit", "validate", "test", "predict")
+"""The Trainer's commands, which LightningCLI reads; each of the others is the function of its name, whose arguments are its options."""
 _RELEASE = "lightning_logs/pathmnist-salm/protected"
-
 COMMANDS = {
-    "fit": Command(_TRAINER, "Train a noise generator and write the protected dataset, or train a victim."),
-    "validate": Command(_TRAINER, "Measure a checkpoint on the clean validation split."),
-    "test": Command(_TRAINER, "Measure a checkpoint on the clean test split."),
-    "predict": Command(_TRAINER, "Write the protected dataset from a generator's checkpoint, or a victim's predictions."),
-    "protect": Command(
-        "salm_lightning.commands.protect:protect",
-        "Protect a dataset: train the noise, write the protected copy, and prove it on a victim.",
-        "salm-cli protect pathmnist",
-    ),
+    "fit": Command("Train a noise generator and write the protected dataset, or train a victim."),
+    "validate": Command("Measure a checkpoint on the clean validation split."),
+    "test": Command("Measure a checkpoint on the clean test split."),
+    "predict": Command("Write the protected dataset from a generator's checkpoint, or a victim's predictions."),
+    "protect": Command("Protect a dataset: train the noise, write the protected copy, and prove it on a victim.", "pathmnist"),
     "classwise": Command(
-        "salm_lightning.commands.classwise:classwise",
         "Protect a dataset class by class, each among support classes from another dataset (paper: Section 7.1).",
-        "salm-cli classwise dermamnist pathmnist",
+        "dermamnist pathmnist",
     ),
     "sweep": Command(
-        "salm_lightning.commands.sweep:sweep",
         "Make releases and train victims for every combination of settings, and put the results into one table.",
-        "salm-cli sweep --config sweep/methods.yaml",
+        "--config sweep/methods.yaml",
     ),
     "reproduce": Command(
-        "salm_lightning.commands.reproduce:reproduce",
-        "Run a table, figure or case study of the paper at its settings, and show ours beside its numbers.",
-        "salm-cli reproduce table1 --dry_run",
+        "Run a table, figure or case study of the paper at its settings, and show ours beside its numbers.", "table1 --dry_run"
     ),
-    "verify": Command(
-        "salm_lightning.commands.verify:verify",
-        "Check a protected dataset and print one line per check.",
-        f"salm-cli verify {_RELEASE}",
-    ),
+    "verify": Command("Check a protected dataset and print one line per check.", _RELEASE),
     "audit": Command(
-        "salm_lightning.commands.audit:audit",
         "Train models on a release, under what a determined user would try, and say whether the protection holds.",
-        f"salm-cli audit {_RELEASE} --source pathmnist",
+        f"{_RELEASE} --source pathmnist",
     ),
     "quality": Command(
-        "salm_lightning.commands.quality:quality",
-        "Measure whether protected images are still useful: similarity, segmentation, pictures.",
-        f"salm-cli quality {_RELEASE} --source pathmnist",
+        "Measure whether protected images are still useful: similarity, segmentation, pictures.", f"{_RELEASE} --source pathmnist"
     ),
-    "report": Command(
-        "salm_lightning.commands.report:report",
-        "Write one HTML file that tells what was protected, how, and whether it holds.",
-        f"salm-cli report {_RELEASE}",
-    ),
+    "report": Command("Write one HTML file that tells what was protected, how, and whether it holds.", _RELEASE),
 }
-"""All commands by name."""
 _WITHOUT_TORCH = ("verify", "report")
 
 
@@ -96,16 +69,10 @@ def overview() -> str:
     return "\n".join([opening, *lines, "", textwrap.fill(closing, width), ""])
 
 
-def function_of(name: str) -> Callable[..., Any]:
-    """Import what runs a command."""
-    module, _, function = COMMANDS[name].function.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), function)
-    return found
-
-
-def of_trainer(name: str) -> bool:
-    """Return whether a command is one of the Trainer's, which LightningCLI reads."""
-    return name in COMMANDS and COMMANDS[name].function == _TRAINER
+def function_of(name: str) -> Callable[..., int]:
+    """Import the function of a command."""
+    function: Callable[..., int] = getattr(import_module(f"{__name__}.{name}"), name)
+    return function
 
 
 def run(name: str, args: Sequence[str]) -> int:
@@ -114,16 +81,17 @@ def run(name: str, args: Sequence[str]) -> int:
     Raises:
         SalmError: An argument is wrong, or the command fails.
     """
-    function = function_of(name)
-    if of_trainer(name):
-        _prefer_tensor_cores()
-        function([name, *args])
-        return 0
+    if name in TRAINERS:
+        from salm_lightning.cli.fit import SalmCLI
 
-    parser = SalmArgumentParser(prog=f"salm-cli {name}", description=COMMANDS[name].help)
+        _prefer_tensor_cores()
+        SalmCLI([name, *args])
+        return 0
+    function, command = function_of(name), COMMANDS[name]
+    parser = SalmArgumentParser(prog=f"salm-cli {name}", description=command.help)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below.")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
-    config = parse(parser, [_spelled(arg, parser) for arg in args], example=COMMANDS[name].example)
+    config = parse(parser, [_spelled(arg, parser) for arg in args], example=f"salm-cli {name} {command.example}")
     try:
         values = parser.instantiate(config)
     except ValueError as error:
@@ -132,7 +100,7 @@ def run(name: str, args: Sequence[str]) -> int:
     if name not in _WITHOUT_TORCH:
         _prefer_tensor_cores()
     with interruptible():
-        return int(function(**values.as_dict()))
+        return function(**values.as_dict())
 
 
 def _prefer_tensor_cores() -> None:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 _MESSAGES = (
     "Tip: ",
     "`weights_only` was not set",
-    *("GPU available: ", "TPU available: ", "HPU available: ", "Seed set to"),
+    *("GPU available: ", "TPU available: ", "HPU available: ", "LOCAL_RANK: ", "Automatic Mixed Precision (AMP)", "Seed set to"),
     "`Trainer(val_check_interval=1)` was configured",
     "`Trainer.fit` stopped: `max_steps=",
     *("Restoring states from the checkpoint path", "Loaded model weights from the checkpoint"),
 )
 _PACKAGES = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
 """Lightning is installed twice. Both log through the one that was imported last, which can be any other package's doing."""
-_LOGGERS = ("utilities.rank_zero", "utilities.seed", "trainer.connectors.checkpoint_connector")
+_LOGGERS = ("utilities.rank_zero", "utilities.seed", "accelerators.cuda", "trainer.connectors.checkpoint_connector")
 _WARNINGS = (
     ".*does not have many workers.*",
     ".*LeafSpec.*",  # Lightning's own code on new versions of torch
@@ -28,33 +26,13 @@ _WARNINGS = (
 )
 
 
-class _Named(logging.Filter):
-    """Drop the named messages."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not any(text in record.getMessage() for text in _MESSAGES)
-
-
-_FILTER = _Named()
-
-
 def quieten() -> None:
     """Stop the named messages; calling it again changes nothing."""
     for name in itertools.product(_PACKAGES, _LOGGERS):
-        logging.getLogger(".".join(name)).addFilter(_FILTER)
+        logging.getLogger(".".join(name)).addFilter(_tells_something)
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 
 
-@contextmanager
-def notices_off() -> Iterator[None]:
-    """Show only Lightning's warnings, for a command that builds many Trainers: each would name the devices again."""
-    loggers = [logging.getLogger(name) for name in _PACKAGES]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+def _tells_something(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in _MESSAGES)

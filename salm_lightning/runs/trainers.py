@@ -16,7 +16,7 @@ from salm_lightning.callbacks.checkpoint import RunCheckpoint
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.runs.effort import Precision
-from salm_lightning.runs.quiet import notices_off
+from salm_lightning.runs.quiet import quieten
 
 
 def single_device_trainer(
@@ -60,7 +60,8 @@ def check_accelerator(accelerator: str) -> None:
     Raises:
         ConfigurationError: It cannot be used.
     """
-    with notices_off(), _refused(accelerator):
+    quieten()
+    with _refused(accelerator):
         Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
 
 
