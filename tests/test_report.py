@@ -533,6 +533,17 @@ def test_what_a_release_gives_away_is_said_high_up(splits: tuple[str, ...], page
     assert ("No validation and no test images." in first_of(shown)) is not splits
 
 
+def test_further_arrays_and_the_way_to_read_a_release_are_named(page: Make, release: Path) -> None:
+    evidence = gather(release)
+    arrays = {**evidence.manifest.arrays, f"patients{EVIL}": evidence.manifest.arrays["train_labels"]}
+    shown = Page(render(replace(evidence, manifest=replace(evidence.manifest, arrays=arrays)), "protected", DAY))
+    assert f"Further data, copied as the originals have it: patients{EVIL}. Look whether it may be published." in first_of(shown)
+    assert "Further data" not in page().text
+    assert "reads the protected copy with download=False" in shown.text
+    edit_manifest(release, "source.name", "my scans.npz")
+    assert "download=False" not in page().text
+
+
 def test_several_labels_per_image_are_told_by_their_auc(page: Make, release: Path) -> None:
     edit_manifest(release, "dataset.task", "multi-label")
     first = first_of(page(audit=AUDIT))
