@@ -524,6 +524,13 @@ def test_the_number_of_classes_is_plain_where_names_have_commas(page: Make, rele
     assert "8 classes:" in html
 
 
+def test_many_names_of_classes_do_not_fill_the_first_page(page: Make, release: Path) -> None:
+    edit_manifest(release, "dataset.class_names", [f"a class with a name that takes much room {number}" for number in range(8)])
+    shown = page()
+    assert "8 classes, listed below." in first_of(shown)
+    assert shown.text.count("takes much room 7") == 1
+
+
 @pytest.mark.parametrize("splits", [(), ("val", "test")])
 def test_what_a_release_gives_away_is_said_high_up(splits: tuple[str, ...], page: Make, release: Path) -> None:
     evidence = gather(release)
