@@ -528,7 +528,8 @@ def test_many_names_of_classes_do_not_fill_the_first_page(page: Make, release: P
     edit_manifest(release, "dataset.class_names", [f"a class with a name that takes much room {number}" for number in range(8)])
     shown = page()
     assert "8 classes, listed below." in first_of(shown)
-    assert shown.text.count("takes much room 7") == 1
+    assert "takes much room" not in first_of(shown)
+    assert "takes much room 7" in shown.text
 
 
 @pytest.mark.parametrize("splits", [(), ("val", "test")])
