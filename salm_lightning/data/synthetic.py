@@ -7,7 +7,6 @@ convolutional network succeeds.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
-from salm_lightning.data.batches import permutation
+from salm_lightning.data.batches import permutation, random_words
 from salm_lightning.data.datamodule import ImageDataModule, Resident
 from salm_lightning.errors import ConfigurationError, look_up
 
@@ -188,9 +187,8 @@ def _check(num_classes: int, size: int, channels: int, imbalance: float) -> None
 
 
 def _uniform(seed: int, purpose: str, shape: tuple[int, ...]) -> _Floats:
-    """Draw float32 in [0, 1) from raw words, whose stream NumPy promises to keep; a longer draw begins like a shorter one."""
-    entropy = [seed & (2**64 - 1), zlib.crc32(purpose.encode())]
-    words = np.random.PCG64(np.random.SeedSequence(entropy)).random_raw(int(np.prod(shape)))
+    """Draw float32 in [0, 1); a longer draw begins like a shorter one."""
+    words = random_words(int(np.prod(shape)), seed, purpose)
     return ((words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).reshape(shape)
 
 
