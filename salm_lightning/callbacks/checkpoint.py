@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from salm_lightning.callbacks.run_folder import checkpoint_folder
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.files import flush
 from salm_lightning.interruption import Interruption
 
 _CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
@@ -94,8 +94,9 @@ def save_run(trainer: Trainer) -> Path:
     trainer.strategy.barrier("leftovers")
     trainer.save_checkpoint(temporary, weights_only=False)
     if trainer.is_global_zero:
-        _flush(temporary)
+        flush(temporary)  # older checkpoints are deleted once it stands
         temporary.replace(path)
+        flush(folder)
         _clear(folder, path)
     trainer.strategy.barrier("checkpoint")
     return path
@@ -115,12 +116,6 @@ def _clear(folder: Path, kept: Path | None) -> None:
     for path in (folder / "noise").glob("step=*"):
         if kept is None or path.name != kept.stem:
             shutil.rmtree(path)
-
-
-def _flush(path: Path) -> None:
-    """Wait until the disk has a file's bytes: older checkpoints are deleted once it stands."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 def _validates_now(trainer: Trainer) -> bool:
