@@ -30,6 +30,22 @@ class OutputExistsError(SalmError, FileExistsError):
     """Something already stands where the output should go, and overwriting was not asked for."""
 
 
+def require(argument: str, value: object, fits: bool, way_out: str) -> None:
+    """Refuse a value that is out of range.
+
+    Args:
+        argument: What the user calls it.
+        value: What was given.
+        fits: Whether it is in range: a comparison that holds, so that NaN does not fit.
+        way_out: What to do instead, such as ``give 1 or more``.
+
+    Raises:
+        ConfigurationError: It does not fit.
+    """
+    if not fits:
+        raise ConfigurationError(f"{argument}={value} is out of range; {way_out}.")
+
+
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest choice, or an empty string when none is close.
 

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from salm_lightning.callbacks.run_folder import checkpoint_folder
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import require
 from salm_lightning.files import flush
 from salm_lightning.interruption import Interruption
 
@@ -35,8 +35,7 @@ class RunCheckpoint(Checkpoint):
 
     def __init__(self, every_n_steps: int = 500) -> None:
         super().__init__()
-        if every_n_steps < 1:
-            raise ConfigurationError(f"every_n_steps={every_n_steps} is out of range; give 1 or more training steps.")
+        require("every_n_steps", every_n_steps, every_n_steps >= 1, "give 1 or more training steps")
         self.every_n_steps = every_n_steps
         self._interruption = Interruption()
         self._saved_step = -1

@@ -2,11 +2,9 @@
 
 from salm_lightning.countermeasures.adversarial import AdversarialTraining
 from salm_lightning.countermeasures.base import Countermeasure, ImageCountermeasure, TrainingStep
-from salm_lightning.countermeasures.denoising import TotalVariation
-from salm_lightning.countermeasures.filters import Gaussian, Mean, Median
+from salm_lightning.countermeasures.filters import Gaussian, Mean, Median, TotalVariation
 from salm_lightning.countermeasures.finetuning import FineTune
-from salm_lightning.countermeasures.jpeg import JPEG
-from salm_lightning.countermeasures.levels import BitDepth, Grey
+from salm_lightning.countermeasures.levels import JPEG, BitDepth, Grey
 from salm_lightning.countermeasures.mixing import CutMix, Cutout, Mixup
 from salm_lightning.countermeasures.projection import OrthogonalProjection
 from salm_lightning.countermeasures.scaling import CenterCrop, Resample
@@ -16,48 +14,14 @@ from salm_lightning.data.prepared import Preparation
 COUNTERMEASURES: dict[str, type[Countermeasure]] = {
     kind.__name__.lower(): kind
     for kind in (
-        Mean,
-        Median,
-        Gaussian,
-        CenterCrop,
-        JPEG,
-        Grey,
-        BitDepth,
-        Resample,
-        Cutout,
-        Mixup,
-        CutMix,
-        StrongAugment,
-        UEraserMax,
-        AdversarialTraining,
-        OrthogonalProjection,
-        TotalVariation,
-        FineTune,
+        Mean, Median, Gaussian, CenterCrop, JPEG, Grey, BitDepth, Resample, Cutout, Mixup, CutMix, StrongAugment, UEraserMax,
+        AdversarialTraining, OrthogonalProjection, TotalVariation, FineTune,
     )
-}
+}  # fmt: skip
 """Countermeasures by their name in files and tables; nothing at all is :class:`Countermeasure`."""
 
 __all__ = [
-    "COUNTERMEASURES",
-    "JPEG",
-    "AdversarialTraining",
-    "BitDepth",
-    "CenterCrop",
-    "Countermeasure",
-    "CutMix",
-    "Cutout",
-    "FineTune",
-    "Gaussian",
-    "Grey",
-    "ImageCountermeasure",
-    "Mean",
-    "Median",
-    "Mixup",
-    "OrthogonalProjection",
-    "Preparation",
-    "Resample",
-    "StrongAugment",
-    "TotalVariation",
-    "TrainingStep",
-    "UEraserMax",
-]
+    "COUNTERMEASURES", "JPEG", "AdversarialTraining", "BitDepth", "CenterCrop", "Countermeasure", "CutMix", "Cutout", "FineTune",
+    "Gaussian", "Grey", "ImageCountermeasure", "Mean", "Median", "Mixup", "OrthogonalProjection", "Preparation", "Resample",
+    "StrongAugment", "TotalVariation", "TrainingStep", "UEraserMax",
+]  # fmt: skip

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from salm_lightning.countermeasures.base import Countermeasure, TrainingStep
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import require
 from salm_lightning.metrics import classification_loss
 from salm_lightning.noise.draws import fold, uniform
 from salm_lightning.noise.pgd import InputGradient, descend, frozen, project
@@ -21,16 +21,11 @@ class AdversarialTraining(Countermeasure):
     Args:
         radius: Bound, in units of 1/255.
         pgd_steps: Steps; a training step takes about as many times longer.
-
-    Raises:
-        ConfigurationError: A value is out of range.
     """
 
     def __init__(self, radius: float = 8.0, pgd_steps: int = 7) -> None:
-        if not 0 < radius <= 255:
-            raise ConfigurationError(f"radius={radius} is out of range; it is in units of 1/255: give more than 0, such as 8.")
-        if pgd_steps < 1:
-            raise ConfigurationError(f"pgd_steps={pgd_steps} is out of range; give 1 or more.")
+        require("radius", radius, 0 < radius <= 255, "it is in units of 1/255: give more than 0, such as 8")
+        require("pgd_steps", pgd_steps, pgd_steps >= 1, "give 1 or more")
         self.radius = radius
         self.pgd_steps = pgd_steps
 
@@ -45,15 +40,11 @@ class AdversarialTraining(Countermeasure):
         radius = self.radius / 255
         draws = uniform(fold(step.seed, "adversarial start", step.number), step.indices, step.images[0].numel())
         delta = project((2 * draws.view(step.images.shape) - 1) * radius, step.images, radius)
-        half = _half(step.images.device)
+        device = step.images.device.type
+        half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
         gradient = InputGradient(step.network, step, step.transform, "victim", (step.number,), half=half)
         with frozen(step.network):
             for _ in range(self.pgd_steps):
                 # The same number at every step keeps crop and flip.
                 delta = descend(delta, -gradient(delta, 0), step.images, radius / 4, radius)
         return delta
-
-
-def _half(device: torch.device) -> bool:
-    """Return whether networks run in fp16 here."""
-    return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16

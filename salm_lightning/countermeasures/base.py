@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from salm_lightning.data.base import DatasetInfo, Split
 from salm_lightning.data.prepared import Preparation
 from salm_lightning.metrics import classification_loss
+from salm_lightning.noise.methods.base import plain_settings
 from salm_lightning.noise.samples import Samples
 from salm_lightning.noise.transforms import CropFlip
 
@@ -41,7 +41,7 @@ class Countermeasure:
     """Something that a user does in the hope of learning from protected images; as it stands, nothing.
 
     A countermeasure is stateless, so that one object serves any number of victims. It prepares images once, before training, or
-    changes what a training step minimises, or both.
+    changes what a training step minimises, or both. An argument out of range is a ``ConfigurationError``.
 
     Attributes:
         on_test: Whether the images that the finished model meets (val and test) are prepared as well, as they would be by a user whose
@@ -60,25 +60,14 @@ class Countermeasure:
 
     def settings(self) -> dict[str, Any]:
         """Return the countermeasure's name and every setting as JSON values."""
-        plain = {key: value.value if isinstance(value, StrEnum) else value for key, value in vars(self).items()}
-        return {"name": self.name, **plain}
+        return {"name": self.name, **plain_settings(self)}
 
     def preparation(self, train: Split, info: DatasetInfo, seed: int) -> Preparation | None:
-        """Return what is done to images before training, or ``None`` for nothing.
-
-        Args:
-            train: The training split, for countermeasures that learn from it.
-            info: What the data is.
-            seed: The victim's seed.
-        """
+        """Return what is done to images before training, or ``None``; it may learn from the training split, with the victim's seed."""
         return None
 
     def initialise(self, network: nn.Module) -> None:
-        """Give a victim's network its first weights, in place, before training; by default it keeps its random ones.
-
-        Args:
-            network: What :meth:`~salm_lightning.models.Architecture.build` has built.
-        """
+        """Give a victim's network its first weights, in place, before training; by default it keeps its random ones."""
 
     def loss(self, step: TrainingStep) -> Tensor:
         """Return what a training step minimises: by default the loss on augmented images."""

@@ -50,10 +50,9 @@ class FineTune(Countermeasure):
         """
         saved, fresh = self._read(), network.state_dict()
         last = ["", *(name for name, layer in network.named_modules() if isinstance(layer, nn.Linear))][-1]
-        other = sorted(name for name in saved.keys() ^ fresh.keys())
-        other += [
-            name for name in saved.keys() & fresh.keys() if saved[name].shape != fresh[name].shape and not _is_of(name, last)
-        ]
+        replaced, shared = (f"{last}.weight", f"{last}.bias"), saved.keys() & fresh.keys()
+        other = sorted(saved.keys() ^ fresh.keys())
+        other += [name for name in shared if saved[name].shape != fresh[name].shape and name not in replaced]
         if other:
             raise ConfigurationError(
                 f"checkpoint={self.checkpoint} holds another network: {len(other)} weights differ in name or shape, such as {other[0]}. "
@@ -73,7 +72,3 @@ class FineTune(Countermeasure):
         if not found:
             raise ConfigurationError(f"checkpoint={self.checkpoint} is no victim's; name the .ckpt file of a VictimModule's run.")
         return found
-
-
-def _is_of(name: str, layer: str) -> bool:
-    return name in (f"{layer}.weight", f"{layer}.bias")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from salm_lightning.countermeasures.base import Countermeasure, TrainingStep
 from salm_lightning.data.base import Task
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import require
 from salm_lightning.metrics import classification_loss
 from salm_lightning.noise.draws import fold, integers, uniform
 
@@ -22,14 +22,10 @@ class Cutout(Countermeasure):
 
     Args:
         share: Side of the square as a share of the image's, in (0, 1].
-
-    Raises:
-        ConfigurationError: ``share`` is out of range.
     """
 
     def __init__(self, share: float = 0.5) -> None:
-        if not 0 < share <= 1:
-            raise ConfigurationError(f"share={share} is out of range; give a share of the side above 0 up to 1, such as 0.5.")
+        require("share", share, 0 < share <= 1, "give a share of the side above 0 up to 1, such as 0.5")
         self.share = share
 
     def loss(self, step: TrainingStep) -> Tensor:
@@ -86,14 +82,7 @@ class CutMix(_Mixture):
 
 
 def random_boxes(images: Tensor, side: Tensor, key: int, indices: Tensor) -> Tensor:
-    """Return squares around random pixels, cut by the border, bool ``[B, 1, H, W]``.
-
-    Args:
-        images: ``[B, C, H, W]``, for their size.
-        side: Pixels, int64 ``[B, 1]``.
-        key: Settles the draw.
-        indices: Sample indices ``[B]``.
-    """
+    """Return squares of ``side`` pixels, int64 ``[B, 1]``, around random pixels, cut by the border: bool ``[B, 1, H, W]``."""
     height, width = images.shape[-2:]
     across = _span(integers(fold(key, "column"), indices, 1, width), side, width)
     down = _span(integers(fold(key, "row"), indices, 1, height), side, height)

@@ -14,7 +14,7 @@ from salm_lightning.data.arrays import labels_to_tensor, to_tensor
 from salm_lightning.data.base import DatasetInfo, Split
 from salm_lightning.data.batches import permutation
 from salm_lightning.data.prepared import Preparation
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import require
 from salm_lightning.metrics import classification_loss
 
 _BATCH = 1024
@@ -31,14 +31,10 @@ class OrthogonalProjection(Countermeasure):
 
     Args:
         steps: Training steps of the linear model.
-
-    Raises:
-        ConfigurationError: ``steps`` is too small.
     """
 
     def __init__(self, steps: int = 1000) -> None:
-        if steps < 1:
-            raise ConfigurationError(f"steps={steps} is out of range; give 1 or more.")
+        require("steps", steps, steps >= 1, "give 1 or more")
         self.steps = steps
 
     def preparation(self, train: Split, info: DatasetInfo, seed: int) -> Preparation | None:
@@ -50,14 +46,7 @@ class OrthogonalProjection(Countermeasure):
 
 
 def linear_weights(train: Split, info: DatasetInfo, seed: int, steps: int) -> Tensor:
-    """Return a linear model's weight vectors, ``[num_classes, C * H * W]``.
-
-    Args:
-        train: What it is trained on.
-        info: Settles classes and loss.
-        seed: Of the order of the images.
-        steps: Training steps.
-    """
+    """Return the weight vectors, ``[num_classes, C * H * W]``, of a linear model; ``seed`` is that of the order of the images."""
     model = nn.Linear(info.channels * info.size**2, info.num_classes, bias=False)
     nn.init.zeros_(model.weight)
     optimizer = SGD(model.parameters(), lr=0.1)
@@ -81,13 +70,9 @@ def _batch(count: int, seed: int, step: int) -> NDArray[np.int64]:
 
 
 def project_out(images: Tensor, basis: Tensor) -> Tensor:
-    """Return images without their part along some directions.
+    """Return images, uint8 ``[B, C, H, W]``, without their part along orthonormal columns, float64 ``[C * H * W, K]``.
 
     Float64 keeps a byte from depending on the batch that it is in.
-
-    Args:
-        images: uint8 ``[B, C, H, W]``.
-        basis: Orthonormal columns, float64 ``[C * H * W, K]``.
     """
     flat = images.flatten(1).double()
     return to_bytes(flat - (flat @ basis) @ basis.T).view(images.shape)

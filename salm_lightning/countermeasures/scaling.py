@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from salm_lightning.countermeasures.base import ImageCountermeasure, to_bytes
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import require
 
 
 class CenterCrop(ImageCountermeasure):
@@ -18,14 +18,10 @@ class CenterCrop(ImageCountermeasure):
     Args:
         share: Side of the centre as a share of the image's, in (0, 1).
         on_test: Whether val and test images are cropped as well.
-
-    Raises:
-        ConfigurationError: ``share`` is out of range.
     """
 
     def __init__(self, share: float = 0.75, on_test: bool = False) -> None:
-        if not 0 < share < 1:
-            raise ConfigurationError(f"share={share} is out of range; give a share of the side between 0 and 1, such as 0.75.")
+        require("share", share, 0 < share < 1, "give a share of the side between 0 and 1, such as 0.75")
         self.share = share
         self.on_test = on_test
 
@@ -42,14 +38,10 @@ class Resample(ImageCountermeasure):
 
     Args:
         factor: How many times smaller the images become in between, more than 1.
-
-    Raises:
-        ConfigurationError: ``factor`` is not more than 1.
     """
 
     def __init__(self, factor: float = 2.0) -> None:
-        if not factor > 1:
-            raise ConfigurationError(f"factor={factor} is out of range; give more than 1, such as 2 for half the side.")
+        require("factor", factor, factor > 1, "give more than 1, such as 2 for half the side")
         self.factor = factor
 
     def prepare(self, images: Tensor) -> Tensor:

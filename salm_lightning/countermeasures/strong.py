@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from salm_lightning.countermeasures.base import Countermeasure, TrainingStep
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import ConfigurationError, require
 from salm_lightning.metrics import classification_loss
 from salm_lightning.noise.draws import fold, uniform
 from salm_lightning.noise.pgd import frozen
@@ -28,14 +28,10 @@ class StrongAugment(Countermeasure):
 
     Args:
         strength: Factor on all ranges and chances, in (0, 1].
-
-    Raises:
-        ConfigurationError: ``strength`` is out of range.
     """
 
     def __init__(self, strength: float = 1.0) -> None:
-        if not 0 < strength <= 1:
-            raise ConfigurationError(f"strength={strength} is out of range; give more than 0 up to 1.")
+        require("strength", strength, 0 < strength <= 1, "give more than 0 up to 1")
         self.strength = strength
 
     def view(self, step: TrainingStep, draw: int = 0) -> Tensor:
@@ -55,9 +51,6 @@ class UEraserMax(StrongAugment):
     Args:
         draws: Augmentations of each image to choose from, 2 or more.
         strength: Factor on their ranges and chances, in (0, 1].
-
-    Raises:
-        ConfigurationError: A value is out of range.
     """
 
     def __init__(self, draws: int = 5, strength: float = 1.0) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from salm_lightning.errors import ConfigurationError, look_up
+from salm_lightning.errors import ConfigurationError, look_up, require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -127,10 +127,8 @@ class Architecture:
         from salm_lightning.models import backbones
         from salm_lightning.models.classifier import Classifier
 
-        if width <= 0:
-            raise ConfigurationError(f"width={width} is out of range; give a factor above 0, such as 0.25 or 1.")
-        if num_classes < 1:
-            raise ConfigurationError(f"num_classes={num_classes} is out of range; give 1 or more.")
+        require("width", width, width > 0, "give a factor above 0, such as 0.25 or 1")
+        require("num_classes", num_classes, num_classes >= 1, "give 1 or more")
         grey_as_rgb = as_rgb and channels == 1
         given = (num_classes, 3 if grey_as_rgb else channels, image_size, width)
         with torch.random.fork_rng(devices=[]):

@@ -19,7 +19,7 @@ from salm_lightning.callbacks.run_folder import checkpoint_folder
 from salm_lightning.callbacks.settings_table import show_settings
 from salm_lightning.data.base import Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
-from salm_lightning.errors import ConfigurationError, look_up
+from salm_lightning.errors import ConfigurationError, look_up, require
 from salm_lightning.metrics import ClassificationMetrics, classification_loss
 from salm_lightning.models import Architecture, NetworkFactory
 from salm_lightning.modules.batch_norm import share_statistics
@@ -378,8 +378,7 @@ class NoiseGeneratorModule(LightningModule):
 def _check_steps(method: Method, updates_per_visit: int | str, pgd_steps: int, last_pass_steps: int) -> None:
     if updates_per_visit != "auto" and (not isinstance(updates_per_visit, int) or updates_per_visit < 1):
         raise ConfigurationError(f"updates_per_visit={updates_per_visit!r} is out of range; give 1 or more, or 'auto'.")
-    if pgd_steps < 1:
-        raise ConfigurationError(f"pgd_steps={pgd_steps} is out of range; give 1 or more.")
+    require("pgd_steps", pgd_steps, pgd_steps >= 1, "give 1 or more")
     if last_pass_steps < 0:
         raise ConfigurationError(f"last_pass_steps={last_pass_steps} is negative; give 0 (release the stored noise) or more.")
     if method.trains_source_on == "clean" and last_pass_steps == 0:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import require
 from salm_lightning.noise.draws import fold, uniform
 from salm_lightning.noise.pgd import Objective, project
 from salm_lightning.noise.transforms import CropFlip
@@ -29,7 +29,7 @@ class Method(ABC):
     """A way to make noise.
 
     A method is stateless: everything that depends on the run comes in as an argument, so one object serves training, the last pass and
-    any number of ranks. ``docs/extending.md`` adds one in a file.
+    any number of ranks. ``docs/extending.md`` adds one in a file. Every constructor refuses values that are unknown or out of range.
 
     Args:
         radius: Bound of the noise rho_u, in units of 1/255.
@@ -51,10 +51,8 @@ class Method(ABC):
     trains_source_on: ClassVar[Literal["protected", "clean"] | None] = "protected"
 
     def __init__(self, radius: float = 8.0, transform: CropFlip | None = None, eot_samples: int = 1) -> None:
-        if not 1 <= radius <= 255:
-            raise ConfigurationError(f"radius={radius} is out of range; it is in units of 1/255: give 1 to 255, such as 8.")
-        if eot_samples < 1:
-            raise ConfigurationError(f"eot_samples={eot_samples} is out of range; give 1 or more.")
+        require("radius", radius, 1 <= radius <= 255, "it is in units of 1/255: give 1 to 255, such as 8")
+        require("eot_samples", eot_samples, eot_samples >= 1, "give 1 or more")
         self.radius = radius
         self.transform = transform or CropFlip()
         self.eot_samples = eot_samples
@@ -76,7 +74,7 @@ class Method(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and every setting as JSON values."""
-        return {"name": self.name, **{key: _plain(value) for key, value in vars(self).items()}}
+        return {"name": self.name, **plain_settings(self)}
 
     def max_changed_pixels(self, pixels: int, steps: int) -> int | None:
         """Say how many pixels of a released image are changed at most.
@@ -113,23 +111,18 @@ class Method(ABC):
         """
 
 
-def _plain(value: Any) -> Any:
-    """Return a setting as a JSON value; an enum member would make checkpoints unreadable without its class."""
-    if isinstance(value, CropFlip):
-        return dict(vars(value))
-    return value.value if isinstance(value, StrEnum) else value
+def plain_settings(owner: object) -> dict[str, Any]:
+    """Return an object's attributes as JSON values; an enum member would make checkpoints unreadable without its class."""
+    return {
+        key: dict(vars(value)) if isinstance(value, CropFlip) else value.value if isinstance(value, StrEnum) else value
+        for key, value in vars(owner).items()
+    }
 
 
 def check_step_size(step_size: float, radius: float) -> None:
-    """Refuse a step size alpha_u that is not above 0 and at most the radius, both in units of 1/255.
-
-    Raises:
-        ConfigurationError: It is out of range.
-    """
-    if not 0 < step_size <= radius:
-        raise ConfigurationError(
-            f"step_size={step_size} is out of range; it is in units of 1/255: give more than 0 and at most the radius ({radius:g})."
-        )
+    """Refuse a step size alpha_u that is not above 0 and at most the radius, both in units of 1/255."""
+    way_out = f"it is in units of 1/255: give more than 0 and at most the radius ({radius:g})"
+    require("step_size", step_size, 0 < step_size <= radius, way_out)
 
 
 def uniform_noise(images: Tensor, indices: Tensor, radius: float, seed: int, *counters: int) -> Tensor:

@@ -27,9 +27,6 @@ class EM(SALM):
         noise_per: ``sample`` or ``class``.
         transform: T; ``None`` is ``CropFlip()``.
         eot_samples: J, transforms averaged per gradient.
-
-    Raises:
-        ConfigurationError: A value is unknown or out of range.
     """
 
     def __init__(

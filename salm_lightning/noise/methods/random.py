@@ -14,9 +14,6 @@ class Random(Method):
 
     Args:
         radius: rho_u in units of 1/255.
-
-    Raises:
-        ConfigurationError: ``radius`` is out of range.
     """
 
     trains_source_on: ClassVar[Literal["protected", "clean"] | None] = None

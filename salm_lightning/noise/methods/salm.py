@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from salm_lightning.errors import ConfigurationError, look_up
+from salm_lightning.errors import ConfigurationError, look_up, require
 from salm_lightning.noise.masks import Score, keep_top, masked_count, top_percent_mask
 from salm_lightning.noise.methods.base import Method, Perturbation, check_step_size
 from salm_lightning.noise.pgd import Objective, descend
@@ -48,8 +48,7 @@ class SALM(Method):
         eot_samples: int = 1,
     ) -> None:
         super().__init__(radius, transform, eot_samples)
-        if not 0 <= percent <= 100:
-            raise ConfigurationError(f"percent={percent} is out of range; K is a share of the pixels: give 0 to 100, such as 10.")
+        require("percent", percent, 0 <= percent <= 100, "K is a share of the pixels: give 0 to 100, such as 10")
         check_step_size(step_size, radius)
         self.percent = percent
         self.step_size = step_size

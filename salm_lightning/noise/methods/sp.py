@@ -6,7 +6,7 @@ from itertools import count
 from typing import ClassVar, Literal
 
 from salm_lightning.data.base import Task
-from salm_lightning.errors import ConfigurationError, look_up
+from salm_lightning.errors import ConfigurationError, look_up, require
 from salm_lightning.noise.draws import fold, integers, normal, uniform
 from salm_lightning.noise.methods.base import Method, Perturbation, full_mask
 from salm_lightning.noise.pgd import Objective
@@ -36,25 +36,19 @@ class SP(Method):
         norm: ``l2``: the root mean square over an image's values is at most ``radius`` (paper), which single values exceed;
             ``linf``: no value exceeds it. Both hold for the released bytes.
         patch: Side of a patch in pixels; ``None`` is 8 up to 32 px and a quarter of the image above.
-
-    Raises:
-        ConfigurationError: A value is unknown or out of range.
     """
 
     trains_source_on: ClassVar[Literal["protected", "clean"] | None] = None
 
     def __init__(self, radius: float = 8.0, norm: Literal["l2", "linf"] = "l2", patch: int | None = None) -> None:
         super().__init__(radius)
-        if patch is not None and patch < 1:
-            raise ConfigurationError(f"patch={patch} is out of range; give 1 or more pixels, or leave it out for the default.")
+        require("patch", patch, patch is None or patch >= 1, "give 1 or more pixels, or leave it out for the default")
         self.norm = look_up("norm", norm, ("l2", "linf"))
         self.patch = patch
 
     def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
         """Return no noise."""
-        import torch
-
-        return torch.zeros_like(images)
+        return images.new_zeros(images.shape)
 
     def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
         """Return the patches of each sample, whatever ``delta`` is.

@@ -6,7 +6,7 @@ from math import inf
 from typing import ClassVar, Literal
 
 from salm_lightning.data.base import Task
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import require
 from salm_lightning.noise.methods.base import Method, Perturbation, check_step_size, full_mask
 from salm_lightning.noise.pgd import Objective, descend
 from salm_lightning.noise.samples import Samples
@@ -29,9 +29,6 @@ class TAP(Method):
             one draw of the transforms.
         transform: T, also of the source model's training; ``None`` is ``CropFlip()``.
         eot_samples: J, transforms averaged per gradient.
-
-    Raises:
-        ConfigurationError: A value is out of range.
     """
 
     trains_source_on: ClassVar[Literal["protected", "clean"] | None] = "clean"
@@ -47,8 +44,7 @@ class TAP(Method):
     ) -> None:
         super().__init__(radius, transform, eot_samples)
         check_step_size(step_size, radius)
-        if restarts < 1:
-            raise ConfigurationError(f"restarts={restarts} is out of range; give 1 or more.")
+        require("restarts", restarts, restarts >= 1, "give 1 or more")
         self.step_size = step_size
         self.targeted = targeted
         self.restarts = restarts
