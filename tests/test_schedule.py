@@ -150,6 +150,6 @@ def test_optimiser_and_schedule_are_told_as_json(optimizer: Any, scheduler: Any,
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_diverged_loss_stops_the_training(loss: float) -> None:
-    require_finite(torch.tensor(1e30), 3)
+    require_finite("loss is", [torch.tensor(1e30)], 3)
     with pytest.raises(DivergedError, match="at step 3"):
-        require_finite(torch.tensor(loss), 3)
+        require_finite("loss is", [torch.tensor(loss)], 3)

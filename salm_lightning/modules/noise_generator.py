@@ -31,18 +31,17 @@ from salm_lightning.modules.schedule import (
     default_optimizer,
     logs_at,
     require_finite,
-    require_finite_weights,
     training_length,
     training_settings,
     warn_of_changes,
 )
-from salm_lightning.noise.keeper import choose_keeper, fingerprint
+from salm_lightning.noise.keeper import Keeper, fingerprint
 from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import InputGradient, frozen
 from salm_lightning.noise.rounding import release_images
 from salm_lightning.noise.samples import Samples
 from salm_lightning.noise.selection import Selection
-from salm_lightning.noise.store import NoiseStore, merge_checksums, snapshot_folder
+from salm_lightning.noise.store import NoiseStore, snapshot_folder
 from salm_lightning.release.last_pass import ProtectedChunk
 
 
@@ -114,7 +113,7 @@ class NoiseGeneratorModule(LightningModule):
         self.last_pass_steps = method.last_pass_steps if last_pass_steps is None else last_pass_steps
         _check_steps(method, updates_per_visit, pgd_steps, self.last_pass_steps)
         self.selection = selection
-        self.noise = choose_keeper(method, loop, num_classes)
+        self.noise = Keeper(method, loop, num_classes)
         self.noise.check(self.task, loop, selection, self.last_pass_steps)
         self.seed = seed
         self.arch = Architecture.parse(source, "source")
@@ -228,7 +227,7 @@ class NoiseGeneratorModule(LightningModule):
 
     def on_train_end(self) -> None:
         """Make no release with a source model that has diverged."""
-        require_finite_weights(self.source, self.global_step)
+        require_finite("weights are", self.source.parameters(), self.global_step)
         self._note_steps()
 
     def _note_steps(self) -> None:
@@ -256,7 +255,7 @@ class NoiseGeneratorModule(LightningModule):
         return InputGradient(self.source, samples, self.method.transform, purpose, counters, self.method.eot_samples, half)
 
     def _log_step(self, loss: Tensor, logits: Tensor, labels: Tensor, delta: Tensor, rate: float) -> None:
-        require_finite(loss, self.global_step)
+        require_finite("loss is", [loss], self.global_step)
         guessed = (logits > 0).float() if self.task is Task.MULTI_LABEL else logits.argmax(dim=1)
         touched = ((delta * 255).round() != 0).any(dim=1)
         values: dict[str, Tensor | float] = {"train/source_loss": loss, "train/lr": rate}
@@ -330,11 +329,12 @@ class NoiseGeneratorModule(LightningModule):
             return None
         name = f"step={self.global_step}"
         folder = snapshot_folder(checkpoint_folder(self.trainer), name)
-        parts: list[dict[str, str] | None] = [self.noise.store.save(folder, self.global_rank)]
+        files = self.noise.store.save(folder, self.global_rank)
         if self.trainer.world_size > 1:
-            own, parts = parts[0], [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, own)
-        return {"folder": name, "files": merge_checksums(parts)}
+            parts: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, files)
+            files = {name: checksum for part in parts for name, checksum in part.items()}
+        return {"folder": name, "files": files}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write this rank's noise and name it, with checksums, in the checkpoint."""
@@ -366,7 +366,7 @@ class NoiseGeneratorModule(LightningModule):
                 "or start a new run."
             )
         needed = self.trainer.state.fn in ("fit", "predict")  # a test only reads the source model
-        if saved is None or path is None or not (needed and (same_data or self.noise.fits_any_image)):
+        if saved is None or path is None or not (needed and (same_data or self.noise.by_class)):
             return
         snapshot = self.noise.snapshot(checkpoint, Path(path))
         if self.trainer.state.fn != "fit":
@@ -376,8 +376,8 @@ class NoiseGeneratorModule(LightningModule):
 
 
 def _check_steps(method: Method, updates_per_visit: int | str, pgd_steps: int, last_pass_steps: int) -> None:
-    if updates_per_visit != "auto" and (not isinstance(updates_per_visit, int) or updates_per_visit < 1):
-        raise ConfigurationError(f"updates_per_visit={updates_per_visit!r} is out of range; give 1 or more, or 'auto'.")
+    fits = updates_per_visit == "auto" or (isinstance(updates_per_visit, int) and updates_per_visit >= 1)
+    require("updates_per_visit", repr(updates_per_visit), fits, "give 1 or more, or 'auto'")
     require("pgd_steps", pgd_steps, pgd_steps >= 1, "give 1 or more")
     if last_pass_steps < 0:
         raise ConfigurationError(f"last_pass_steps={last_pass_steps} is negative; give 0 (release the stored noise) or more.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import ParamsT
@@ -143,27 +143,15 @@ def logs_at(trainer: Trainer, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def require_finite(loss: Tensor, step: int) -> None:
-    """Stop a training that has diverged; call it where the loss is logged, because it waits for the device.
+def require_finite(what: str, values: Iterable[Tensor], step: int) -> None:
+    """Stop a training whose loss or weights have diverged; call it where the loss is logged, because it waits for the device.
 
     Raises:
-        DivergedError: The loss is NaN or infinite.
+        DivergedError: A value is NaN or infinite.
     """
-    if not torch.isfinite(loss):
+    if not all(bool(torch.isfinite(value).all()) for value in values):
         raise DivergedError(
-            f"The loss is {loss.item()} at step {step}: training has diverged. Lower the learning rate or use 32-true."
-        )
-
-
-def require_finite_weights(network: nn.Module, step: int) -> None:
-    """Refuse a trained network that has diverged since the loss was last looked at.
-
-    Raises:
-        DivergedError: A weight is NaN or infinite.
-    """
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
-        raise DivergedError(
-            f"The weights are not finite after step {step}: training has diverged. Lower the learning rate or use 32-true."
+            f"The {what} not finite at step {step}: training has diverged. Lower the learning rate or use 32-true."
         )
 
 

@@ -27,7 +27,6 @@ from salm_lightning.modules.schedule import (
     default_optimizer,
     logs_at,
     require_finite,
-    require_finite_weights,
     training_settings,
 )
 from salm_lightning.noise.transforms import CropFlip
@@ -143,14 +142,14 @@ class VictimModule(LightningModule):
         loss = self.countermeasure.loss(step)
         # Lightning writes after this step, which is not counted yet; what is logged at other steps is stale by then, or lost.
         if logs_at(self.trainer, self.global_step + 1):
-            require_finite(loss, self.global_step)
+            require_finite("loss is", [loss], self.global_step)
             self.log("train/loss", loss.detach(), batch_size=len(batch.labels))
             self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(batch.labels))  # type: ignore[union-attr]
         return loss
 
     def on_train_end(self) -> None:
         """Let all ranks be tested with the statistics that the checkpoint holds; a diverged victim proves nothing."""
-        require_finite_weights(self.network, self.global_step)
+        require_finite("weights are", self.network.parameters(), self.global_step)
         share_statistics(self.network)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,7 @@ class NoiseStore:
             float32 ``[B, C, H, W]`` on the device of ``start``.
         """
         rows = self._rows[indices.to(self._rows.device)]
-        noise = dequantise(self._noise[rows].to(start.device), self.unit)
-        return torch.where(self._visited[rows].to(start.device)[:, None, None, None], noise, start)
+        return _noise_or_start(self._noise[rows], self._visited[rows], start, self.unit)
 
     def put(self, indices: Tensor, delta: Tensor) -> None:
         """Keep ``delta`` (float ``[B, C, H, W]`` in [0, 1] units) as the noise of owned samples ``[B]``."""
@@ -125,19 +124,20 @@ class Snapshot:
 
     Args:
         folder: ``.../noise/step=N``.
-        checksums: SHA-256 by file name, from the checkpoint that the snapshot belongs to; ``None`` for one written by this very
-            run.
+        radius: Bound of the noise in [0, 1] units.
+        checksums: SHA-256 by file name, from the checkpoint that the snapshot belongs to.
 
     Raises:
         ReleaseError: A file is missing or not the one that the checkpoint names.
     """
 
-    def __init__(self, folder: Path, checksums: dict[str, str] | None = None) -> None:
-        if checksums is not None:
-            check_files(folder, checksums)
-        names = sorted(checksums) if checksums is not None else sorted(path.name for path in folder.glob("rank=*.npy"))
-        self._noise = [_map(folder / name) for name in names if name.endswith(".noise.npy")]
-        indices = [_map(folder / name) for name in names if name.endswith(".indices.npy")]
+    def __init__(self, folder: Path, radius: float, checksums: dict[str, str]) -> None:
+        check_files(folder, checksums)
+        self.unit = radius / LEVELS
+        indices, self._noise = (
+            [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in sorted(checksums) if name.endswith(kind)]
+            for kind in (".indices.npy", ".noise.npy")
+        )
         total = 1 + max((int(part.max(initial=-1)) for part in indices), default=-1)
         self._part = np.full(total, -1, dtype=np.int64)
         self._row = np.zeros(total, dtype=np.int64)
@@ -157,6 +157,11 @@ class Snapshot:
             noise[chosen] = source[self._row[indices[chosen]]]
         return noise, part >= 0
 
+    def get(self, indices: Tensor, start: Tensor) -> Tensor:
+        """Return the noise of samples, and ``start`` for those without one, as :meth:`NoiseStore.get` does."""
+        noise, known = map(torch.from_numpy, self.read(indices.cpu().numpy()))
+        return _noise_or_start(noise, known, start, self.unit)
+
 
 def quantise(delta: Tensor, unit: float) -> Tensor:
     """Round noise in [0, 1] units to int8 steps of ``unit``."""
@@ -166,6 +171,10 @@ def quantise(delta: Tensor, unit: float) -> Tensor:
 def dequantise(noise: Tensor, unit: float) -> Tensor:
     """Return int8 noise as float32 in [0, 1] units."""
     return noise.to(torch.float32) * unit
+
+
+def _noise_or_start(noise: Tensor, known: Tensor, start: Tensor, unit: float) -> Tensor:
+    return torch.where(known.to(start.device)[:, None, None, None], dequantise(noise.to(start.device), unit), start)
 
 
 def snapshot_folder(checkpoints: Path, name: str) -> Path:
@@ -186,24 +195,15 @@ def check_files(folder: Path, checksums: dict[str, str]) -> None:
         ReleaseError: A file is missing, differs, or has an unexpected name.
     """
     for name, expected in checksums.items():
+        path, fault = folder / name, ""
         if not re.fullmatch(r"rank=\d+\.(noise|indices)\.npy", name):
-            raise ReleaseError(
-                f"The checkpoint names a noise file {name!r}; expected 'rank=R.noise.npy'. The file is damaged or not ours."
-            )
-        path = folder / name
-        if not path.is_file():
-            raise ReleaseError(
-                f"{path} is missing: the noise that belongs to the checkpoint. Copy the folder next to the checkpoint."
-            )
-        if file_sha256(path) != expected:
-            raise ReleaseError(
-                f"{path} is not the file that the checkpoint names (its SHA-256 differs). Resume from another checkpoint."
-            )
-
-
-def merge_checksums(parts: Sequence[dict[str, str] | None]) -> dict[str, str]:
-    """Join the ranks' checksums into one table."""
-    return {name: checksum for part in parts if part for name, checksum in part.items()}
+            fault = f"The checkpoint names a noise file {name!r}; expected 'rank=R.noise.npy'. The file is damaged or not ours."
+        elif not path.is_file():
+            fault = f"{path} is missing: the noise that belongs to the checkpoint. Copy the folder next to the checkpoint."
+        elif file_sha256(path) != expected:
+            fault = f"{path} is not the file that the checkpoint names (its SHA-256 differs). Resume from another checkpoint."
+        if fault:
+            raise ReleaseError(fault)
 
 
 def _save_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> str:
@@ -215,8 +215,3 @@ def _save_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...], blo
             for block in blocks:
                 block.tofile(stream)
         return file_sha256(temporary)
-
-
-def _map(path: Path) -> NDArray[Any]:
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array
