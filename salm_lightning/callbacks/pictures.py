@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from salm_lightning.data.base import Batch
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import require
 
 _SMALLEST_SIDE = 112
 _PER_ROW = 4
@@ -49,10 +49,7 @@ class NoisePictures(Callback):
 
     def __init__(self, every_n_steps: int = 500, max_images: int = 8) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("max_images", max_images)):
-            if value < 1:
-                raise ConfigurationError(
-                    f"NoisePictures: {name}={value} must be at least 1; remove the callback for no pictures."
-                )
+            require(f"NoisePictures: {name}", value, value >= 1, "give 1 or more, or remove the callback for no pictures")
         self.every_n_steps = every_n_steps
         self.max_images = max_images
 

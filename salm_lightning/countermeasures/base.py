@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from salm_lightning.data.base import DatasetInfo, Split
 from salm_lightning.data.prepared import Preparation
 from salm_lightning.metrics import classification_loss
-from salm_lightning.noise.methods.base import plain_settings
+from salm_lightning.noise.methods.base import Described
 from salm_lightning.noise.samples import Samples
 from salm_lightning.noise.transforms import CropFlip
 
@@ -37,7 +37,7 @@ class TrainingStep(Samples):
         return self.transform(self.images, self.indices, self.seed, "victim", self.number, *counters)
 
 
-class Countermeasure:
+class Countermeasure(Described):
     """Something that a user does in the hope of learning from protected images; as it stands, nothing.
 
     A countermeasure is stateless, so that one object serves any number of victims. It prepares images once, before training, or
@@ -52,15 +52,6 @@ class Countermeasure:
 
     on_test: bool = False
     optimizer: ClassVar[Mapping[str, Any] | None] = None
-
-    @property
-    def name(self) -> str:
-        """Lower-case name for files and tables."""
-        return type(self).__name__.lower()
-
-    def settings(self) -> dict[str, Any]:
-        """Return the countermeasure's name and every setting as JSON values."""
-        return {"name": self.name, **plain_settings(self)}
 
     def preparation(self, train: Split, info: DatasetInfo, seed: int) -> Preparation | None:
         """Return what is done to images before training, or ``None``; it may learn from the training split, with the victim's seed."""

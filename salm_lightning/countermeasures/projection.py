@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
@@ -51,8 +50,11 @@ def linear_weights(train: Split, info: DatasetInfo, seed: int, steps: int) -> Te
     nn.init.zeros_(model.weight)
     optimizer = SGD(model.parameters(), lr=0.1)
     schedule = MultiStepLR(optimizer, [steps // 2, steps * 3 // 4])
+    size = min(_BATCH, len(train))
     for step in range(steps):
-        rows = _batch(len(train), seed, step)
+        # The epochs are permutations, whose incomplete last batches are left out.
+        epoch, number = divmod(step, len(train) // size)
+        rows = np.sort(permutation(len(train), seed, "orthogonal projection", epoch)[number * size : (number + 1) * size])
         images = to_tensor(train.images[rows]).flatten(1).float() / 255
         loss = classification_loss(model(images), labels_to_tensor(train.labels[rows], info.task), info.task)
         optimizer.zero_grad()
@@ -60,13 +62,6 @@ def linear_weights(train: Split, info: DatasetInfo, seed: int, steps: int) -> Te
         optimizer.step()
         schedule.step()
     return model.weight.detach()
-
-
-def _batch(count: int, seed: int, step: int) -> NDArray[np.int64]:
-    """Return the ascending rows of a batch: the epochs are permutations, whose incomplete last batches are left out."""
-    size = min(_BATCH, count)
-    epoch, number = divmod(step, count // size)
-    return np.sort(permutation(count, seed, "orthogonal projection", epoch)[number * size : (number + 1) * size])
 
 
 def project_out(images: Tensor, basis: Tensor) -> Tensor:

@@ -73,16 +73,9 @@ class UEraserMax(StrongAugment):
 
 
 def strongly_augmented(images: Tensor, indices: Tensor, key: int, strength: float) -> Tensor:
-    """Return each image under its own random affine map, light and colours.
+    """Return each image, ``[B, C, H, W]`` in [0, 1], under its own random affine map, light and colours.
 
-    Args:
-        images: ``[B, C, H, W]`` in [0, 1].
-        indices: Sample indices ``[B]``.
-        key: With the indices, settles the draws.
-        strength: Factor on ranges and chances, in [0, 1]; 0 changes nothing.
-
-    Returns:
-        ``[B, C, H, W]`` in [0, 1].
+    Key and sample indices ``[B]`` settle the draws. ``strength``, in [0, 1], is a factor on ranges and chances; 0 changes nothing.
     """
     signed = strength * (2 * uniform(fold(key, "ranges"), indices, 5) - 1)
     chances = uniform(fold(key, "chances"), indices, 4)
@@ -97,13 +90,9 @@ def strongly_augmented(images: Tensor, indices: Tensor, key: int, strength: floa
 
 
 def affine(images: Tensor, angle: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
-    """Shear, turn and scale images about their centre, bilinearly, black beyond the border.
+    """Turn (degrees, clockwise), scale and shear (degrees, along the rows), each ``[B]``, images ``[B, C, H, W]`` about their centre.
 
-    Args:
-        images: ``[B, C, H, W]``.
-        angle: Degrees, clockwise, ``[B]``.
-        scale: Factor, ``[B]``.
-        shear: Degrees, along the rows, ``[B]``.
+    Bilinearly, and black beyond the border.
     """
     turn, slant = angle.deg2rad(), shear.deg2rad().tan()
     cosine, sine, zero = turn.cos(), turn.sin(), torch.zeros_like(turn)

@@ -50,11 +50,9 @@ class ClassificationMetrics(nn.Module):
             self.auroc = MultilabelAUROC(num_classes, average="none", validate_args=False)
         else:
             self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
-            self.auroc = (
-                BinaryAUROC(validate_args=False)
-                if self.task == Task.BINARY
-                else MulticlassAUROC(num_classes, average="none", validate_args=False)
-            )
+            self.auroc = MulticlassAUROC(num_classes, average="none", validate_args=False)
+        if self.task == Task.BINARY:
+            self.auroc = BinaryAUROC(validate_args=False)
         if self.task == Task.ORDINAL:
             self.scalars += ("kappa",)
             self.kappa = MulticlassCohenKappa(num_classes, weights="quadratic", validate_args=False)
@@ -68,21 +66,20 @@ class ClassificationMetrics(nn.Module):
         """
         # Scores, never logits: torchmetrics guesses batch by batch whether it was given logits, and is wrong for a batch
         # whose logits all happen to lie in [0, 1].
+        values = logits.detach().float()
         if self.task == Task.MULTI_LABEL:
-            scores, labels = logits.detach().float().sigmoid(), labels.long()
-            self.confusion.update(scores, labels)
-            self.auroc.update(scores, labels)
-            return
-        scores = logits.detach().float().softmax(dim=1)
-        if self.task == Task.BINARY:
-            self.confusion.update((scores[:, 1] > _THRESHOLD).long(), labels)
-            self.auroc.update(scores[:, 1], labels)
+            scores, labels = values.sigmoid(), labels.long()
+            guessed = scores
+        elif self.task == Task.BINARY:
+            scores = values.softmax(dim=1)[:, 1]
+            guessed = (scores > _THRESHOLD).long()
         else:
+            scores = values.softmax(dim=1)
             guessed = scores.argmax(dim=1)
-            self.confusion.update(guessed, labels)
-            self.auroc.update(scores, labels)
-            if self.task == Task.ORDINAL:
-                self.kappa.update(guessed, labels)
+        self.confusion.update(guessed, labels)
+        self.auroc.update(scores, labels)
+        if self.task == Task.ORDINAL:
+            self.kappa.update(guessed, labels)
 
     def compute(self) -> dict[str, Tensor]:
         """Measure everything that was added since the last reset, on all ranks together.
@@ -104,12 +101,12 @@ class ClassificationMetrics(nn.Module):
             where no class has both positive and negative samples.
         """
         confusion: Tensor = self.confusion.compute()
-        per_row = _diagonal(confusion).float() / confusion.sum(dim=-1)
-        balanced = per_row.nanmean(dim=-1)
+        right = confusion.diagonal(dim1=-2, dim2=-1)
+        per_row = right.float() / confusion.sum(dim=-1)
         result = {
-            "acc": _diagonal(confusion).sum().float() / confusion.sum(),
+            "acc": right.sum().float() / confusion.sum(),
             "auc": self._auc(confusion),
-            "balanced_acc": balanced.mean(),
+            "balanced_acc": per_row.nanmean(dim=-1).mean(),
             "recall": per_row[:, 1] if self.task == Task.MULTI_LABEL else per_row,
             "confusion": confusion,
         }
@@ -156,8 +153,3 @@ def majority_baseline(labels: NDArray[np.integer] | Tensor, task: Task, num_clas
         return float(np.maximum(positive, 1.0 - positive).mean())
     counts = np.bincount(values.reshape(-1).astype(np.int64), minlength=num_classes)
     return float(counts.max() / counts.sum())
-
-
-def _diagonal(confusion: Tensor) -> Tensor:
-    """Return the counts of right answers, ``[..., C]`` of ``[..., C, C]``."""
-    return confusion.diagonal(dim1=-2, dim2=-1)

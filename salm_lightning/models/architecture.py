@@ -63,12 +63,12 @@ class Architecture:
         if isinstance(value, Architecture):
             return value._checked(argument)
         if isinstance(value, Mapping):
-            unknown = sorted(value.keys() - {"class_path", "init_args"})
-            if unknown or not isinstance(value.get("class_path"), str) or not isinstance(value.get("init_args") or {}, Mapping):
+            path, init_args = value.get("class_path"), value.get("init_args") or {}
+            if value.keys() - {"class_path", "init_args"} or not isinstance(path, str) or not isinstance(init_args, Mapping):
                 raise ConfigurationError(
                     f"{argument}={dict(value)} is no architecture; give one of {', '.join(ARCHITECTURES)}, or class_path and init_args."
                 )
-            return cls(value["class_path"], value.get("init_args") or {})._checked(argument)
+            return cls(path, init_args)._checked(argument)
         parts = (value.func, *value.args) if isinstance(value, partial) else (value,)
         named = next((part for part in parts if isinstance(part, type)), type(value))
         options = value.keywords if isinstance(value, partial) else {}

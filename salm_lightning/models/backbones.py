@@ -29,11 +29,8 @@ def _scaled(channels: int, width: float) -> int:
 
 
 def _first_conv(channels: int, features: int, small: bool) -> nn.Conv2d:
-    conv = (
-        nn.Conv2d(channels, features, kernel_size=3, padding=1, bias=False)
-        if small
-        else nn.Conv2d(channels, features, kernel_size=7, stride=2, padding=3, bias=False)
-    )
+    kernel, stride = (3, 1) if small else (7, 2)
+    conv = nn.Conv2d(channels, features, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 
@@ -137,11 +134,13 @@ def densenet121(num_classes: int, channels: int, size: int, width: float) -> nn.
 
 def vit(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
     """Build a small vision transformer (Dosovitskiy et al. 2021): 6 blocks of 4 heads, about 7 x 7 patches, without dropout."""
-    hidden = _scaled(192, width)
+    hidden, patch = _scaled(192, width), patch_of(size)
     network = VisionTransformer(
-        size, patch_of(size), num_layers=6, num_heads=4, hidden_dim=hidden, mlp_dim=4 * hidden, num_classes=num_classes
+        size, patch, num_layers=6, num_heads=4, hidden_dim=hidden, mlp_dim=4 * hidden, num_classes=num_classes
     )
-    network.conv_proj = _patches(channels, hidden, patch_of(size))
+    network.conv_proj = conv = nn.Conv2d(channels, hidden, kernel_size=patch, stride=patch)
+    nn.init.trunc_normal_(conv.weight, std=(channels * patch**2) ** -0.5)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     network.heads.head.reset_parameters()  # torchvision's are zero, and so would be the first gradients of the input
     built: nn.Module = network
     return built
@@ -150,13 +149,6 @@ def vit(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
 def patch_of(size: int) -> int:
     """Return the side of a transformer's patches in pixels: the largest divisor of the image's side of at most a seventh of it."""
     return next(side for side in range(max(1, size // 7), 0, -1) if size % side == 0)
-
-
-def _patches(channels: int, hidden: int, patch: int) -> nn.Conv2d:
-    conv = nn.Conv2d(channels, hidden, kernel_size=patch, stride=patch)
-    nn.init.trunc_normal_(conv.weight, std=(channels * patch**2) ** -0.5)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    return conv
 
 
 def linear(num_classes: int, channels: int, size: int, width: float) -> nn.Module:

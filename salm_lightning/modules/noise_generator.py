@@ -22,8 +22,7 @@ from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError, look_up, require
 from salm_lightning.metrics import ClassificationMetrics, classification_loss
 from salm_lightning.models import Architecture, NetworkFactory
-from salm_lightning.modules.batch_norm import share_statistics
-from salm_lightning.modules.dropout import has_dropout, seed_dropout
+from salm_lightning.modules.layers import has_dropout, seed_dropout, share_statistics
 from salm_lightning.modules.schedule import (
     FractionalStepLR,
     automatic_updates,
@@ -41,7 +40,7 @@ from salm_lightning.noise.pgd import InputGradient, frozen
 from salm_lightning.noise.rounding import release_images
 from salm_lightning.noise.samples import Samples
 from salm_lightning.noise.selection import Selection
-from salm_lightning.noise.store import NoiseStore, snapshot_folder
+from salm_lightning.noise.store import snapshot_folder
 from salm_lightning.release.last_pass import ProtectedChunk
 
 
@@ -133,8 +132,6 @@ class NoiseGeneratorModule(LightningModule):
         self._updates = pgd_steps
         self.trained: dict[str, Any] | None = None
 
-    # Settings -----------------------------------------------------------------------------------------------------------------
-
     def settings(self) -> dict[str, Any]:
         """Return every setting that shapes the noise, as JSON values, for manifests and for comparing runs."""
         return {
@@ -159,8 +156,6 @@ class NoiseGeneratorModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Have the final model validated as well."""
         return last_validation(self.trainer)
-
-    # Training -----------------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Settle which samples are protected, and make room for the noise of this rank's samples, if any is kept."""
@@ -228,9 +223,6 @@ class NoiseGeneratorModule(LightningModule):
     def on_train_end(self) -> None:
         """Make no release with a source model that has diverged."""
         require_finite("weights are", self.source.parameters(), self.global_step)
-        self._note_steps()
-
-    def _note_steps(self) -> None:
         self.trained = {**(self.trained or {}), "steps": self.global_step}
 
     def _samples(self, batch: Batch) -> Samples:
@@ -258,16 +250,15 @@ class NoiseGeneratorModule(LightningModule):
         require_finite("loss is", [loss], self.global_step)
         guessed = (logits > 0).float() if self.task is Task.MULTI_LABEL else logits.argmax(dim=1)
         touched = ((delta * 255).round() != 0).any(dim=1)
-        values: dict[str, Tensor | float] = {"train/source_loss": loss, "train/lr": rate}
-        values |= {
+        values: dict[str, Tensor | float] = {
+            "train/source_loss": loss,
+            "train/lr": rate,
             "train/source_acc": (guessed == labels).float().mean(),
             "train/pixels_touched": touched.float().mean(),
             "train/delta_mean": delta.abs().mean(),
             "train/delta_max": delta.abs().max(),
         }
         self.log_dict(values, batch_size=len(labels))
-
-    # Validation on clean images: the live proxy of protection ------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the source model's predictions on clean images."""
@@ -291,12 +282,17 @@ class NoiseGeneratorModule(LightningModule):
         self.log_dict({f"test/clean_{name}": result[name] for name in ("acc", "auc", "balanced_acc")})
         self.clean_metrics.reset()
 
-    # The last pass ------------------------------------------------------------------------------------------------------------
-
     def on_predict_start(self) -> None:
-        """Without a checkpoint, start from the noise that this very process has trained."""
-        if not self._from_checkpoint:
-            self.noise.last_start = self._noise_in_memory()
+        """Without a checkpoint, start from the noise that this very process has trained, if it is that of the images at hand."""
+        if self._from_checkpoint:
+            return
+        at_hand = self.noise.store is not None and self._trained_on == fingerprint(_image_data(self).split("train"))
+        if at_hand and self.trainer.world_size > 1:
+            raise ConfigurationError(
+                "ckpt_path=None: each of several ranks holds the noise of its own images only, and the last pass needs all of it. "
+                "Call salm_lightning.runs.generation.generate(...), or give ckpt_path."
+            )
+        self.noise.last_start = self.noise.store if at_hand else None
 
     def predict_step(self, batch: Batch, batch_idx: int) -> ProtectedChunk:
         """Improve the stored (or a random) noise of a chunk against the trained source model and apply it."""
@@ -305,19 +301,6 @@ class NoiseGeneratorModule(LightningModule):
             samples = self._samples(Batch(*(tensor.clone() for tensor in batch)))
             noise = self._improve(self.noise.begin_last(samples), self._input_gradient(samples, "last"), self.last_pass_steps)
         return ProtectedChunk(release_images(batch.images, noise.delta, self.method.radius, self.method.norm), batch.indices)
-
-    def _noise_in_memory(self) -> NoiseStore | None:
-        """Return the trained noise if it is that of the images at hand."""
-        if self.noise.store is None or self._trained_on != fingerprint(_image_data(self).split("train")):
-            return None
-        if self.trainer.world_size > 1:
-            raise ConfigurationError(
-                "ckpt_path=None: each of several ranks holds the noise of its own images only, and the last pass needs all of it. "
-                "Call salm_lightning.runs.generation.generate(...), or give ckpt_path."
-            )
-        return self.noise.store
-
-    # Checkpoints --------------------------------------------------------------------------------------------------------------
 
     def save_noise(self) -> dict[str, Any] | None:
         """Write every rank's noise as a snapshot next to the checkpoints; all ranks have to call it together.
@@ -341,8 +324,7 @@ class NoiseGeneratorModule(LightningModule):
         checkpoint["settings"] = self.settings()
         checkpoint["noise"] = self.save_noise()
         checkpoint["data"] = fingerprint(_image_data(self).split("train"))
-        self._note_steps()
-        checkpoint["trained"] = self.trained
+        checkpoint["trained"] = self.trained = {**(self.trained or {}), "steps": self.global_step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the settings and take over the stored noise; a rank takes that of the samples that it owns now.

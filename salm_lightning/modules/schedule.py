@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,15 +68,10 @@ class FractionalStepLR(LRScheduler):
 def default_optimizer(
     arch: Architecture, countermeasure: Countermeasure | None = None, learning_rate: float | None = None
 ) -> OptimizerCallable:
-    """Return the builder of the optimiser that a network has unless another one is chosen.
+    """Return the builder of the optimiser that a network has unless another one is chosen, perhaps with another first learning rate.
 
     The architecture's own has the say, as that of the transformer, which SGD hardly trains; then the countermeasure's, such as
     fine-tuning's with a smaller rate; then the paper's SGD.
-
-    Args:
-        arch: The network's architecture.
-        countermeasure: What is done against the noise.
-        learning_rate: Another first learning rate.
     """
     options: Mapping[str, Any] = arch.optimizer or (countermeasure.optimizer if countermeasure else None) or PAPER_SGD
     arguments = options["init_args"] if learning_rate is None else {**options["init_args"], "lr": learning_rate}
@@ -90,11 +86,7 @@ def automatic_updates(noises: int, steps: int, batch_size: int) -> int:
 def configure(
     module: LightningModule, parameters: ParamsT, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable
 ) -> OptimizerLRScheduler:
-    """Return what ``configure_optimizers`` returns: one optimiser, and a schedule that steps with every batch.
-
-    Raises:
-        ConfigurationError: The schedule needs the training length, and the Trainer has none.
-    """
+    """Return what ``configure_optimizers`` returns: one optimiser, and a schedule that steps with every batch."""
     built = optimizer(parameters)
     scheduler = lr_scheduler(built)
     if isinstance(scheduler, FractionalStepLR) and scheduler.total_steps is None:
@@ -119,12 +111,7 @@ def training_settings(
 
 
 def training_length(trainer: Trainer, needed_by: str, instead: str) -> int:
-    """Return the steps of a whole training, whether they or the epochs are given.
-
-    Args:
-        trainer: The Trainer, whose data are there.
-        needed_by: What follows it, for the message.
-        instead: What to give where only a time is known.
+    """Return the steps of a whole training, whether they or the epochs are given; the Trainer has its data.
 
     Raises:
         ConfigurationError: The training ends by the clock alone, or never.
@@ -157,26 +144,14 @@ def require_finite(what: str, values: Iterable[Tensor], step: int) -> None:
 
 def warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Say which settings of a resumed run differ from its checkpoint's, and what of them counts."""
-    changed = [
-        f"{key}: {before[key]!r} in the checkpoint, {now[key]!r} now" for key in before if key in now and before[key] != now[key]
-    ]
+    changed = [key for key in before if key in now and before[key] != now[key]]
     if changed:
-        kept = (
-            ", but the optimiser goes on as it was saved" if before.get("optimizer", now["optimizer"]) != now["optimizer"] else ""
-        )
-        rank_zero_warn(
-            f"Resuming with other settings than the checkpoint's; those given now are used{kept}. {'; '.join(changed)}."
-        )
+        kept = ", but the optimiser goes on as it was saved" if "optimizer" in changed else ""
+        listed = "; ".join(f"{key}: {before[key]!r} in the checkpoint, {now[key]!r} now" for key in changed)
+        rank_zero_warn(f"Resuming with other settings than the checkpoint's; those given now are used{kept}. {listed}.")
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON holds it; of what it cannot hold, such as a function, the type's name."""
-    if isinstance(value, Tensor):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if value is None or isinstance(value, str | int | float) else type(value).__name__
+    """Return a value as JSON holds it: text for what is not finite, and of what it cannot hold, such as a function, the type's name."""
+    text = json.dumps(value, default=lambda item: item.tolist() if isinstance(item, Tensor) else type(item).__name__)
+    return json.loads(text, parse_constant=lambda constant: str(float(constant)))

@@ -19,8 +19,7 @@ from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.metrics import ClassificationMetrics
 from salm_lightning.models import Architecture, NetworkFactory
-from salm_lightning.modules.batch_norm import share_statistics
-from salm_lightning.modules.dropout import has_dropout, seed_dropout
+from salm_lightning.modules.layers import has_dropout, seed_dropout, share_statistics
 from salm_lightning.modules.schedule import (
     FractionalStepLR,
     configure,

@@ -146,13 +146,7 @@ class InputGradient:
 
 
 def project(delta: Tensor, images: Tensor, radius: float) -> Tensor:
-    """Project onto the l-inf ball around the images, within [0, 1] (the paper's Pi).
-
-    Args:
-        delta: ``[B, C, H, W]``.
-        images: Clean images in [0, 1].
-        radius: rho_u in [0, 1] units.
-    """
+    """Project noise onto the l-inf ball of ``radius`` around images ``[B, C, H, W]``, within [0, 1], the unit of all (the paper's Pi)."""
     delta = delta.clamp(-radius, radius)
     return delta.maximum(-images).minimum(1 - images)
 

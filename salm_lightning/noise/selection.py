@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from salm_lightning.data.base import DatasetInfo
 from salm_lightning.data.batches import permutation, random_words
-from salm_lightning.errors import ConfigurationError, look_up
+from salm_lightning.errors import ConfigurationError, look_up, require
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Selection:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.percent <= 100:
-            raise ConfigurationError(f"percent={self.percent} is out of range; give more than 0 and at most 100, such as 80.")
+        require("percent", self.percent, 0 < self.percent <= 100, "give more than 0 and at most 100, such as 80")
         if self.classes is not None and not self.classes:
             raise ConfigurationError("classes=[] selects nothing; name a class, or leave it out to protect all.")
 

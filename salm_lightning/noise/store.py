@@ -134,28 +134,24 @@ class Snapshot:
     def __init__(self, folder: Path, radius: float, checksums: dict[str, str]) -> None:
         check_files(folder, checksums)
         self.unit = radius / LEVELS
-        indices, self._noise = (
+        owned, self._noise = (
             [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in sorted(checksums) if name.endswith(kind)]
             for kind in (".indices.npy", ".noise.npy")
         )
-        total = 1 + max((int(part.max(initial=-1)) for part in indices), default=-1)
-        self._part = np.full(total, -1, dtype=np.int64)
-        self._row = np.zeros(total, dtype=np.int64)
-        for number, part in enumerate(indices):
-            self._part[part] = number
-            self._row[part] = np.arange(len(part))
+        self._owned = [(part, np.argsort(part)) for part in owned]
 
     def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
         """Return the int8 noise of samples ``[B]`` and which of them are in the snapshot (others are zero)."""
         shape = self._noise[0].shape[1:] if self._noise else ()
         noise = np.zeros((len(indices), *shape), dtype=np.int8)
-        part = np.full(len(indices), -1, dtype=np.int64)
-        inside = indices < len(self._part)
-        part[inside] = self._part[indices[inside]]
-        for number, source in enumerate(self._noise):
-            chosen = part == number
-            noise[chosen] = source[self._row[indices[chosen]]]
-        return noise, part >= 0
+        known = np.zeros(len(indices), dtype=bool)
+        for (owned, order), source in zip(self._owned, self._noise, strict=True):
+            if len(owned):
+                rows = order[np.searchsorted(owned, indices, sorter=order).clip(max=len(owned) - 1)]
+                here = owned[rows] == indices
+                noise[here] = source[rows[here]]
+                known |= here
+        return noise, known
 
     def get(self, indices: Tensor, start: Tensor) -> Tensor:
         """Return the noise of samples, and ``start`` for those without one, as :meth:`NoiseStore.get` does."""

@@ -25,7 +25,24 @@ class Perturbation(NamedTuple):
     mask: Tensor
 
 
-class Method(ABC):
+class Described:
+    """What is known, in files and tables, by a name and its settings: methods and countermeasures."""
+
+    @property
+    def name(self) -> str:
+        """Lower-case name for files and tables."""
+        return type(self).__name__.lower()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the name and every setting as JSON values; an enum member would make checkpoints unreadable without its class."""
+        plain = {
+            key: dict(vars(value)) if isinstance(value, CropFlip) else value.value if isinstance(value, StrEnum) else value
+            for key, value in vars(self).items()
+        }
+        return {"name": self.name, **plain}
+
+
+class Method(Described, ABC):
     """A way to make noise.
 
     A method is stateless: everything that depends on the run comes in as an argument, so one object serves training, the last pass and
@@ -63,29 +80,12 @@ class Method(ABC):
         return self.radius / 255
 
     @property
-    def name(self) -> str:
-        """Lower-case name for files and tables."""
-        return type(self).__name__.lower()
-
-    @property
     def last_pass_steps(self) -> int:
         """PGD steps of the last pass unless the module is told another number."""
         return 0 if self.trains_source_on is None else 10
 
-    def settings(self) -> dict[str, Any]:
-        """Return the method's name and every setting as JSON values."""
-        return {"name": self.name, **plain_settings(self)}
-
     def max_changed_pixels(self, pixels: int, steps: int) -> int | None:
-        """Say how many pixels of a released image are changed at most.
-
-        Args:
-            pixels: Of an image.
-            steps: Those of the last pass.
-
-        Returns:
-            The number, or ``None`` without a promise.
-        """
+        """Say how many of an image's pixels a last pass of so many steps changes at most; ``None`` is no promise."""
         return None
 
     def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
@@ -109,14 +109,6 @@ class Method(ABC):
             objective: The source model's loss on these images, as a function of the noise, and what else is known of them.
             steps: PGD steps K_a.
         """
-
-
-def plain_settings(owner: object) -> dict[str, Any]:
-    """Return an object's attributes as JSON values; an enum member would make checkpoints unreadable without its class."""
-    return {
-        key: dict(vars(value)) if isinstance(value, CropFlip) else value.value if isinstance(value, StrEnum) else value
-        for key, value in vars(owner).items()
-    }
 
 
 def check_step_size(step_size: float, radius: float) -> None:

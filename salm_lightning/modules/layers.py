@@ -1,9 +1,11 @@
-"""Batch norm's running statistics under several ranks: everyone uses those of rank 0."""
+"""Layers with a state of their own: batch norm, shared between ranks, and dropout, which a resumed run repeats."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
+
+from salm_lightning.noise.draws import fold
 
 
 @torch.no_grad()
@@ -23,3 +25,13 @@ def share_statistics(network: nn.Module) -> None:
     torch.distributed.broadcast(together, src=0)
     for buffer, shared in zip(buffers, together.split([buffer.numel() for buffer in buffers]), strict=True):  # type: ignore[no-untyped-call]
         buffer.copy_(shared.view_as(buffer))
+
+
+def has_dropout(network: nn.Module) -> bool:
+    """Return whether a network drops anything, as torchvision's VGG at 224 px does; it looks at every layer, so ask once."""
+    return any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in network.modules())
+
+
+def seed_dropout(seed: int, step: int, rank: int) -> None:
+    """Seed torch's generators for one training step, instead of carrying their state."""
+    torch.manual_seed(fold(seed, "dropout", step, rank) >> 1)
