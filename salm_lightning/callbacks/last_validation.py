@@ -19,7 +19,9 @@ class LastStepValidation(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Shorten the interval; callbacks that save checkpoints come later and know then that a validation follows."""
-        if _is_last(trainer) and isinstance(trainer.val_check_batch, int):
+        last_of_all = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        is_last = 0 <= trainer.max_steps <= trainer.global_step or last_of_all
+        if is_last and isinstance(trainer.val_check_batch, int):
             self._interval, trainer.val_check_batch = trainer.val_check_batch, 1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,9 +35,3 @@ def last_validation(trainer: Trainer) -> list[Callback]:
     # Lightning keeps it from one fit or test to the next, and would announce that it replaces it.
     present = any(isinstance(callback, LastStepValidation) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     return [] if present else [LastStepValidation()]
-
-
-def _is_last(trainer: Trainer) -> bool:
-    if 0 <= trainer.max_steps <= trainer.global_step:
-        return True
-    return trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs

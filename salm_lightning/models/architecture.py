@@ -100,13 +100,7 @@ class Architecture:
         return self.path if self.is_ours else {"class_path": self.path, "init_args": dict(self.init_args)}
 
     def build(
-        self,
-        num_classes: int,
-        channels: int = 3,
-        image_size: int = 28,
-        width: float = 1.0,
-        seed: int = 0,
-        as_rgb: bool = False,
+        self, num_classes: int, channels: int = 3, image_size: int = 28, width: float = 1.0, seed: int = 0, as_rgb: bool = False
     ) -> Classifier:
         """Build a classifier with fresh weights.
 

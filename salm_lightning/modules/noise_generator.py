@@ -181,17 +181,14 @@ class NoiseGeneratorModule(LightningModule):
         data.setup("fit")
         return self.selection.mask(data.split("train").labels, data.info)
 
-    def _resolve_updates(self, data: ImageDataModule) -> int:
-        if isinstance(self.updates_per_visit, int):
-            return self.updates_per_visit
-        steps = training_length(self.trainer, "updates_per_visit='auto'", "a number from 1 to 10")
-        return automatic_updates(self.noise.count(len(data.split("train"))), steps, data.batch_size)
-
     def on_train_start(self) -> None:
         """Find out whether each step has to settle what dropout draws, and note for manifest and TensorBoard how the training goes."""
         self._drops = not self.arch.is_ours or has_dropout(self.source)
         data = _image_data(self)
-        updates = self._resolve_updates(data) if self.noise.keeps else None
+        updates = self.updates_per_visit if self.noise.keeps else None
+        if updates == "auto":
+            steps = training_length(self.trainer, "updates_per_visit='auto'", "a number from 1 to 10")
+            updates = automatic_updates(self.noise.count(len(data.split("train"))), steps, data.batch_size)
         self._updates = updates or self.pgd_steps
         self.trained = {"batch_size": data.batch_size, "precision": str(self.trainer.precision), "updates_per_visit": updates}
         shown = ("train/source_loss", "train/source_acc", "val/clean_acc", "val/clean_balanced_acc")

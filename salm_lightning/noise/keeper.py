@@ -66,12 +66,7 @@ class Keeper:
             )
 
     def open(
-        self,
-        shard: NDArray[np.int64],
-        world: int,
-        shape: tuple[int, int, int],
-        device: torch.device,
-        scratch: Callable[[], Path],
+        self, shard: NDArray[np.int64], world: int, shape: tuple[int, int, int], device: torch.device, scratch: Callable[[], Path]
     ) -> None:
         """Make room for the noise of a training.
 

@@ -9,7 +9,6 @@ from salm_lightning.data.base import Task
 from salm_lightning.errors import require
 from salm_lightning.noise.methods.base import Method, Perturbation, check_step_size, full_mask
 from salm_lightning.noise.pgd import Objective, descend
-from salm_lightning.noise.samples import Samples
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.tensors import Tensor
 
@@ -57,7 +56,9 @@ class TAP(Method):
     def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
         """Run PGD from ``delta`` and from ``restarts - 1`` further starts, and keep each image's best end."""
         samples = objective.samples
-        aim, sign = (objective.towards(_targets(samples)), 1.0) if self.targeted else (objective, -1.0)
+        labels = samples.labels
+        others = 1 - labels if samples.task == Task.MULTI_LABEL else (labels + 1) % samples.num_classes
+        aim, sign = (objective.towards(others), 1.0) if self.targeted else (objective, -1.0)
         best, lowest = delta, delta.new_full((len(delta),), inf)
         for restart in range(self.restarts):
             noise = delta if restart == 0 else self.start(images, samples.indices, samples.seed, restart)
@@ -70,10 +71,3 @@ class TAP(Method):
             lowest = loss.where(better, lowest)
             best = noise.where(better[:, None, None, None], best)
         return Perturbation(best, full_mask(best))
-
-
-def _targets(samples: Samples) -> Tensor:
-    """Return what the images are to be taken for."""
-    if samples.task == Task.MULTI_LABEL:
-        return 1 - samples.labels
-    return (samples.labels + 1) % samples.num_classes
