@@ -149,3 +149,9 @@ def test_hyphens_in_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert "out: a-b" in printed[0]
     assert main(shlex.split("protect synthetic --victim-stepps 7")) == 2
     assert "--victim-stepps is not an option; did you mean 'victim_steps'?" in capsys.readouterr().err
+
+
+def test_a_fit_loads_no_library_of_other_commands() -> None:
+    loaded = _loaded_by("import salm_lightning.cli.fit")
+    assert "torch" in loaded
+    assert not {"medmnist", "pandas", "sklearn", "skimage"} & set(loaded)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medmnist.info import INFO
 from rich.console import Console
 from rich.table import Table
 
 from salm_lightning.console import command, metrics_table, say
 from salm_lightning.data import ImageDataModule
+from salm_lightning.data.catalogue import INFO
 from salm_lightning.data.original import Original
 from salm_lightning.files import write_json
 from salm_lightning.modules import VictimModule
