@@ -35,9 +35,7 @@ def progress_bar() -> ProgressBar:
 
 def total_steps(trainer: Trainer) -> int | None:
     """Return the number of steps of a whole fit, or None when it has no known end."""
-    ends = []
-    if trainer.max_steps is not None and trainer.max_steps >= 0:
-        ends.append(trainer.max_steps)
+    ends = [trainer.max_steps] if trainer.max_steps >= 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
         ends.append(trainer.max_epochs * int(trainer.num_training_batches))
     return min(ends, default=None)

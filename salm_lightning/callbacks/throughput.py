@@ -11,6 +11,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from salm_lightning.data.base import Batch
 
 
+def logs_at(trainer: Trainer, step: int) -> bool:
+    """Return whether a step's values are logged: every ``log_every_n_steps``, and none where that is 0."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set from outside by Lightning's connector
+    return every > 0 and step % every == 0
+
+
 class Throughput(Callback):
     """Logs ``train/images_per_second``, over all ranks, at each of the trainer's logging steps.
 
@@ -44,8 +50,7 @@ class Throughput(Callback):
             return
         self._images += len(batch.indices) * trainer.world_size
         elapsed = now - self._window_start
-        log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set from outside by Lightning's connector
-        if log_every and trainer.global_step % log_every == 0 and elapsed > 0:
+        if logs_at(trainer, trainer.global_step) and elapsed > 0:
             pl_module.log(self.name, self._images / elapsed, on_step=True, on_epoch=False, batch_size=1)
             self._window_start, self._images = now, 0
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from salm_lightning.callbacks.last_validation import last_validation
 from salm_lightning.callbacks.run_folder import checkpoint_folder
 from salm_lightning.callbacks.settings_table import show_settings
+from salm_lightning.callbacks.throughput import logs_at
 from salm_lightning.data.base import Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError, look_up, require
@@ -28,7 +29,6 @@ from salm_lightning.modules.schedule import (
     automatic_updates,
     configure,
     default_optimizer,
-    logs_at,
     require_finite,
     training_length,
     training_settings,

@@ -124,12 +124,6 @@ def training_length(trainer: Trainer, needed_by: str, instead: str) -> int:
     return int(steps)
 
 
-def logs_at(trainer: Trainer, step: int) -> bool:
-    """Return whether a step's values are logged: every ``log_every_n_steps``, and none where that is 0."""
-    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set from outside by Lightning's connector
-    return every > 0 and step % every == 0
-
-
 def require_finite(what: str, values: Iterable[Tensor], step: int) -> None:
     """Stop a training whose loss or weights have diverged; call it where the loss is logged, because it waits for the device.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from salm_lightning.callbacks.last_validation import last_validation
 from salm_lightning.callbacks.settings_table import show_settings
+from salm_lightning.callbacks.throughput import logs_at
 from salm_lightning.countermeasures import Countermeasure, TrainingStep
 from salm_lightning.data.base import SPLITS, Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
@@ -24,7 +25,6 @@ from salm_lightning.modules.schedule import (
     FractionalStepLR,
     configure,
     default_optimizer,
-    logs_at,
     require_finite,
     training_settings,
 )

@@ -86,23 +86,17 @@ def _codes(samples: Samples, features: int) -> Tensor:
     """Return the code of each sample, float64 ``[B, features]``."""
     import torch
 
-    weights = _weights(samples)
+    if samples.task == Task.MULTI_LABEL:
+        weights = samples.labels.double()  # and one more code, for no label
+        weights = torch.cat([weights, (weights.sum(dim=1, keepdim=True) == 0).double()], dim=1)
+    else:
+        weights = torch.nn.functional.one_hot(samples.labels, samples.num_classes).double()
     classes = torch.arange(weights.shape[1], device=weights.device)
     centres = CLASS_SEP * (2 * _vertices(samples.seed, len(classes), features).to(weights) - 1)
     matrices = 2 * uniform(fold(samples.seed, "patch matrix"), classes, features**2).double() - 1
     cloud = normal(fold(samples.seed, "patch cloud"), samples.indices, features)
     codes = centres + torch.einsum("bf,kfg->bkg", cloud, matrices.view(-1, features, features))
     return (weights[:, :, None] * codes).sum(dim=1)
-
-
-def _weights(samples: Samples) -> Tensor:
-    """Return which codes a sample adds up, float64 of 0 and 1 ``[B, classes]``; a multi-label task has one more, for no label."""
-    import torch
-
-    if samples.task == Task.MULTI_LABEL:
-        labels = samples.labels.double()
-        return torch.cat([labels, (labels.sum(dim=1, keepdim=True) == 0).double()], dim=1)
-    return torch.nn.functional.one_hot(samples.labels, samples.num_classes).double()
 
 
 def _vertices(seed: int, classes: int, features: int) -> Tensor:
