@@ -125,6 +125,25 @@ def test_options_of_the_default_class_are_not_another_s(capsys: pytest.CaptureFi
     assert _amounts_to("protect synthetic --method TAP", capsys)["method"]["init_args"]["step_size"] == 0.064
 
 
+def test_what_a_fit_amounts_to_spells_its_optimiser_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is the architecture's own, or the countermeasure's, whether an option of it is given or not."""
+    for options, name, rate in (
+        ("", "SGD", 0.1),
+        ("--model.arch vit", "AdamW", 0.001),
+        ("--model.countermeasure finetune", "SGD", 0.01),
+    ):
+        given = f"fit {DATA} --model VictimModule {options}"
+        if "finetune" in options:
+            given += " --model.countermeasure.checkpoint some.ckpt"
+        found = _amounts_to(given, capsys)["model"]["init_args"]
+        assert found["optimizer"]["class_path"] == f"torch.optim.{name}"
+        assert found["optimizer"]["init_args"]["lr"] == rate
+        assert found["lr_scheduler"]["init_args"] == {"fractions": [0.4, 0.8], "gamma": 0.1, "total_steps": None}
+        assert _amounts_to(f"{given} --model.optimizer.lr {rate}", capsys)["model"]["init_args"] == found
+        other = _amounts_to(f"{given} --model.optimizer.lr 0.5", capsys)["model"]["init_args"]["optimizer"]
+        assert other == {"class_path": f"torch.optim.{name}", "init_args": {**found["optimizer"]["init_args"], "lr": 0.5}}
+
+
 def test_the_same_class_keeps_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     for one, other in (("SALM", "salm_lightning.noise.methods.salm.SALM"), ("salm", "SALM")):
         assert same_class(one, other)

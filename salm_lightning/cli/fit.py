@@ -22,7 +22,7 @@ from torch import Tensor
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
 from salm_lightning.callbacks.run_folder import checkpoint_folder, run_folder
-from salm_lightning.cli.composition import DEFAULT, Rules, Setting
+from salm_lightning.cli.composition import DEFAULT, Rules, Setting, same_class
 from salm_lightning.cli.config_files import resolve_checkpoint
 from salm_lightning.cli.messages import imported
 from salm_lightning.cli.parser import SalmArgumentParser, parse, salm_error_behind
@@ -323,9 +323,15 @@ def _settle(settings: Setting) -> None:
 
 
 def _own_optimizer(settings: Setting) -> None:
-    """Let options of an optimiser that is not named be those of the architecture's own, or of the countermeasure's."""
-    given, countermeasure = settings.find("model.optimizer"), settings.find("model.countermeasure")
-    if given is None or given.origin != DEFAULT:
+    """Spell out the optimiser and the schedule that are not named: those of the architecture, or of the countermeasure."""
+    model = settings.find("model")
+    if model is None or not any(same_class(str(model.value), kind.__name__) for kind in (NoiseGeneratorModule, VictimModule)):
+        return
+    for name in ("optimizer", "lr_scheduler"):
+        if name not in model.children:
+            settings.put({f"model.{name}": {}}, DEFAULT)
+    given, countermeasure = model.children["optimizer"], model.children.get("countermeasure")
+    if given.origin != DEFAULT:
         return
     named = [(setting.options(), name) for name in ("arch", "source") if (setting := settings.find(f"model.{name}"))]
     own = Architecture.parse(*named[0]).optimizer if named else None
