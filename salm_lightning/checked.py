@@ -8,44 +8,18 @@ import sys
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from salm_lightning.errors import ReleaseError
 
-_T = TypeVar("_T")
 _LARGEST = 2**24  # bytes; an audit of a hundred victims with their curves has a few hundred thousand
+_AGAIN = "make it again, or get it again from where it came."
 _WORDS = {str: "a text", bool: "true or false", int: "a whole number", dict: "an object", list: "a list"}
 
 Count = Annotated[int, "from 0"]
 """A whole number from 0."""
 Share = Annotated[float, "from 0 to 1"]
 """A number from 0 to 1."""
-
-
-def read_result(path: Path, kind: type[_T], version: int, archive_sha256: str) -> _T:
-    """Read a JSON file with ``format_version`` and ``release.archive_sha256`` as a dataclass with those keys.
-
-    Args:
-        path: The file.
-        kind: A dataclass, whose fields may be texts, numbers, ``Share``, ``Count``, tuples, mappings and dataclasses; those with a default
-            may be missing in the file, and keys that it does not know are passed over.
-        version: Of the format.
-        archive_sha256: Checksum of the archive that the file has to be about.
-
-    Raises:
-        ReleaseError: The file is a link, is too large, is not JSON, is of another version, or about another release; or a value is
-            missing or not what its field says.
-    """
-    raw = read_json(path)
-    member(raw, "format_version", path.name)
-    if raw["format_version"] != version:
-        raise ReleaseError(
-            f"{path.name} has format_version={reprlib.repr(raw['format_version'])}, this version of salm_lightning reads {version}; make "
-            "the audit again, or install the version that made it."
-        )
-    require_release(raw, path.name, archive_sha256)
-    result: _T = parse(kind, raw, path.name)
-    return result
 
 
 def read_json(path: Path) -> Any:
@@ -61,7 +35,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
-        raise ReleaseError(f"{path} is not valid JSON ({error}); make it again, or get it again from where it came.") from error
+        raise ReleaseError(f"{path} is not valid JSON ({error}); {_AGAIN}") from error
 
 
 def require_release(raw: Any, where: str, archive_sha256: str) -> None:
@@ -83,7 +57,8 @@ def parse(kind: Any, raw: Any, where: str) -> Any:
     """Return a value of JSON as a type says.
 
     Args:
-        kind: The type.
+        kind: The type: text, number, ``Share``, ``Count``, tuple, mapping or dataclass. Fields with a default may be missing, and keys
+            that a dataclass does not know are passed over.
         raw: What the JSON holds.
         where: File and path of keys, such as ``audit.json: rows[2].arch``.
 
@@ -122,7 +97,7 @@ def member(raw: Any, key: str, where: str) -> Any:
         ReleaseError: It is no object, or lacks the key.
     """
     if key not in parse(dict, raw, where):
-        raise ReleaseError(f"{where} lacks {key!r}; make it again, or get it again from where it came.")
+        raise ReleaseError(f"{where} lacks {key!r}; {_AGAIN}")
     return raw[key]
 
 
@@ -133,7 +108,7 @@ def _dataclass(kind: Any, raw: Any, where: str) -> Any:
     try:
         return kind(**values)
     except ValueError as error:  # its parts do not fit each other
-        raise ReleaseError(f"{_below(where, str(error))}; make it again, or get it again from where it came.") from error
+        raise ReleaseError(f"{_below(where, str(error))}; {_AGAIN}") from error
 
 
 def _below(where: str, key: str) -> str:
@@ -141,9 +116,7 @@ def _below(where: str, key: str) -> str:
 
 
 def _refuse(raw: Any, where: str, expected: str) -> NoReturn:
-    raise ReleaseError(
-        f"{where} must be {expected}, it is {reprlib.repr(raw)}; make it again, or get it again from where it came."
-    )
+    raise ReleaseError(f"{where} must be {expected}, it is {reprlib.repr(raw)}; {_AGAIN}")
 
 
 def refuse_constant(name: str) -> NoReturn:

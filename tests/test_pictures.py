@@ -124,6 +124,7 @@ def test_battery_marks_the_worst_case() -> None:
         ("none", "normal"),
         ("JPEG", "bold"),
     ]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("accuracy on clean test images (%)", "what was tried")
     assert lines(figure)["majority class"][0] == [25, 25]
 
 

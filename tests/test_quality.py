@@ -294,7 +294,7 @@ def test_separability_of_several_labels_and_of_one_class(tmp_path: Path) -> None
 def test_noise_is_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release, source = make(tmp_path)
     original, protected = stored(release, source)
-    monkeypatch.setattr("salm_lightning.audit.separability.CHUNK_BYTES", 3 * 28 * 28 * 3)
+    monkeypatch.setattr("salm_lightning.audit.pairs.CHUNK_BYTES", 3 * 28 * 28 * 3)
     positions = np.array([5, 0, 39, 7, 8, 9, 11])
     expected = (protected.astype(int) - original)[positions].reshape(7, -1)
     np.testing.assert_array_equal(noise_of(Pairs(release, source), positions), expected)

@@ -15,7 +15,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from salm_lightning.audit.results import TrainedOn
-from salm_lightning.audit.trials import Store, Trial, is_plain, name_of
+from salm_lightning.audit.trials import Store, Trial, is_plain
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError, SalmError
@@ -32,11 +32,7 @@ _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 class OutOfTimeError(Exception):
-    """A victim would not be finished in time.
-
-    Attributes:
-        expected: Seconds that it would take in all.
-    """
+    """A victim would not be finished in time: ``expected`` is the seconds that it would take in all."""
 
     def __init__(self, expected: float) -> None:
         super().__init__(expected)
@@ -44,12 +40,7 @@ class OutOfTimeError(Exception):
 
 
 class Deadline(Callback):
-    """Ends a victim of unknown cost as soon as its speed shows that it would end too late.
-
-    Args:
-        seconds: Time that is left.
-        clock: Returns seconds; for tests.
-    """
+    """Ends a victim of unknown cost as soon as its speed shows that it would take more than the seconds that are left."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -75,14 +66,12 @@ class Deadline(Callback):
 
 @dataclass
 class Battery:
-    """Victims and what has become of them.
+    """Victims, in the order in which they are trained, and what has become of them.
 
     Attributes:
-        trials: The victims, in the order in which they are trained.
         images: What they train on.
         stores: Where finished ones are kept.
         logs: Folder of TensorBoard's logs.
-        accelerator: Lightning's accelerator.
         estimate: Returns the seconds that a victim takes of whose kind none has been trained yet.
         records: Finished victims by name.
         reasons: Why others have not finished, by name: status and reason.
@@ -99,10 +88,8 @@ class Battery:
     _expected: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for trial in self.trials:
-            record = self.stores[trial.trained_on].read(trial.identity)
-            if record is not None:
-                self.records[name_of(trial.identity)] = record
+        kept = {trial.name: self.stores[trial.trained_on].read(trial.identity) for trial in self.trials}
+        self.records |= {name: record for name, record in kept.items() if record is not None}
 
     @property
     def pending(self) -> list[Trial]:
@@ -111,8 +98,7 @@ class Battery:
 
     def status(self, trial: Trial) -> tuple[str, str]:
         """Return what became of a victim, and why."""
-        name = name_of(trial.identity)
-        return (DONE, "") if name in self.records else self.reasons.get(name, (OPEN, "not trained yet"))
+        return (DONE, "") if trial.name in self.records else self.reasons.get(trial.name, (OPEN, "not trained yet"))
 
     def run(self, budget: float | None, ended: Callable[[Trial], None], bars: Callable[[], list[Callback]] = list) -> None:
         """Train what is pending; a victim that fails does not stop the others.
@@ -164,14 +150,14 @@ class Battery:
             self._expected[trial.kind] = error.expected
             self._skip(trial, error.expected)
         except (SalmError, RuntimeError) as error:  # diverged, or out of memory
-            self.reasons[name_of(trial.identity)] = (FAILED, str(error))
+            self.reasons[trial.name] = (FAILED, str(error))
         else:
             self.stores[trial.trained_on].write(record, module)
-            self.records[name_of(trial.identity)] = record
+            self.records[trial.name] = record
 
     def _skip(self, trial: Trial, expected: float | None) -> None:
         takes = "" if expected is None else f": it takes about {timedelta(seconds=round(expected))}"
-        self.reasons[name_of(trial.identity)] = (SKIPPED, f"no time left within the budget{takes}")
+        self.reasons[trial.name] = (SKIPPED, f"no time left within the budget{takes}")
 
 
 def plan(
@@ -194,21 +180,22 @@ def plan(
         countermeasures: What is tried.
         archs: Architectures.
         seeds: Seeds.
-        cross: Every countermeasure with every architecture; else countermeasures with the first one, and the others without any.
+        cross: See :class:`~salm_lightning.audit.choices.Preset`.
     """
-    trials: list[Trial] = []
-    for seed in seeds:
-        stages: list[list[Trial]] = [[], [], []]
-        for arch in archs:
-            for countermeasure in countermeasures:
-                if not (cross or arch == archs[0] or is_plain(countermeasure)):
-                    continue
-                settings = replace(victim, arch=arch, countermeasure=countermeasure, seed=seed)
-                for trained_on, identity in images.items():
-                    stage = 0 if is_plain(countermeasure) else 1 if trained_on == "protected" else 2
-                    stages[stage].append(Trial(trained_on, identity, settings, batch_size))
-        trials += [trial for stage in stages for trial in stage]
-    return trials
+    trials = [
+        Trial(trained_on, identity, replace(victim, arch=arch, countermeasure=countermeasure, seed=seed), batch_size)
+        for arch in archs
+        for countermeasure in countermeasures
+        if cross or arch == archs[0] or is_plain(countermeasure)
+        for trained_on, identity in images.items()
+        for seed in seeds
+    ]
+
+    def stage(trial: Trial) -> tuple[int, int]:
+        plain = is_plain(trial.victim.countermeasure)
+        return seeds.index(trial.victim.seed), 0 if plain else 1 if trial.trained_on == "protected" else 2
+
+    return sorted(trials, key=stage)
 
 
 def parse_budget(text: str) -> float:

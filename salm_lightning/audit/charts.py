@@ -11,19 +11,10 @@ from matplotlib.figure import Figure
 
 from salm_lightning.metrics.style import CLEAN, COLORS, MARKERS, PROTECTED, WIDTH, accuracy_axis, new_figure, short, styled
 
-_PANELS_PER_ROW = 2
-
 
 @dataclass(frozen=True)
 class Curve:
-    """A learning curve.
-
-    Attributes:
-        label: In the legend; curves of the same label (seeds) share their entry.
-        steps: Training steps.
-        accuracy: In [0, 1], one per step.
-        color: Of the line.
-    """
+    """A learning curve: an accuracy in [0, 1] for each of some training steps; curves of one label share an entry of the legend."""
 
     label: str
     steps: Sequence[float]
@@ -33,14 +24,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bar:
-    """A line of a battery: accuracies in [0, 1], one per seed.
-
-    Attributes:
-        label: What was tried.
-        protected: Of victims that were trained on protected images.
-        clean: Of their twins that were trained on clean images; empty where there are none.
-        worst: Whether it is the worst case of the battery.
-    """
+    """A line of a battery: accuracies in [0, 1], one per seed, of what was tried, and of its clean twins if there are any."""
 
     label: str
     protected: Sequence[float | None]
@@ -51,7 +35,7 @@ class Bar:
 @styled
 def curves_figure(panels: Mapping[str, Sequence[Curve]], majority: float) -> Figure:
     """Draw learning curves (paper: Fig. 2 and 5, left), a panel for each title."""
-    columns = min(_PANELS_PER_ROW, len(panels))
+    columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(3.6 if len(panels) == 1 else 0.8 + 2.1 * rows)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -69,7 +53,7 @@ def curves_figure(panels: Mapping[str, Sequence[Curve]], majority: float) -> Fig
 
 @styled
 def battery_figure(bars: Sequence[Bar], majority: float) -> Figure:
-    """Draw what each countermeasure reaches on protected images, beside what it reaches on clean ones."""
+    """Draw what each of the things tried reaches on protected images, beside what it reaches on clean ones."""
     figure = new_figure(1.6 + 0.36 * len(bars))
     axes = figure.subplots()
     for place, bar in enumerate(bars):
@@ -82,7 +66,7 @@ def battery_figure(bars: Sequence[Bar], majority: float) -> Figure:
     axes.set_yticks(range(len(bars)), [short(bar.label, 30) for bar in bars])
     for label, bar in zip(axes.get_yticklabels(), bars, strict=True):
         label.set_fontweight("bold" if bar.worst else "normal")
-    axes.set_ylim(len(bars) - 0.5, -0.5)
+    axes.set(ylim=(len(bars) - 0.5, -0.5), ylabel="what was tried")
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     _legend_below(figure, axes)
@@ -104,8 +88,9 @@ def percent_figure(series: Mapping[str, Sequence[tuple[float, float]]], majority
         color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
         percents, accuracies = np.asarray(rows, dtype=float).T
         places = np.unique(percents)
-        means = [100 * accuracies[percents == place].mean() for place in places]
-        axes.plot(places, means, color=color, marker=marker, label=name)
+        axes.plot(
+            places, [100 * accuracies[percents == place].mean() for place in places], color=color, marker=marker, label=name
+        )
         axes.scatter(percents, 100 * accuracies, color=color, marker=marker, s=15, alpha=0.5)
         axes.axhline(100 * majority[name], color=color, linestyle=":", linewidth=1.5)
     axes.plot([], [], color="0.4", linestyle=":", label="majority class")
@@ -116,8 +101,6 @@ def percent_figure(series: Mapping[str, Sequence[tuple[float, float]]], majority
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
     """Put one legend under everything, each label once."""
-    handles, labels = axes.get_legend_handles_labels()
-    entries = dict(zip(labels, handles, strict=True))
-    longest = max(map(len, entries))
-    columns = max(1, min(len(entries), int(WIDTH * 9 / (longest + 6))))
+    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    columns = max(1, min(len(entries), int(WIDTH * 9 / (max(map(len, entries)) + 6))))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -24,15 +24,13 @@ class Preset:
     Attributes:
         countermeasures: Beside none at all.
         archs: Architectures; the first one is the main one.
-        seeds: Seeds.
-        width: Width factor of the victims.
-        steps: Training steps of each victim.
+        seeds: Of the victims, as width factor and training steps are.
         cross: Every countermeasure with every architecture; else countermeasures with the first one, and the others without any.
         compared: At most so many images are compared with their originals; None for all.
     """
 
     countermeasures: Sequence[Countermeasure | str]
-    archs: Sequence[Architecture | Mapping[str, Any] | str]
+    archs: Sequence[Architecture]
     seeds: Sequence[int]
     width: float
     steps: int
@@ -40,17 +38,20 @@ class Preset:
     compared: int | None = None
 
 
+def _archs(*archs: Any) -> tuple[Architecture, ...]:
+    return tuple(dict.fromkeys(Architecture.parse(arch, "archs") for arch in archs))
+
+
 _WITHOUT_SETTINGS = tuple(
     name for name, kind in COUNTERMEASURES.items() if all(p.default is not p.empty for p in signature(kind).parameters.values())
 )
-"""Countermeasures that can do without settings."""
 PRESETS = {
     # Minutes on a CPU. Strong augmentation teaches next to nothing in so few steps; adversarial training takes several times as long.
-    "quick": Preset(("jpeg", "grey", "resample"), ("resnet18",), (0,), width=0.125, steps=300, cross=True, compared=2000),
+    "quick": Preset(("jpeg", "grey", "resample"), _archs("resnet18"), (0,), width=0.125, steps=300, cross=True, compared=2000),
     # Tables 2 to 4 of the paper, at its settings.
     "paper": Preset(
         countermeasures=("mean", "median", "gaussian", "centercrop"),
-        archs=("resnet18", "vgg11", "resnet50", "densenet121"),
+        archs=_archs("resnet18", "vgg11", "resnet50", "densenet121"),
         seeds=(0,),
         width=1.0,
         steps=20000,
@@ -58,7 +59,7 @@ PRESETS = {
     ),
     "full": Preset(
         countermeasures=(*_WITHOUT_SETTINGS, JPEG(50), JPEG(90), AdversarialTraining(radius=4)),
-        archs=tuple(ARCHITECTURES),
+        archs=_archs(*ARCHITECTURES),
         seeds=(0, 1, 2),
         width=1.0,
         steps=20000,
@@ -66,6 +67,22 @@ PRESETS = {
     ),
 }
 """Presets by name."""
+
+
+def choose(preset: str, **given: Any) -> Preset:
+    """Return a preset with what is given in the place of its own; None leaves it. Architectures and seeds are there once each.
+
+    Raises:
+        ConfigurationError: A name is not known, a seed is out of range, or there is no architecture or seed.
+    """
+    chosen = PRESETS[look_up("preset", preset, PRESETS)]
+    for name, example in {"archs": list(ARCHITECTURES), "seeds": [0]}.items():
+        if given[name] is not None and not given[name]:
+            raise ConfigurationError(f"{name} is empty; give at least one, such as {example}.")
+    chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
+    for seed in chosen.seeds:
+        check_seed(seed, "seeds")
+    return replace(chosen, archs=_archs(*chosen.archs), seeds=tuple(dict.fromkeys(chosen.seeds)))
 
 
 def choose_countermeasures(values: Iterable[Countermeasure | str], info: DatasetInfo) -> list[Countermeasure]:
@@ -78,8 +95,16 @@ def choose_countermeasures(values: Iterable[Countermeasure | str], info: Dataset
     Raises:
         ConfigurationError: A name is not known, or stands for a countermeasure that needs settings.
     """
-    found = [Countermeasure(), *(_named(value) if isinstance(value, str) else value for value in values)]
-    unique = {json.dumps([type(each).__qualname__, settings_of(each)], sort_keys=True): each for each in found}
+    unique: dict[str, Countermeasure] = {}
+    for value in (Countermeasure(), *values):
+        kind = class_of(value) if isinstance(value, str) else type(value)
+        try:
+            each = kind() if isinstance(value, str) else value
+        except TypeError as error:
+            raise ConfigurationError(
+                f"countermeasures={value!r} needs settings ({error}); give a {kind.__name__}(...)."
+            ) from error
+        unique[json.dumps([kind.__qualname__, settings_of(each)], sort_keys=True)] = each
     return [each for each in unique.values() if not (isinstance(each, Grey) and info.channels == 1)]
 
 
@@ -95,9 +120,9 @@ def class_of(name: str) -> type[Countermeasure]:
 
 def text_of(countermeasure: Countermeasure) -> str:
     """Return how a countermeasure is written on the command line: its name, or class and settings."""
-    kind = type(countermeasure)
     if is_plain(countermeasure):
         return NONE
+    kind = type(countermeasure)
     own = COUNTERMEASURES.get(countermeasure.name) is kind
     options = {name: getattr(countermeasure, name) for name in signature(kind).parameters if hasattr(countermeasure, name)}
     path = kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}"
@@ -108,35 +133,3 @@ def untried(names: Iterable[str], info: DatasetInfo) -> list[str]:
     """Return the names of the known countermeasures that would do something and are not among those given."""
     tried = set(names)
     return [name for name, kind in COUNTERMEASURES.items() if name not in tried and not (kind is Grey and info.channels == 1)]
-
-
-def choose_archs(values: Sequence[Architecture | Mapping[str, Any] | str]) -> list[Architecture]:
-    """Return architectures, each once.
-
-    Raises:
-        ConfigurationError: One is not known, or there is none.
-    """
-    if not values:
-        raise ConfigurationError(f"archs is empty; give at least one of: {', '.join(ARCHITECTURES)}.")
-    return list(dict.fromkeys(Architecture.parse(value, "archs") for value in values))
-
-
-def check_seeds(seeds: Sequence[int]) -> list[int]:
-    """Return seeds, each once.
-
-    Raises:
-        ConfigurationError: There is none, or one is out of range.
-    """
-    if not seeds:
-        raise ConfigurationError("seeds is empty; give at least one, such as [0].")
-    for seed in seeds:
-        check_seed(seed, "seeds")
-    return list(dict.fromkeys(seeds))
-
-
-def _named(name: str) -> Countermeasure:
-    kind = class_of(name)
-    try:
-        return kind()
-    except TypeError as error:
-        raise ConfigurationError(f"countermeasures={name!r} needs settings ({error}); give a {kind.__name__}(...).") from error

@@ -39,8 +39,7 @@ def attempts_of(records: Sequence[Run], floors: Mapping[str, float]) -> list[Att
     for record in sorted(records, key=lambda record: record.identity["trained_on"] == "clean"):
         identity = record.identity
         kind = json.dumps([identity["countermeasure"], identity["network"]], sort_keys=True)
-        group = groups.setdefault(kind, {})
-        group[identity["trained_on"], identity["seed"]] = record
+        groups.setdefault(kind, {})[identity["trained_on"], identity["seed"]] = record
     rows: list[Attempt] = []
     for victims in groups.values():
         seeds = sorted(seed for trained_on, seed in victims if trained_on == "protected")
@@ -58,6 +57,7 @@ def _attempt(victims: _Victims, seeds: Sequence[int], stopped: bool = False) -> 
     protected = _figures([victims["protected", seed] for seed in seeds], stopped)
     twins = [victims.get(("clean", seed)) for seed in seeds]
     clean = _figures(twins, stopped) if any(twins) else None
+    pairs = zip(clean.acc, protected.acc, strict=True) if clean else ()
     settings = {"name": EARLY_STOPPING} if stopped else first.identity["countermeasure"]
     return Attempt(
         countermeasure=settings["name"],
@@ -67,14 +67,8 @@ def _attempt(victims: _Victims, seeds: Sequence[int], stopped: bool = False) -> 
         seeds=tuple(seeds),
         protected=protected,
         clean=clean,
-        drop=_drop(protected, clean),
+        drop=mean([before - after for before, after in pairs if before is not None and after is not None]),
     )
-
-
-def _drop(protected: Figures, clean: Figures | None) -> float | None:
-    """Return how much accuracy the protection takes away, over the seeds that both have."""
-    pairs = zip(clean.acc, protected.acc, strict=True) if clean else ()
-    return mean([before - after for before, after in pairs if before is not None and after is not None])
 
 
 def _figures(records: Sequence[Run | None], stopped: bool) -> Figures:
@@ -103,11 +97,9 @@ def curve_of(record: Run) -> VictimCurve:
 
 
 def confusion_of(records: Sequence[Run], first: Trial) -> Confusion | None:
-    """Return the confusion matrices of the victims without countermeasure; None without one, or for several labels per image.
+    """Return the confusion matrices of the victims without countermeasure, of the architecture and seed of the first one.
 
-    Args:
-        records: Finished victims.
-        first: A victim of the architecture and seed that is meant.
+    None without one, or for several labels per image.
     """
     wanted = (NONE, first.kind[0], first.victim.seed)
     chosen = {

@@ -16,36 +16,27 @@ from salm_lightning.metrics.style import COLORS, MARKERS, WIDTH, new_figure, sho
 from salm_lightning.models.backbones import SMALL_IMAGE
 
 Image = NDArray[np.uint8]
-_PER_ROW = 4
 _OUTLINE = "#F0E442"
 _CHANGED = np.array([213, 94, 0])
-_PERPLEXITY = 30
 
 
 @styled
 def examples_figure(original: Image, protected: Image, names: Sequence[str]) -> Figure:
-    """Draw originals, noise and protected images below each other (paper: Fig. 8), four examples side by side.
-
-    Args:
-        original: uint8 ``[B, H, W]`` or ``[B, H, W, 3]``.
-        protected: The same shape.
-        names: What stands above each example.
-    """
-    columns = min(_PER_ROW, len(names))
+    """Draw originals, noise and protected images ``[B, H, W]`` or ``[B, H, W, 3]`` below each other (paper: Fig. 8), four side by side."""
+    columns = min(4, len(names))
     blocks = -(-len(names) // columns)
     side = (WIDTH - 0.4) / columns
     figure = new_figure(blocks * (3 * side + 0.5))
     grid = figure.subplots(3 * blocks, columns, squeeze=False)
     limit = noise_limit(original, protected)
     for axes in grid.flat:
-        _bare(axes)
         axes.set_visible(False)
     for number, name in enumerate(names):
         block, column = divmod(number, columns)
         shown = (original[number], noise_image(original[number], protected[number], limit), protected[number])
         for axes, image, label in zip(grid[3 * block : 3 * block + 3, column], shown, _KINDS, strict=True):
             axes.set_visible(True)
-            show(axes, image)
+            _show(axes, image)
             if column == 0:
                 axes.set_ylabel(label)
         grid[3 * block, column].set_title(short(name, 56 // columns))
@@ -55,27 +46,20 @@ def examples_figure(original: Image, protected: Image, names: Sequence[str]) -> 
 @styled
 def pairs_figure(original: Image, protected: Image, names: Sequence[str]) -> Figure:
     """Draw a row for each pair: original, noise, protected image; the names stand on the left."""
-    return _rows_figure(
-        names,
-        _KINDS,
-        [[a, noise_image(a, b, noise_limit(original, protected)), b] for a, b in zip(original, protected, strict=True)],
-    )
+    noise = noise_image(original, protected, noise_limit(original, protected))
+    return _rows_figure(names, _KINDS, list(zip(original, noise, protected, strict=True)))
 
 
 @styled
 def segmentation_figure(
     original: Image, protected: Image, before: NDArray[np.int64], after: NDArray[np.int64], names: Sequence[str]
 ) -> Figure:
-    """Draw a row for each pair: both images with the outline of their foreground, and the pixels whose class changes.
+    """Draw a row for each pair: both images with the outline of their foreground, and in colour the pixels whose class changes.
 
-    Args:
-        original: uint8 ``[B, H, W]`` or ``[B, H, W, 3]``.
-        protected: The same shape.
-        before: Classes of the originals' pixels, ``[B, H, W]``.
-        after: Those of the protected images.
-        names: What stands on the left of each pair.
+    Images are uint8 ``[B, H, W]`` or ``[B, H, W, 3]``, classes of their pixels before and after protection ``[B, H, W]``.
     """
-    changed = [_highlighted(image, a != b) for image, a, b in zip(original, before, after, strict=True)]
+    pale = 128 + grey(original)[..., None] // 2
+    changed = np.where((before != after)[..., None], _CHANGED, pale).astype(np.uint8)
     figure = _rows_figure(names, ("original", "protected", "changed"), list(zip(original, protected, changed, strict=True)))
     for row, masks in enumerate(zip(before, after, strict=True)):
         for column, mask in enumerate(masks):
@@ -96,9 +80,8 @@ def tsne_figure(points: NDArray[np.float32], classes: NDArray[np.int64], class_n
     """
     present = np.unique(classes)
     figure = new_figure(3.4 + 0.3 * -(-len(present) // 2))
-    for axes, title, places in zip(
-        figure.subplots(1, 2, sharex=True, sharey=True), ("clean images", "protected images"), points, strict=True
-    ):
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, title, places in zip(panels, ("clean images", "protected images"), points, strict=True):
         for number in present:
             color, marker = COLORS[number % len(COLORS)], MARKERS[(number + number // len(COLORS)) % len(MARKERS)]
             x, y = places[classes == number].T
@@ -113,8 +96,8 @@ def tsne_figure(points: NDArray[np.float32], classes: NDArray[np.int64], class_n
 def embed(clean: NDArray[np.float32], protected: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """Embed the features of clean and protected images ``[N, D]`` in one plane by t-SNE; return ``[2, N, 2]``."""
     together = np.concatenate([clean, protected])
-    perplexity = min(_PERPLEXITY, (len(together) - 1) / 3)
-    points: NDArray[np.float32] = TSNE(perplexity=perplexity, init="random", random_state=seed).fit_transform(together)
+    tsne = TSNE(perplexity=min(30, (len(together) - 1) / 3), init="random", random_state=seed)
+    points: NDArray[np.float32] = tsne.fit_transform(together)
     return points.reshape(2, len(clean), 2)
 
 
@@ -129,9 +112,11 @@ def noise_image(original: Image, protected: Image, limit: int) -> Image:
     return np.rint(127.5 + 127.5 * difference / limit).clip(0, 255).astype(np.uint8)
 
 
-def show(axes: Axes, image: Image) -> None:
-    """Draw an image without smoothing its pixels."""
+def _show(axes: Axes, image: Image) -> None:
+    """Draw an image, without smoothing its pixels and without axes."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 _KINDS = ("original", "noise", "protected")
@@ -143,20 +128,8 @@ def _rows_figure(names: Sequence[str], titles: Sequence[str], rows: Sequence[Seq
     grid = figure.subplots(len(rows), len(titles), squeeze=False)
     for place, (name, images) in enumerate(zip(names, rows, strict=True)):
         for axes, title, image in zip(grid[place], titles, images, strict=True):
-            _bare(axes)
-            show(axes, image)
+            _show(axes, image)
             if place == 0:
                 axes.set_title(title)
         grid[place, 0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
     return figure
-
-
-def _bare(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-
-
-def _highlighted(image: Image, changed: NDArray[np.bool_]) -> Image:
-    """Return a pale grey version of an image with changed pixels in colour, ``[H, W, 3]``."""
-    pale = 128 + grey(image[None])[0] // 2
-    return np.where(changed[..., None], _CHANGED, pale[..., None]).astype(np.uint8)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,18 +18,20 @@ from salm_lightning.metrics import ClassificationMetrics, majority_baseline
 _BATCH = 256
 
 
+@torch.inference_mode()
 def logits_of(classifier: nn.Module, images: NDArray[np.uint8]) -> Tensor:
-    """Return logits ``[B, num_classes]`` on the CPU for stored images ``[B, H, W]`` or ``[B, H, W, 3]``."""
-    with _evaluating(classifier):
-        return torch.cat(list(_run(classifier, images)))
+    """Return logits ``[B, num_classes]`` on the CPU for stored images ``[B, H, W]`` or ``[B, H, W, 3]``; the network gets [0, 1]."""
+    training, device = classifier.training, next(classifier.parameters()).device
+    batches = to_tensor(images).split(_BATCH)  # type: ignore[no-untyped-call]
+    classifier.eval()
+    try:
+        return torch.cat([classifier(batch.to(device).float() / 255).float().cpu() for batch in batches])
+    finally:
+        classifier.train(training)
 
 
 def features_of(classifier: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return what the last linear layer of a classifier takes, ``[B, D]``.
-
-    Args:
-        classifier: Takes images ``[B, C, H, W]`` in [0, 1].
-        images: uint8 ``[B, H, W]`` or ``[B, H, W, 3]``.
+    """Return what the last linear layer of a classifier takes, ``[B, D]``, for stored images ``[B, H, W]`` or ``[B, H, W, 3]``.
 
     Raises:
         ConfigurationError: It has no linear layer.
@@ -41,58 +40,28 @@ def features_of(classifier: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.
     if not layers:
         raise ConfigurationError(f"classifier={type(classifier).__name__} has no linear layer whose input could be its features.")
     found: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        found.append(inputs[0].float().cpu())
-
-    handle = layers[-1].register_forward_pre_hook(keep)
-    try:
+    with layers[-1].register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu())):
         logits_of(classifier, images)
-    finally:
-        handle.remove()
     features: NDArray[np.float32] = torch.cat(found).flatten(1).numpy()
     return features
 
 
 def readability(classifier: nn.Module, pairs: Pairs) -> Readability:
-    """Measure a clean-trained classifier on the protected training images and on their originals.
-
-    Args:
-        classifier: Takes images ``[B, C, H, W]`` in [0, 1], returns logits ``[B, num_classes]``.
-        pairs: The images.
-    """
-    info = pairs.info
-    meters = {name: ClassificationMetrics(info.task, info.num_classes) for name in ("clean", "protected")}
-    done = 0
+    """Measure a clean-trained classifier on the protected training images and on their originals."""
+    info, done = pairs.info, 0
+    labels = labels_to_tensor(pairs.labels, info.task)
+    meters = [ClassificationMetrics(info.task, info.num_classes) for _ in ("clean", "protected")]
     for chunk in pairs.chunks():
-        labels = labels_to_tensor(pairs.labels[done : done + len(chunk[0])], info.task)
-        for meter, images in zip(meters.values(), chunk, strict=True):
-            meter.update(logits_of(classifier, images), labels)
-        done += len(labels)
-    (clean_acc, clean_auc), (protected_acc, protected_auc) = (
-        (float(result["acc"]), float(result["auc"])) for result in (meter.compute() for meter in meters.values())
+        for meter, images in zip(meters, chunk, strict=True):
+            meter.update(logits_of(classifier, images), labels[done : done + len(images)])
+        done += len(chunk[0])
+    clean, protected = (
+        {name: float(value) for name, value in meter.compute().items() if name in ("acc", "auc")} for meter in meters
     )
-    majority = majority_baseline(pairs.labels, info.task, info.num_classes)
-    return Readability(clean_acc, protected_acc, _known(clean_auc), _known(protected_auc), majority)
-
-
-def _known(auc: float) -> float | None:
-    return auc if math.isfinite(auc) else None
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Switch to evaluation mode, and back again where it was training."""
-    training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        network.train(training)
-
-
-def _run(network: nn.Module, images: NDArray[np.uint8]) -> Iterator[Tensor]:
-    device = next(network.parameters()).device
-    for batch in to_tensor(images).split(_BATCH):  # type: ignore[no-untyped-call]
-        yield network(batch.to(device).float() / 255).float().cpu()
+    return Readability(
+        clean_acc=clean["acc"],
+        protected_acc=protected["acc"],
+        clean_auc=None if math.isnan(clean["auc"]) else clean["auc"],
+        protected_auc=None if math.isnan(protected["auc"]) else protected["auc"],
+        majority=majority_baseline(pairs.labels, info.task, info.num_classes),
+    )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from salm_lightning.data import DatasetInfo, ImageDataModule, Task
-from salm_lightning.data.base import ANY_FINDING, Split, any_finding
+from salm_lightning.data.base import ANY_FINDING, any_finding
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.release import Manifest, PoisonedDataModule
 
@@ -44,7 +44,13 @@ class Pairs:
         poisoned = PoisonedDataModule(release)
         self.manifest: Manifest = poisoned.manifest
         self._original, self._protected = source.split("train"), poisoned.split("train")
-        self._check_source(source)
+        original, protected, name = self._original, self._protected, f"source={source.info.name}"
+        if original.images.shape != protected.images.shape:
+            shapes = f"{list(original.images.shape)}, those of the release {list(protected.images.shape)}"
+            raise ReleaseError(f"{name}: its training images are {shapes}. Give the data that it was made from.")
+        derived = self.manifest.dataset.get("labels") == ANY_FINDING and original.labels.shape[1] > 1
+        if not np.array_equal(any_finding(original.labels) if derived else original.labels, protected.labels):
+            raise ReleaseError(f"{name}: its training labels are not those of the release. Give the data that it was made from.")
         rows = np.flatnonzero(self.manifest.coverage.mask())
         self.protected_images = len(rows)
         if max_images is not None and max_images < len(rows):
@@ -85,23 +91,16 @@ class Pairs:
         rows = self.rows[positions]
         return np.asarray(self._original.images[rows]), np.asarray(self._protected.images[rows])
 
-    def chunks(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        """Yield all pairs in order, some megabytes at a time."""
-        size = max(1, CHUNK_BYTES // int(np.prod(self._original.images.shape[1:])))
-        for start in range(0, len(self), size):
-            yield self.at(slice(start, start + size))
+    @property
+    def values(self) -> int:
+        """Numbers in an image."""
+        return int(np.prod(self._original.images.shape[1:]))
 
-    def _check_source(self, source: ImageDataModule) -> None:
-        original, protected = self._original, self._protected
-        if original.images.shape != protected.images.shape:
-            shapes = f"{list(original.images.shape)}, those of the release {list(protected.images.shape)}"
-            raise ReleaseError(
-                f"source={source.info.name}: its training images are {shapes}. Give the data that it was made from."
-            )
-        if not np.array_equal(_labels(original, self.manifest), protected.labels):
-            raise ReleaseError(
-                f"source={source.info.name}: its training labels are not those of the release. Give the data that it was made from."
-            )
+    def chunks(self, positions: NDArray[np.integer] | None = None) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Yield the pairs at some positions, or all of them, in order, some megabytes at a time."""
+        chosen, size = np.arange(len(self)) if positions is None else positions, max(1, CHUNK_BYTES // self.values)
+        for start in range(0, len(chosen), size):
+            yield self.at(chosen[start : start + size])
 
 
 def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -110,9 +109,3 @@ def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return images
     rows = np.ascontiguousarray(images).reshape(-1, *images.shape[2:])  # one tall image, converted at once
     return np.asarray(Image.fromarray(rows).convert("L")).reshape(images.shape[:3])
-
-
-def _labels(original: Split, manifest: Manifest) -> NDArray[np.integer]:
-    """Return the source's labels as the release has them."""
-    derived = manifest.dataset.get("labels") == ANY_FINDING and original.labels.shape[1] > 1
-    return any_finding(original.labels) if derived else original.labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,13 @@ from torch import nn
 from salm_lightning.audit.album import Album
 from salm_lightning.audit.networks import readability
 from salm_lightning.audit.pairs import Pairs
-from salm_lightning.audit.pictures import draw_examples, draw_extremes, draw_features, draw_segmentation, draw_worst
-from salm_lightning.audit.results import ComparedRelease, Extremes, Quality, Readability, Segmentation
+from salm_lightning.audit.pictures import draw_examples, draw_features, draw_segmentation, draw_similarity
+from salm_lightning.audit.results import ComparedRelease, Extremes, Quality, Segmentation
 from salm_lightning.audit.segmentation import Segmenter, compare_masks
 from salm_lightning.audit.separability import linear_separability
-from salm_lightning.audit.similarity import DISTANCES, Similarity, summarise
+from salm_lightning.audit.similarity import DISTANCES, PerImage, Similarity, summarise
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ReleaseError
-
-Progress = Callable[[int, int], None]
-"""Called with the number of pairs compared so far, and of all."""
 
 
 def assess(
@@ -32,7 +30,7 @@ def assess(
     segmenter: Segmenter | None = None,
     max_images: int | None = None,
     seed: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quality:
     """Measure what protection did to the images; write ``quality.json``, ``pictures/*.png`` and ``pictures.json``.
 
@@ -45,29 +43,43 @@ def assess(
         segmenter: ``None`` leaves segmentation out.
         max_images: Look at a random sample of at most so many of the protected images, for large datasets; ``None`` looks at all.
         seed: Settles samples.
-        on_progress: Called now and then while images are compared.
+        on_progress: Called with the number of images compared so far, and of all.
 
     Raises:
         ReleaseError: The release is damaged, or ``source`` is not what it was made from.
         ConfigurationError: An argument is out of range.
     """
-    pairs = Pairs(Path(release), source, max_images, seed)
-    similarity, masks = _compare(pairs, segmenter, on_progress)
+    pairs = Pairs(release, source, max_images, seed)
     sha256 = pairs.manifest.archive.sha256
+    meter, compared, done = Similarity(), [], 0
+    for original, protected in pairs.chunks():
+        meter.update(original, protected)
+        if segmenter is not None:
+            compared.append(compare_masks(segmenter(original), segmenter(protected)))
+        done += len(original)
+        on_progress(done, len(pairs))
+    similarity = meter.per_image()
+    masks = {name: np.concatenate([chunk[name] for chunk in compared]) for name in (compared[0] if compared else ())}
+    readable = None
+    if classifier is not None:
+        readable = readability(classifier, pairs)
+    else:
+        with suppress(ReleaseError):  # such as of another release
+            before = Quality.read(out, sha256)
+            readable = before.readable if before else None
     result = Quality(
         release=ComparedRelease(sha256),
         images=len(pairs),
         protected_images=pairs.protected_images,
         similarity=_summary(similarity, pairs.rows),
         segmentation=None if segmenter is None else Segmentation(segmenter.name, **_summary(masks, pairs.rows)),  # type: ignore[arg-type]
-        readable=_measured_before(Path(out), sha256) if classifier is None else readability(classifier, pairs),
+        readable=readable,
         linear_separability=linear_separability(pairs, seed),
     )
-    result.write(Path(out))
-    album = Album(Path(out), sha256)
+    result.write(out)
+    album = Album(out, sha256)
     draw_examples(album, pairs)
-    draw_extremes(album, pairs, similarity)
-    draw_worst(album, pairs, similarity)
+    draw_similarity(album, pairs, similarity)
     if segmenter is not None:
         draw_segmentation(album, pairs, segmenter, masks)
     if classifier is not None:
@@ -76,31 +88,5 @@ def assess(
     return result
 
 
-def _measured_before(out: Path, archive_sha256: str) -> Readability | None:
-    """Return the readability that stands in ``quality.json``, if that is about the same release."""
-    try:
-        before = Quality.read(out, archive_sha256)
-    except ReleaseError:
-        return None
-    return before.readable if before else None
-
-
-_PerImage = dict[str, NDArray[np.float64]]
-
-
-def _compare(pairs: Pairs, segmenter: Segmenter | None, on_progress: Progress | None) -> tuple[_PerImage, _PerImage]:
-    """Return the measures of similarity and of segmentation of each pair."""
-    similarity, masks, done = Similarity(), [], 0
-    for original, protected in pairs.chunks():
-        similarity.update(original, protected)
-        if segmenter is not None:
-            masks.append(compare_masks(segmenter(original), segmenter(protected)))
-        done += len(original)
-        if on_progress is not None:
-            on_progress(done, len(pairs))
-    joined = {name: np.concatenate([chunk[name] for chunk in masks]) for name in (masks[0] if masks else ())}
-    return similarity.per_image(), joined
-
-
-def _summary(per_image: _PerImage, rows: NDArray[np.int64]) -> dict[str, Extremes | None]:
+def _summary(per_image: PerImage, rows: NDArray[np.int64]) -> dict[str, Extremes | None]:
     return {name: summarise(values, rows, high_is_bad=name in DISTANCES) for name, values in per_image.items()}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
-from salm_lightning.checked import Count, Share, read_result
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.checked import Count, Share, member, parse, read_json, require_release
+from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.files import write_json
 
 AUDIT, QUALITY, PICTURES = "audit.json", "quality.json", "pictures.json"
@@ -21,11 +22,6 @@ NONE = "none"
 """Name of no countermeasure at all."""
 EARLY_STOPPING = "early stopping"
 """Row of the victims without countermeasure as they were at their best on the clean validation split."""
-PROTECTS: Final = "protects"
-UNTRIED: Final = "holds against careless training, more was not tried"
-CARELESS: Final = "protects only against careless training"
-FAILS: Final = "does not protect"
-NOT_JUDGED: Final = "not judged"
 Word = Literal[
     "protects",
     "holds against careless training, more was not tried",
@@ -34,6 +30,7 @@ Word = Literal[
     "not judged",
 ]
 """A verdict in a word."""
+PROTECTS, UNTRIED, CARELESS, FAILS, NOT_JUDGED = get_args(Word)
 TrainedOn = Literal["protected", "clean"]
 """``protected`` for the release, ``clean`` for the originals."""
 Series = tuple[Share | None, ...]
@@ -61,10 +58,22 @@ class ResultFile:
         """Read the file of a folder; None where there is none.
 
         Raises:
-            ReleaseError: It is not valid, or about another release than the one whose archive has this checksum.
+            ReleaseError: It is a link, too large, not JSON, of another version, or about another release than the one whose archive has
+                this checksum; or a value is missing or not what its field says.
         """
         path = folder / cls.FILE
-        return read_result(path, cls, FORMAT_VERSION, archive_sha256) if path.exists() else None
+        if not path.exists():
+            return None
+        raw = read_json(path)
+        version = member(raw, "format_version", path.name)
+        if version != FORMAT_VERSION:
+            raise ReleaseError(
+                f"{path.name} has format_version={reprlib.repr(version)}, this version of salm_lightning reads {FORMAT_VERSION}; make the "
+                "audit again, or install the version that made it."
+            )
+        require_release(raw, path.name, archive_sha256)
+        result: Self = parse(cls, raw, path.name)
+        return result
 
 
 @dataclass(frozen=True)
@@ -93,12 +102,8 @@ class Attempt:
     """An attempt to learn from the protected images: a countermeasure with an architecture, over the seeds.
 
     Attributes:
-        countermeasure: Its name.
-        title: The same with its settings, for people.
-        settings: Name and settings as JSON values.
-        arch: The victim's architecture.
-        seeds: Its seeds.
-        protected: Trained on the protected images.
+        title: The countermeasure with its settings, for people.
+        settings: The same as JSON values.
         clean: Trained on the originals under the same countermeasure; None if it was not.
         drop: Mean accuracy of ``clean`` minus that of ``protected``, over the seeds that both have.
         kept: Share of what an ordinary victim learns from the originals that this one learns; the verdict goes by it.
@@ -120,11 +125,10 @@ class Attempt:
     worst: bool = False
 
     def __post_init__(self) -> None:
-        figures = {"protected": self.protected} | ({"clean": self.clean} if self.clean else {})
-        metrics = {f"{name}.{metric}": values for name, each in figures.items() for metric, values in vars(each).items()}
-        for name, values in metrics.items():
-            if len(values) != len(self.seeds):
-                raise ValueError(f"{name} must have a number for each of the {len(self.seeds)} seeds, it has {len(values)}")
+        seeds, figures = len(self.seeds), {"protected": self.protected, "clean": self.clean}
+        for name, metric, values in ((name, *pair) for name, each in figures.items() if each for pair in vars(each).items()):
+            if len(values) != seeds:
+                raise ValueError(f"{name}.{metric} must have a number for each of the {seeds} seeds, it has {len(values)}")
 
 
 @dataclass(frozen=True)
@@ -165,8 +169,7 @@ class Confusion:
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
-        for name in ("protected", "clean"):
-            matrix = getattr(self, name)
+        for name, matrix in {"protected": self.protected, "clean": self.clean}.items():
             if matrix is not None and [len(row) for row in matrix] != [classes] * classes:
                 raise ValueError(f"{name} must have {classes} rows and columns, one for each class")
 
@@ -188,17 +191,14 @@ class AuditResult(ResultFile):
     """What an audit found: the contents of ``audit.json``.
 
     Attributes:
-        release: What was audited.
-        settings: How, as JSON values: ``width``, ``steps``, ``batch_size`` and ``precision`` of the victims, ``preset``, ``seeds``,
-            ``countermeasures`` and ``archs``.
+        settings: How it was audited, as JSON values: ``width``, ``steps``, ``batch_size`` and ``precision`` of the victims, ``preset``,
+            ``seeds``, ``countermeasures`` and ``archs``.
         majority: Accuracy of always giving the most common answer.
         chance_balanced: Balanced accuracy of knowing nothing.
         rows: What was tried.
         skipped: What was planned and has not finished.
-        verdict: What it comes to.
         confusion: None for several labels per image, or if the first victim has not finished.
-        curves: Of every victim.
-        seconds: Training time of all these victims.
+        seconds: Training time of all victims.
     """
 
     FILE: ClassVar[str] = AUDIT
@@ -269,7 +269,6 @@ class Quality(ResultFile):
     """Whether protected images are still useful: the contents of ``quality.json``.
 
     Attributes:
-        release: What was compared.
         images: Images that were compared.
         protected_images: Images that carry noise.
         similarity: Measures by name; None for one that is infinite everywhere.

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch import Callback
 
 from salm_lightning.audit.album import BOARD
 from salm_lightning.audit.battery import Battery, parse_budget, plan
-from salm_lightning.audit.choices import PRESETS, check_seeds, choose_archs, choose_countermeasures
+from salm_lightning.audit.choices import PRESETS, choose, choose_countermeasures
 from salm_lightning.audit.pictures import draw_audit
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.results import AuditResult, TrainedOn, audit_folder
 from salm_lightning.audit.segmentation import open_segmenter
 from salm_lightning.audit.summary import Summary
-from salm_lightning.audit.trials import Store, Trial, name_of
-from salm_lightning.audit.watcher import Watcher
+from salm_lightning.audit.trials import Store, Trial
+from salm_lightning.callbacks import RunProgressBar
+from salm_lightning.console import is_live, progress
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import Original
-from salm_lightning.errors import look_up
 from salm_lightning.files import cache_root, locked
 from salm_lightning.models import Architecture
 from salm_lightning.release import PoisonedDataModule
@@ -52,14 +54,14 @@ def audit(
     root: Path | None = None,
     accelerator: str = "auto",
     precision: Precision = "32-true",
-    watcher: Watcher | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> AuditResult:
     """Train models on a release, under what a determined user would try, and judge whether the protection holds.
 
     Finished victims are kept and not trained again; clean twins are shared by all audits of releases of the same images.
 
     The arguments are those of ``salm-cli audit``, as its help describes them. Countermeasures may be objects, and architectures
-    :class:`~salm_lightning.models.Architecture`; ``watcher`` hears how the audit gets on.
+    :class:`~salm_lightning.models.Architecture`; ``tell`` takes lines on how the audit gets on, which are shown with bars on terminals.
 
     Returns:
         What was found, which ``audit.json`` in ``out`` holds as well; victims that failed are among ``skipped``.
@@ -68,18 +70,8 @@ def audit(
         SalmError: An argument is wrong, the release is damaged, or ``source`` is not what it was made from.
         Interrupted: SIGTERM or Ctrl-C; finished victims are kept, and the same call goes on from there.
     """
-    release, watcher = Path(release), watcher or Watcher()
-    given: dict[str, Any] = {
-        "countermeasures": countermeasures,
-        "archs": archs,
-        "seeds": seeds,
-        "width": width,
-        "steps": victim_steps,
-    }
-    chosen = replace(
-        PRESETS[look_up("preset", preset, PRESETS)], **{name: value for name, value in given.items() if value is not None}
-    )
-    networks, draws = choose_archs(chosen.archs), check_seeds(chosen.seeds)
+    release, say = Path(release), tell or (lambda text: None)
+    chosen = choose(preset, countermeasures=countermeasures, archs=archs, seeds=seeds, width=width, steps=victim_steps)
     limit = None if budget is None else parse_budget(budget)
     segments = open_segmenter(segmenter) if quality and source is not None else None
     folder = audit_folder(release, out)
@@ -96,12 +88,11 @@ def audit(
         segments(np.asarray(protected.split("train").images[:1]))  # refuses what it cannot take
     check_accelerator(accelerator)
     identities = {name: original.identity() for name, original in originals.items()}
-    trials = plan(identities, victim, protected.batch_size, tried, networks, draws, chosen.cross)
-    words = _words(
-        release,
-        **{"source": source, "root": root, "out": folder, "accelerator": accelerator, "preset": preset},
-        **{"segmenter": None if segmenter == OTSU else segmenter, "quality": None if quality else "false"},
-    )
+    trials = plan(identities, victim, protected.batch_size, tried, chosen.archs, chosen.seeds, chosen.cross)
+    options = {
+        **{"source": source, "root": root, "out": folder, "accelerator": None if accelerator == "auto" else accelerator},
+        **{"segmenter": None if segmenter == OTSU else segmenter, "quality": None if quality else "false", "preset": preset},
+    }
     stores: dict[TrainedOn, Store] = {
         "protected": Store(folder / "cells"),
         "clean": Store(cache_root() / "twins", keeps_weights=True),
@@ -110,45 +101,46 @@ def audit(
         battery = Battery(
             trials, images, stores, folder / BOARD, accelerator, _estimate(images["protected"], accelerator, precision)
         )
-        summary = Summary(protected, battery, preset, folder, words)
-        result = _train(battery, summary, limit, watcher)
+        # A bar moves on terminals only; elsewhere the line of each victim is enough.
+        bars: Callable[[], list[Callback]] = (lambda: [RunProgressBar()]) if tell and is_live(sys.stdout) else list
+        result = _train(battery, Summary(protected, battery, folder, options), limit, say, bars)
         if segments is not None:
-            watcher.line("Comparing the protected images with their originals")
+            say("Comparing the protected images with their originals")
             first = next(trial for trial in trials if trial.trained_on == "clean")  # without countermeasure
             twin = stores["clean"].network(first, images["clean"])
             compared = PRESETS["quick"].compared if limit is not None else chosen.compared
-            with watcher.comparing() as on_progress:
+            with progress("comparing images") if tell else nullcontext(lambda done, total: None) as on_progress:
                 assess(release, images["clean"], folder, twin, segments, compared, on_progress=on_progress)
         draw_audit(result, folder)
     return result
 
 
-def _train(battery: Battery, summary: Summary, limit: float | None, watcher: Watcher) -> AuditResult:
+def _train(
+    battery: Battery, summary: Summary, limit: float | None, say: Callable[[str], None], bars: Callable[[], list[Callback]]
+) -> AuditResult:
     """Train what is pending, keeping all files up to date, and return what they hold."""
-    total, done = len(battery.trials), len(battery.records)
-    rest = f"; the others take about {_time(battery.remaining())}" if done < total else ""
-    watcher.line(f"{total} victims, of which {done} are done{rest}.")
+
+    def time(seconds: float) -> timedelta:
+        return timedelta(seconds=round(seconds))
 
     def ended(trial: Trial) -> None:
         summary.write()
-        left = len(battery.pending)
-        rest = f"; about {_time(battery.remaining())} left" if left else ""
-        watcher.line(f"[{total - left}/{total}] {trial.title}: {_outcome(battery, trial)}{rest}")
+        left, record, (status, reason) = len(battery.pending), battery.records.get(trial.name), battery.status(trial)
+        outcome = f"{status.upper()}: {reason}"
+        if record is not None:
+            outcome = f"accuracy {record.results['test']['acc']:.1%}, {time(record.seconds)}"
+        rest = f"; about {time(battery.remaining())} left" if left else ""
+        say(f"[{total - left}/{total}] {trial.title}: {outcome}{rest}")
 
+    total, done = len(battery.trials), len(battery.records)
+    rest = f"; the others take about {time(battery.remaining())}" if done < total else ""
+    say(f"{total} victims, of which {done} are done{rest}.")
     summary.write()
     try:
-        battery.run(limit, ended, watcher.bars)
+        battery.run(limit, ended, bars)
     finally:
         result = summary.write()
     return result
-
-
-def _outcome(battery: Battery, trial: Trial) -> str:
-    record = battery.records.get(name_of(trial.identity))
-    if record is not None:
-        return f"accuracy {record.results['test']['acc']:.1%}, {_time(record.seconds)}"
-    status, reason = battery.status(trial)
-    return f"{status.upper()}: {reason}"
 
 
 def _estimate(images: ImageDataModule, accelerator: str, precision: Precision) -> Callable[[Trial], float]:
@@ -164,13 +156,3 @@ def _estimate(images: ImageDataModule, accelerator: str, precision: Precision) -
         return estimator.seconds([Work(network, training=steps, gradient=attacks, reading=-(-read // batch_size))])
 
     return seconds
-
-
-def _time(seconds: float) -> timedelta:
-    return timedelta(seconds=round(seconds))
-
-
-def _words(release: Path, **options: Any) -> list[str]:
-    """Return arguments of the command that does the same, those with a default left out."""
-    given = [(name, value) for name, value in options.items() if value not in (None, "auto")]
-    return [str(release), *(word for name, value in given for word in (f"--{name}", str(value)))]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,15 +17,11 @@ from salm_lightning.data.arrays import to_tensor
 from salm_lightning.errors import ConfigurationError, did_you_mean
 
 _BATCH = 32
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 class Segmenter(Protocol):
-    """Anything that segments images.
-
-    Attributes:
-        name: What results call it.
-    """
+    """Anything that segments images; results call it by its name."""
 
     name: str
 
@@ -110,21 +106,6 @@ class SegmentationNetwork:
         return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
 
 
-class _ImageNetInput(nn.Module):
-    """torchvision's input conventions: three channels, ImageNet's mean and deviation."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(3, 1, 1))
-
-    def forward(self, images: Tensor) -> Any:
-        return self.network((images.expand(-1, 3, -1, -1) - self.mean) / self.std)
-
-
 def open_segmenter(name: str) -> Segmenter:
     """Return a segmenter by name.
 
@@ -139,22 +120,33 @@ def open_segmenter(name: str) -> Segmenter:
     if name in classical:
         return classical[name]()
     arch, colon, weights = name.partition(":")
-    if colon and arch in _architectures():
-        return _open(name, Path(weights), lambda path: _torchvision(arch, path))
-    if Path(name).is_file():
-        return _open(name, Path(name), _torchscript)
-    raise ConfigurationError(
-        f"segmenter={name!r} is neither otsu, nor vessels, nor a TorchScript file, nor ARCH:PATH with a state dict"
-        f"{did_you_mean(arch, [*classical, *_architectures()]) or '.'} Architectures: {', '.join(_architectures())}."
-    )
+    from torchvision.models import list_models, segmentation
+
+    architectures: list[str] = list_models(module=segmentation)
+    known = bool(colon) and arch in architectures
+    if not known and not Path(name).is_file():
+        raise ConfigurationError(
+            f"segmenter={name!r} is neither otsu, nor vessels, nor a TorchScript file, nor ARCH:PATH with a state dict"
+            f"{did_you_mean(arch, [*classical, *architectures]) or '.'} Architectures: {', '.join(architectures)}."
+        )
+    path = Path(weights if known else name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # torch now advises other formats than TorchScript to those who write files
+            load = partial(_torchvision, arch) if known else partial(torch.jit.load, map_location="cpu")
+            return SegmentationNetwork(load(str(path)), name)
+    except Exception as error:  # torch raises almost anything at files that are not its own
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigurationError(
+            f"segmenter={name}: {path} cannot be read ({reason}). Give a TorchScript file (torch.jit.save), or ARCH:PATH with a state "
+            "dict (torch.save(model.state_dict(), PATH))."
+        ) from error
 
 
 def compare_masks(before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Compare the segmentations of originals and protected images.
-
-    Args:
-        before: Classes of the originals' pixels, 0 for the background, ``[B, H, W]``.
-        after: Those of the protected images.
+    """Compare the segmentations of originals and protected images: a class per pixel, 0 for the background, ``[B, H, W]``.
 
     Returns:
         Per image, in [0, 1]: ``changed_share``, the share of pixels of another class; ``dice``, twice the foreground pixels of equal
@@ -168,37 +160,13 @@ def compare_masks(before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[s
     return {"changed_share": 1.0 - equal.mean(1), "dice": dice}
 
 
-def _architectures() -> list[str]:
-    from torchvision.models import list_models, segmentation
-
-    names: list[str] = list_models(module=segmentation)
-    return names
-
-
-def _open(name: str, path: Path, load: Callable[[Path], nn.Module]) -> SegmentationNetwork:
-    try:
-        return SegmentationNetwork(load(path), name)
-    except Exception as error:  # torch raises almost anything at files that are not its own
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigurationError(
-            f"segmenter={name}: {path} cannot be read ({reason}). Give a TorchScript file (torch.jit.save), or ARCH:PATH with a state "
-            "dict (torch.save(model.state_dict(), PATH))."
-        ) from error
-
-
-def _torchscript(path: Path) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch now advises other formats to those who write files
-        network: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    return network
-
-
-def _torchvision(arch: str, path: Path) -> nn.Module:
+def _torchvision(arch: str, path: str) -> nn.Module:
     from torchvision.models import get_model
+    from torchvision.transforms import v2
 
     state = torch.load(path, map_location="cpu", weights_only=True)
     heads = [tensor for key, tensor in state.items() if key.startswith("classifier.") and key.endswith(".weight")]
     auxiliary = any(key.startswith("aux_classifier.") for key in state)
     network = get_model(arch, weights=None, weights_backbone=None, num_classes=len(heads[-1]), aux_loss=auxiliary)
     network.load_state_dict(state)
-    return _ImageNetInput(network)
+    return nn.Sequential(v2.RGB(), v2.Normalize(**_IMAGENET), network)

@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from salm_lightning.audit.pairs import CHUNK_BYTES, Pairs
+from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.results import Separability
 from salm_lightning.data import Task
 from salm_lightning.metrics import majority_baseline
@@ -18,7 +18,6 @@ from salm_lightning.metrics import majority_baseline
 _MOST_IMAGES = 5000
 _MOST_VALUES = 2**26  # float32: 256 MiB; 28532 RGB images of 28 pixels, 445 of 224
 _HELD_OUT = 0.2
-_ITERATIONS = 200
 
 
 def linear_separability(pairs: Pairs, seed: int = 0) -> Separability | None:
@@ -31,8 +30,7 @@ def linear_separability(pairs: Pairs, seed: int = 0) -> Separability | None:
     Returns:
         ``None`` where too few images or a single class leave nothing to fit.
     """
-    values = int(np.prod(pairs.at(slice(0, 1))[0].shape[1:]))
-    count = min(len(pairs), _MOST_IMAGES, max(1, _MOST_VALUES // values))
+    count = min(len(pairs), _MOST_IMAGES, max(1, _MOST_VALUES // pairs.values))
     order = np.random.default_rng(seed).permutation(len(pairs))[:count]
     held_out = round(_HELD_OUT * count)
     test, train = order[:held_out], order[held_out:]
@@ -45,24 +43,19 @@ def linear_separability(pairs: Pairs, seed: int = 0) -> Separability | None:
     scale = float(noise.std()) or 1.0
     noise /= scale  # in place: they may be large
     held_out_noise /= scale
-    model = LogisticRegression(max_iter=_ITERATIONS)
-    model = OneVsRestClassifier(model) if multi_label else model
+    model = OneVsRestClassifier(LogisticRegression(max_iter=200)) if multi_label else LogisticRegression(max_iter=200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # noise without structure may be fitted for ever
         warnings.filterwarnings("ignore", message="Label .* is present in all training examples", category=UserWarning)
         model.fit(noise, targets[train])
-    right = model.predict(held_out_noise) == targets[test]
-    majority = majority_baseline(labels[test], info.task, info.num_classes)
-    return Separability(float(np.asarray(right).mean()), majority, count, held_out)
+    right = np.asarray(model.predict(held_out_noise) == targets[test])
+    return Separability(float(right.mean()), majority_baseline(labels[test], info.task, info.num_classes), count, held_out)
 
 
 def noise_of(pairs: Pairs, positions: NDArray[np.integer]) -> NDArray[np.float32]:
     """Return protected minus original in grey levels, float32 ``[B, values]``, read some megabytes at a time."""
-    values = int(np.prod(pairs.at(positions[:1])[0].shape[1:]))
-    noise = np.empty((len(positions), values), dtype=np.float32)
-    size = max(1, CHUNK_BYTES // values)
-    for start in range(0, len(positions), size):
-        original, protected = pairs.at(positions[start : start + size])
-        difference = protected.astype(np.int16) - original
-        noise[start : start + size] = difference.reshape(len(difference), values)
+    noise, done = np.empty((len(positions), pairs.values), dtype=np.float32), 0
+    for original, protected in pairs.chunks(positions):
+        noise[done : done + len(original)] = (protected.astype(np.int16) - original).reshape(len(original), -1)
+        done += len(original)
     return noise

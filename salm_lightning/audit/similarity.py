@@ -15,6 +15,8 @@ NAMES = {
     **{"linf": "largest change", "l0": "changed pixels", "changed_share": "share of changed\npixels"},
 }
 """What the measures are called in pictures, in the order in which they are given."""
+PerImage = dict[str, NDArray[np.float64]]
+"""Measures of images by name, each ``[N]``."""
 DISTANCES = frozenset({"linf", "l0", "changed_share"})
 """Measures that grow as images differ more; all others fall."""
 _LEVELS = 256
@@ -45,8 +47,8 @@ class Similarity:
             self._others[name].append((bits(before) == bits(after)).mean(axis=1))
         self._others["nmi"].append(normalised_mutual_information(before, after))
 
-    def per_image(self) -> dict[str, NDArray[np.float64]]:
-        """Return every measure by name, each ``[N]``; at least one image is needed."""
+    def per_image(self) -> PerImage:
+        """Return every measure; at least one image is needed."""
         measured = self._meter.per_image() | {name: np.concatenate(values) for name, values in self._others.items()}
         return {name: measured[name] for name in NAMES}
 

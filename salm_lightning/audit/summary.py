@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
+from typing import Any
 
 from salm_lightning.audit.battery import Battery
 from salm_lightning.audit.choices import text_of, untried
 from salm_lightning.audit.findings import attempts_of, confusion_of, curve_of
 from salm_lightning.audit.results import AuditedRelease, AuditResult, Unfinished
 from salm_lightning.audit.tables import markdown, write_victims
-from salm_lightning.audit.trials import Trial, length_of, name_of
+from salm_lightning.audit.trials import Trial
 from salm_lightning.audit.verdict import judge, limits
 from salm_lightning.console import command
 from salm_lightning.files import write_text
@@ -30,16 +31,14 @@ class Summary:
     Attributes:
         release: The release, loaded.
         battery: The victims of this audit.
-        preset: Preset that they come from.
         out: Folder of the results.
-        command: Arguments of ``salm-cli audit`` but for countermeasures, architectures, seeds, preset and budget.
+        options: Of ``salm-cli audit`` beside what differs between the victims; None stands for the default.
     """
 
     release: PoisonedDataModule
     battery: Battery
-    preset: str
     out: Path
-    command: Sequence[str]
+    options: Mapping[str, Any]
 
     def write(self) -> AuditResult:
         """Write the files, and return what ``audit.json`` holds."""
@@ -59,17 +58,22 @@ class Summary:
         networks = {record.identity["arch"]: record.identity["network"] for record in records}
         seeds = sorted({record.identity["seed"] for record in records})
         tried = {record.results["title"]: record.identity["countermeasure"] for record in records}
-        open_countermeasures = untried((settings["name"] for settings in tried.values()), data.info)
-        open_archs = [arch for arch in ARCHITECTURES if arch not in networks]
         main = self.battery.trials[0]
-        not_covered = limits(open_countermeasures, open_archs, len(seeds), main.victim, len(skipped), len(labels))
+        not_covered = limits(
+            untried((settings["name"] for settings in tried.values()), data.info),
+            [arch for arch in ARCHITECTURES if arch not in networks],
+            len(seeds),
+            main.victim,
+            len(skipped),
+            len(labels),
+        )
         return AuditResult(
             release=AuditedRelease(
                 data.info.name, manifest.method_name, manifest.archive.sha256, manifest.source.sha256 if manifest.source else None
             ),
             settings={
-                **length_of(main),
-                "preset": self.preset,
+                **main.length,
+                "preset": self.options["preset"],
                 "seeds": seeds,
                 "countermeasures": list(tried.values()),
                 "archs": list(networks.values()),
@@ -86,42 +90,31 @@ class Summary:
 
     def _records(self) -> list[Run]:
         """Return the finished victims of this audit, then those of earlier ones of the same release, length and width."""
-        stores, trials = self.battery.stores, self.battery.trials
-        own = [self.battery.records[name] for trial in trials if (name := name_of(trial.identity)) in self.battery.records]
-        alike = ("version", "trained_on", "images", *length_of(trials[0]))
-        known = {name_of(record.identity) for record in own}
-        others = [
-            record
-            for record in stores["protected"].all()
-            if all(record.identity.get(key) == trials[0].identity[key] for key in alike) and name_of(record.identity) not in known
-        ]
+        stores, trials, done = self.battery.stores, self.battery.trials, self.battery.records
+        own = [done[trial.name] for trial in trials if trial.name in done]
+        alike = {name: trials[0].identity[name] for name in ("version", "trained_on", "images", *trials[0].length)}
+        others = [run for run in stores["protected"].all() if alike.items() <= run.identity.items()]
         clean = next((trial.identity["images"] for trial in trials if trial.trained_on == "clean"), None)
-        identities = [{**record.identity, "trained_on": "clean", "images": clean} for record in others] if clean else []
-        twins = [twin for identity in identities if (twin := stores["clean"].read(identity)) and name_of(identity) not in known]
-        return [*own, *others, *twins]
+        twins = [stores["clean"].read(run.identity | {"trained_on": "clean", "images": clean}) for run in others if clean]
+        return list({run.key: run for run in (*own, *others, *twins) if run is not None}.values())
 
     def _skipped(self) -> list[Unfinished]:
         """Return the victims of this audit that have not finished, with status, reason, and the command that trains them."""
-        found = []
-        for trial in self.battery.trials:
-            status, reason = self.battery.status(trial)
-            if status != DONE:
-                arch, title = trial.kind
-                found.append(Unfinished(title, arch, trial.victim.seed, trial.trained_on, reason, self._command(trial), status))
-        return found
+        states = [(trial, *self.battery.status(trial)) for trial in self.battery.trials]
+        return [
+            Unfinished(trial.kind[1], trial.kind[0], trial.victim.seed, trial.trained_on, reason, self._command(trial), status)
+            for trial, status, reason in states
+            if status != DONE
+        ]
 
     def _command(self, trial: Trial) -> str:
-        victim, network = trial.victim, trial.victim.architecture.settings()
+        victim, length, network = trial.victim, trial.length, trial.victim.architecture.settings()
         options = {
-            **{
-                "width": victim.width,
-                "victim_steps": victim.steps,
-                "batch_size": trial.batch_size,
-                "precision": victim.precision,
-            },
+            **self.options,
+            **{"victim_steps" if name == "steps" else name: value for name, value in length.items()},
             "countermeasures": f"[{text_of(victim.countermeasure)}]",
             "archs": f"[{network if isinstance(network, str) else dumps(network)}]",
             "seeds": f"[{victim.seed}]",
         }
-        words = (word for name, value in options.items() for word in (f"--{name}", str(value)))
-        return command("salm-cli", "audit", *self.command, *words)
+        words = (word for name, value in options.items() if value is not None for word in (f"--{name}", str(value)))
+        return command("salm-cli", "audit", self.release.root, *words)

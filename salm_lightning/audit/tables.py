@@ -89,13 +89,12 @@ def markdown(result: AuditResult) -> str:
         "\n".join(f"- {limit}" for limit in verdict.not_covered),
     ]
     if result.skipped:
-        parts += ["## Not run", "\n".join(_described(victim) for victim in result.skipped)]
+        described = (
+            f"- {each.trained_on}, {each.countermeasure}, {each.arch}, seed {each.seed}: {each.reason}\n  `{each.command}`"
+            for each in result.skipped
+        )
+        parts += ["## Not run", "\n".join(described)]
     return "\n\n".join(parts) + "\n"
-
-
-def _described(victim: Unfinished) -> str:
-    name = f"{victim.trained_on}, {victim.countermeasure}, {victim.arch}, seed {victim.seed}"
-    return f"- {name}: {victim.reason}\n  `{victim.command}`"
 
 
 def write_victims(records: Sequence[Run], skipped: Sequence[Unfinished], path: Path) -> None:

@@ -32,7 +32,6 @@ class Trial:
     Attributes:
         trained_on: ``protected`` for the release, ``clean`` for the originals: the clean twin.
         images: What identifies the images: checksum, task, and how labels are read.
-        victim: The victim.
         batch_size: Images per step.
     """
 
@@ -52,9 +51,20 @@ class Trial:
                 "version": _RESULTS_VERSION,
                 **{"trained_on": self.trained_on, "images": self.images, "countermeasure": countermeasure, "files": files},
                 **{"arch": arch.name, "network": arch.settings(), "optimizer": arch.optimizer or victim.countermeasure.optimizer},
-                **{"seed": victim.seed, **length_of(self)},
+                **{"seed": victim.seed, **self.length},
             }
         )
+
+    @property
+    def name(self) -> str:
+        """Name of its record."""
+        return name_of(self.identity)
+
+    @property
+    def length(self) -> dict[str, Any]:
+        """How long and wide it is, as settings by name; only victims that share them are compared with each other."""
+        victim = self.victim
+        return {"width": victim.width, "steps": victim.steps, "batch_size": self.batch_size, "precision": victim.precision}
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -75,13 +85,7 @@ class Trial:
     def train(
         self, images: ImageDataModule, logs: Path, callbacks: Sequence[Callback], accelerator: str
     ) -> tuple[Run, VictimModule]:
-        """Train the victim and measure it on the clean test split.
-
-        Args:
-            images: What it trains on, loaded; a victim's seed settles their order.
-            logs: Folder of TensorBoard's logs.
-            callbacks: Further callbacks of the Trainer.
-            accelerator: Lightning's accelerator.
+        """Train the victim, whose seed settles the order of the images, and measure it on the clean test split.
 
         Returns:
             What was measured (what is not defined, such as the AUC of a single class, is None), and the victim.
@@ -89,19 +93,14 @@ class Trial:
         Raises:
             DivergedError: The loss or the weights are no longer finite.
         """
-        images = images.variant(seed=self.victim.seed)
-        trained = train_victim(self.victim, images, logs, self.log, callbacks, accelerator)
+        data = images.variant(seed=self.victim.seed)
+        trained = train_victim(self.victim, data, logs, self.log, callbacks, accelerator)
         results = {"title": title_of(self.victim.countermeasure), "curve": trained.curve, **trained.results}
         return Run(self.identity).ended(DONE, trained.seconds, _finite(results)), trained.module
 
 
 class Store:
-    """A folder of finished victims, one record each; a file appears in one rename or not at all.
-
-    Args:
-        folder: The folder.
-        keeps_weights: Whether the networks of victims without countermeasure are kept too.
-    """
+    """A folder of finished victims, one record each, and if it ``keeps_weights`` the networks of those without countermeasure."""
 
     def __init__(self, folder: Path, keeps_weights: bool = False) -> None:
         self.folder = folder
@@ -113,13 +112,13 @@ class Store:
 
     def read(self, identity: Mapping[str, Any]) -> Run | None:
         """Return the record of a victim, or ``None`` unless it has finished."""
-        run = _read(self.path(identity))
-        return run if run is not None and run.identity == identity else None
+        run = read_run(self.path(identity))
+        return run if run is not None and run.is_done and run.identity == identity else None
 
     def all(self) -> list[Run]:
-        """Return every finished victim in the order of the files' names."""
-        runs = (_read(path) for path in sorted(self.folder.glob("*.json")))
-        return [run for run in runs if run is not None]
+        """Return finished victims in the order of the files' names; a file that is not what its name says is passed over."""
+        runs = {path: read_run(path) for path in sorted(self.folder.glob("*.json"))}
+        return [run for path, run in runs.items() if run is not None and run.is_done and path.stem.endswith(run.key[:16])]
 
     def write(self, run: Run, module: VictimModule) -> None:
         """Keep what became of a victim; its weights first, so that a finished one has them."""
@@ -134,21 +133,15 @@ class Store:
         path = self.path(trial.identity).with_suffix(".pt")
         if not path.is_file():
             return None
-        network = trial.victim.module(images).network
+        network = trial.victim.module(images).network.eval()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        return network.eval()
+        return network
 
 
 def name_of(identity: Mapping[str, Any]) -> str:
     """Return a victim's name: readable, and unique by the first digits of its identity's SHA-256."""
     parts = (identity["trained_on"], identity["countermeasure"]["name"], identity["arch"], identity["seed"])
     return "-".join(map(str, (*parts, Run(dict(identity)).key[:16])))
-
-
-def length_of(trial: Trial) -> dict[str, Any]:
-    """Return how long and wide a victim is, as settings by name; only victims that share them are compared with each other."""
-    victim = trial.victim
-    return {"width": victim.width, "steps": victim.steps, "batch_size": trial.batch_size, "precision": victim.precision}
 
 
 def is_plain(countermeasure: Countermeasure) -> bool:
@@ -170,12 +163,6 @@ def title_of(countermeasure: Countermeasure) -> str:
             number = isinstance(value, int | float) and value is not True
             words += [key.replace("_", " "), *([f"{value:g}"] if number else [] if value is True else [str(value)])]
     return " ".join(words)
-
-
-def _read(path: Path) -> Run | None:
-    """Return a finished victim, or ``None`` where there is no such file or one that is not what its name says."""
-    run = read_run(path)
-    return run if run is not None and run.is_done and path.stem.endswith(run.key[:16]) else None
 
 
 def _finite(value: Any) -> Any:

@@ -85,7 +85,15 @@ def _sentence(shares: Sequence[tuple[Attempt, float]], scale: Scale, telling: bo
     row, share = next((pair for pair in shares if pair[0].countermeasure == NONE), (None, 0.0))
     if row is None:
         return None
-    ordinary = f"Trained without any countermeasure, {_figures(row, scale)} and keeps {_percent(share)} of what there is to learn"
+    figures = [
+        f"{MEASURES[name]} {mean(getattr(row.protected, name)) or 0.0:.1%} "
+        f"(the best of those on the originals {clean:.1%}, knowing nothing {scale.floors[name]:.1%})"
+        for name, clean in scale.reached.items()
+    ]
+    ordinary = (
+        f"Trained without any countermeasure, {row.arch} reaches {' and '.join(figures)} and keeps {_percent(share)} of what there is "
+        "to learn"
+    )
     limit = f"more than {KEPT_LIMIT:.0%} counts as learned"
     strongest, most = shares[0]
     if share > KEPT_LIMIT:
@@ -108,28 +116,22 @@ def limits(
         archs: Architectures that were not tried.
         seeds: Seeds per victim.
         victim: How long and wide the victims are.
-        skipped: Victims that were planned and did not finish.
-        test_images: Images of the clean test split.
+        skipped: Number of victims that were planned and did not finish.
+        test_images: Number of images in the clean test split.
     """
-    found = []
-    if untried:
-        found.append(f"Countermeasures that were not tried: {', '.join(untried)}.")
-    if archs:
-        found.append(f"Architectures that were not tried: {', '.join(archs)}.")
-    if skipped:
-        found.append(f"{skipped} planned victims have not finished; they are listed with the commands that train them.")
-    if seeds == 1:
-        found.append("One seed: how much chance changes is not known.")
-    if test_images < _FEW_IMAGES:
-        found.append(
-            f"The test split has {test_images} images: an accuracy is only known to about ±{100 / test_images**0.5:.0f} points."
-        )
-    return [
-        *found,
-        f"Every victim had {victim.steps} steps at width {victim.width:g}; longer training and wider networks may learn more.",
-        "Countermeasures were tried one at a time; someone may combine them, or think of others.",
-        "Whoever has other images of the same kind can train on those.",
-    ]
+    told = {
+        f"Countermeasures that were not tried: {', '.join(untried)}.": untried,
+        f"Architectures that were not tried: {', '.join(archs)}.": archs,
+        f"{skipped} planned victims have not finished; they are listed with the commands that train them.": skipped,
+        "One seed: how much chance changes is not known.": seeds == 1,
+        f"The test split has {test_images} images: an accuracy is only known to about ±{100 / test_images**0.5:.0f} points.": (
+            test_images < _FEW_IMAGES
+        ),
+        f"Every victim had {victim.steps} steps at width {victim.width:g}; longer training and wider networks may learn more.": True,
+        "Countermeasures were tried one at a time; someone may combine them, or think of others.": True,
+        "Whoever has other images of the same kind can train on those.": True,
+    }
+    return [text for text, applies in told.items() if applies]
 
 
 def _named(row: Attempt) -> str:
@@ -138,15 +140,6 @@ def _named(row: Attempt) -> str:
 
 def _percent(share: float) -> str:
     return f"{max(0.0, share):.0%}"
-
-
-def _figures(row: Attempt, scale: Scale) -> str:
-    parts = [
-        f"{MEASURES[name]} {mean(getattr(row.protected, name)) or 0.0:.1%} "
-        f"(the best of those on the originals {clean:.1%}, knowing nothing {scale.floors[name]:.1%})"
-        for name, clean in scale.reached.items()
-    ]
-    return f"{row.arch} reaches {' and '.join(parts)}"
 
 
 def _why_not(rows: Sequence[Attempt], floors: Mapping[str, float]) -> str:

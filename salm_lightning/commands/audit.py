@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from salm_lightning.audit.watcher import Watcher
-from salm_lightning.console import command, progress, say
+from salm_lightning.console import command, say
 from salm_lightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from salm_lightning.audit.results import AuditResult
-
-
-class _Terminal(Watcher):
-    """Prints how an audit gets on; a bar moves on terminals only, elsewhere the line of each victim is enough."""
-
-    def line(self, text: str) -> None:
-        say(text)
-
-    def bars(self) -> list[Any]:
-        from salm_lightning.callbacks import RunProgressBar, progress_bar
-
-        bar = progress_bar()
-        return [bar] if isinstance(bar, RunProgressBar) else []
-
-    def comparing(self) -> AbstractContextManager[Callable[[int, int], None]]:
-        return progress("comparing images")
 
 
 def audit(
@@ -93,7 +75,7 @@ def audit(
     if countermeasures is not None:
         options["countermeasures"] = read_countermeasures(_as_list(countermeasures))
     try:
-        result = run_audit(**options, watcher=_Terminal())
+        result = run_audit(**options, tell=say)
     except Interrupted as interruption:
         say("Stopped; finished victims are kept. The same command goes on from there.")
         return interruption.code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from salm_lightning.console import command, progress, say
 from salm_lightning.errors import ConfigurationError
@@ -12,7 +12,7 @@ from salm_lightning.errors import ConfigurationError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from salm_lightning.audit.results import Extremes, Quality, Separability
+    from salm_lightning.audit.results import Quality
 
 _TITLES = {
     "ssim": "structural similarity (SSIM)",
@@ -75,7 +75,13 @@ def quality(
     with progress("comparing images") as on_progress:
         result = assess(release, images, folder, segmenter=chosen, max_images=max_images, seed=seed, on_progress=on_progress)
     Console().print(quality_table(result))
-    _say_separability(result.linear_separability)
+    linear = result.linear_separability
+    say(
+        f"A linear model that sees the noise alone is right for {linear.noise_acc:.1%} of {linear.held_out} held-out images "
+        f"(most common class: {linear.majority:.1%})."
+        if linear
+        else "A linear model on the noise alone: too few images or classes to tell."
+    )
     say(f"Results:  {folder}/quality.json\nPictures: {folder}/pictures ({command('tensorboard', '--logdir', folder / BOARD)})")
     return 0
 
@@ -85,39 +91,24 @@ def quality_table(result: Quality) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
+    def figure(name: str, value: float) -> str:
+        return f"{value:.1%}" if name in _SHARES else f"{value:.1f}" if name in ("psnr", "linf", "l0") else f"{value:.4f}"
+
     of = "" if result.images == result.protected_images else f" of {result.protected_images}"
     table = Table(title=f"{result.images}{of} protected images against their originals")
     for heading in ("", "mean", "worst 5 %", "worst image", "its index"):
         table.add_column(heading, justify="right" if heading else "left")
-    _add_rows(table, _TITLES, result.similarity)
+    sections: list[tuple[str, Mapping[str, str], Mapping[str, Any]]] = [("", _TITLES, result.similarity)]
     if result.segmentation is not None:
-        table.add_section()
-        table.add_row(f"[bold]segmentation ({escape(result.segmentation.segmenter)})")
-        _add_rows(table, _MASK_TITLES, vars(result.segmentation))
+        sections.append((f"segmentation ({result.segmentation.segmenter})", _MASK_TITLES, vars(result.segmentation)))
+    for heading, titles, measures in sections:
+        if heading:
+            table.add_section()
+            table.add_row(f"[bold]{escape(heading)}")
+        for name, title in titles.items():
+            measure = measures[name]
+            cells = (
+                ["identical"] if measure is None else [figure(name, value) for value in (measure.mean, measure.p5, measure.worst)]
+            )
+            table.add_row(title, *cells, *([str(measure.worst_index)] if measure else []))
     return table
-
-
-def _add_rows(table: Table, titles: Mapping[str, str], measures: Mapping[str, Extremes | None]) -> None:
-    for name, title in titles.items():
-        measure = measures[name]
-        if measure is None:
-            table.add_row(title, "identical")
-            continue
-        figures = [_figure(name, getattr(measure, key)) for key in ("mean", "p5", "worst")]
-        table.add_row(title, *figures, str(measure.worst_index))
-
-
-def _figure(name: str, value: float) -> str:
-    if name in _SHARES:
-        return f"{value:.1%}"
-    return f"{value:.1f}" if name in ("psnr", "linf", "l0") else f"{value:.4f}"
-
-
-def _say_separability(result: Separability | None) -> None:
-    if result is None:
-        say("A linear model on the noise alone: too few images or classes to tell.")
-        return
-    say(
-        f"A linear model that sees the noise alone is right for {result.noise_acc:.1%} of {result.held_out} held-out images "
-        f"(most common class: {result.majority:.1%})."
-    )
