@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -119,9 +118,9 @@ def open_segmenter(name: str) -> Segmenter:
     classical: dict[str, type[Otsu] | type[Vessels]] = {"otsu": Otsu, "vessels": Vessels}
     if name in classical:
         return classical[name]()
-    arch, colon, weights = name.partition(":")
     from torchvision.models import list_models, segmentation
 
+    arch, colon, weights = name.partition(":")
     architectures: list[str] = list_models(module=segmentation)
     known = bool(colon) and arch in architectures
     if not known and not Path(name).is_file():
@@ -132,11 +131,9 @@ def open_segmenter(name: str) -> Segmenter:
     path = Path(weights if known else name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # torch now advises other formats than TorchScript to those who write files
-            load = partial(_torchvision, arch) if known else partial(torch.jit.load, map_location="cpu")
-            return SegmentationNetwork(load(str(path)), name)
+            warnings.simplefilter("ignore", FutureWarning)  # torch advises other formats to those who write files
+            network = _torchvision(arch, path) if known else torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        return SegmentationNetwork(network, name)
     except Exception as error:  # torch raises almost anything at files that are not its own
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigurationError(
@@ -160,7 +157,7 @@ def compare_masks(before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[s
     return {"changed_share": 1.0 - equal.mean(1), "dice": dice}
 
 
-def _torchvision(arch: str, path: str) -> nn.Module:
+def _torchvision(arch: str, path: Path) -> nn.Module:
     from torchvision.models import get_model
     from torchvision.transforms import v2
 
