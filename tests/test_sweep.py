@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from fakes import FAKE_MANIFEST, pretend_fit
 from pages import shell_commands
@@ -315,6 +316,20 @@ def test_a_sweep_says_what_it_takes_before_it_begins(pretended: list[str], capsy
     assert "What is left" not in capsys.readouterr().out, "all is done"
     assert sweep("--dry_run", "true", "--generator.trainer.accelerator", "tpu", grid={"seed": [1]}) == 0
     assert "Time and disk are not known: accelerator=tpu" in capsys.readouterr().out
+
+
+def test_a_sweep_for_a_gpu_can_be_planned_without_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on the node of a cluster that takes jobs."""
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: False)
+    assert (
+        sweep("--dry_run", "true", "--generator.trainer.accelerator", "gpu", "--victim.config", "trainer/gpu.yaml", grid={}) == 0
+    )
+    shown = capsys.readouterr().out
+    assert "0 of 3 runs are done" in shown
+    assert "Time and disk are not known: accelerator=gpu" in shown
 
 
 def test_protected_victims_load_as_the_clean_ones_do() -> None:

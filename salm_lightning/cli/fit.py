@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from pickle import UnpicklingError
@@ -98,6 +99,9 @@ class FitParser(SalmArgumentParser, LightningArgumentParser):
 class SalmCLI(LightningCLI):
     """LightningCLI over the two modules and all DataModules."""
 
+    runs_here = True
+    """Whether this machine needs the devices that the options name."""
+
     def __init__(self, args: Sequence[str]) -> None:
         self._args = args
         self._checkpoint: str | None = None
@@ -152,7 +156,8 @@ class SalmCLI(LightningCLI):
         def read(composed: list[str]) -> None:
             LightningCLI.parse_arguments(self, parser, [command, *composed])
 
-        parse(self._subcommand_parsers[command], given, RULES, LINKED, EXAMPLE, read, _settle)
+        settle = partial(_settle, runs_here=self.runs_here)
+        parse(self._subcommand_parsers[command], given, RULES, LINKED, EXAMPLE, read, settle)
         check_seed(self.config[self.config["subcommand"]]["seed_everything"], "seed_everything")
 
     def _parse_ckpt_path(self) -> None:
@@ -313,9 +318,9 @@ def _renamed(options: dict[str, Any]) -> dict[str, Any]:
     return {"skip_unset" if name == "skip_none" else name: value for name, value in options.items()}
 
 
-def _settle(settings: Setting) -> None:
+def _settle(settings: Setting, runs_here: bool) -> None:
     """Refuse what cannot work, and settle what depends on several settings: optimiser, and validations by epochs."""
-    refuse(settings)
+    refuse(settings, runs_here)
     _own_optimizer(settings)
     epochs, interval = (settings.find(f"trainer.{name}") for name in ("check_val_every_n_epoch", "val_check_interval"))
     if epochs is not None and epochs.value is not None and (interval is None or (epochs.typed and not interval.typed)):

@@ -68,8 +68,8 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
 """Option, the values that are refused, the module for which they are (any, where it is empty), and why and the way out."""
 
 
-def refuse(settings: Setting) -> None:
-    """Refuse what cannot work, of a command's settings.
+def refuse(settings: Setting, runs_here: bool = True) -> None:
+    """Refuse what cannot work, of a command's settings; what this machine lacks only if it is to run them.
 
     Raises:
         ConfigurationError: An option has such a value.
@@ -77,7 +77,7 @@ def refuse(settings: Setting) -> None:
     model = _plain(settings.find("model") or Setting())
     for option, is_refused, module, reason in REFUSED:
         setting = settings.find(option)
-        if setting is None or module not in ("", model):
+        if setting is None or module not in ("", model) or (is_refused is _lacks_gpu and not runs_here):
             continue
         for value in setting.value if isinstance(setting.value, list) else [setting.value]:
             plain = _plain(Setting.of(value))

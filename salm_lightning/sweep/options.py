@@ -31,25 +31,20 @@ def compose(name: str, section: Mapping[str, Any], chosen: Mapping[str, Any]) ->
         ConfigurationError: A config file does not exist or is no YAML, or an option is set that the sweep settles.
     """
     options: dict[str, Any] = {}
-    for file in (*_files(section), *_files(chosen)):
-        options = merge(options, read_config(resolve_config(file)))
+    for files in (section.get("config"), chosen.get("config")):
+        for file in [files] if isinstance(files, str) else files or []:
+            options = merge(options, read_config(resolve_config(file)))
     for option in OF_THE_SWEEP:
         options.pop(option, None)  # the config of a single run may name that run
     for given in (section, chosen):
         options = merge(options, {key: value for key, value in given.items() if key != "config"})
-    for option in OF_THE_SWEEP:
-        if option in options:
-            raise ConfigurationError(f"{name}.{option} cannot be set: a sweep settles it for each of its runs, remove it.")
+    if settled := [option for option in OF_THE_SWEEP if option in options]:
+        raise ConfigurationError(f"{name}.{settled[0]} cannot be set: a sweep settles it for each of its runs, remove it.")
     return options
 
 
-def _files(options: Mapping[str, Any]) -> list[str]:
-    files = options.get("config") or []
-    return [files] if isinstance(files, str) else list(files)
-
-
 class FitOptions(SalmCLI):
-    """Reads options as ``salm-cli fit`` does and runs nothing.
+    """Reads options as ``salm-cli fit`` does and runs nothing; the fits may be those of another machine.
 
     Args:
         options: What a config file of ``fit`` may hold.
@@ -58,6 +53,8 @@ class FitOptions(SalmCLI):
     Raises:
         ConfigurationError: ``fit`` would refuse the options.
     """
+
+    runs_here = False
 
     def __init__(self, options: Mapping[str, Any], name: str) -> None:
         with TemporaryDirectory() as folder:
