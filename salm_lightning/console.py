@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, BinaryIO, TextIO, TypeVar
@@ -71,9 +72,18 @@ def spread(values: Iterable[float | None], factor: float = 100, digits: int = 1)
         digits: Decimals.
     """
     known = [factor * value for value in values if value is not None]
-    if not known:
-        return ""
-    return f"{fmean(known):.{digits}f}" + (f" ± {stdev(known):.{digits}f}" if len(known) > 1 else "")
+    beside = deviation(known)
+    return f"{fmean(known):.{digits}f}{'' if beside is None else f' ± {beside:.{digits}f}'}" if known else ""
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation over the seeds, where there are several."""
+    return stdev(values) if len(values) > 1 else None
+
+
+def duration(seconds: float) -> str:
+    """Return a time as ``H:MM:SS``, after days where there are any."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def metrics_table(title: str, heading: str, rows: Mapping[str, Mapping[str, Any]], digits: int) -> Table:

@@ -65,4 +65,4 @@ def reproduce(
     if dry_run:
         experiment.show_plan()
         return 0
-    return run(target, chosen, experiment, settings, out)
+    return run(target, chosen, experiment)

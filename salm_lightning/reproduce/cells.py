@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
+from salm_lightning.console import deviation
 from salm_lightning.reproduce.settings import METHODS, Dataset
 
 CLEAN = "clean"
@@ -46,7 +47,7 @@ class Recipe:
 
     Attributes:
         method: The noise generator's method, an option of ``fit``.
-        clean: Whether the victim is trained on the clean images instead of the release.
+        clean: Whether the victim is trained on the clean images.
         options: Further options by dotted name, such as ``victim.model.arch``.
     """
 
@@ -95,15 +96,17 @@ class Cell:
     unit: str = "accuracy"
 
 
-def trained(method: str, **options: Any) -> Recipe:
+def trained(method: str, percent: int = 10, **options: Any) -> Recipe:
     """Return the recipe of a victim that is trained on the clean images, or on those that a method protects.
 
     Args:
         method: ``clean`` or a key of ``METHODS``.
+        percent: K of SALM.
         **options: Further options; ``__`` stands for a dot.
     """
-    given = {name.replace("__", "."): value for name, value in options.items()}
-    return Recipe(METHODS.get(method, METHODS["salm"]), method == CLEAN, given)
+    salm = {"class_path": "SALM", "init_args": {"percent": percent}}
+    noise = salm if method in (CLEAN, "salm") else METHODS[method]
+    return Recipe(noise, method == CLEAN, {name.replace("__", "."): value for name, value in options.items()})
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Result:
     @property
     def spread(self) -> float | None:
         """The sample standard deviation over the seeds."""
-        return stdev(self.values) if len(self.values) > 1 else None
+        return deviation(self.values)
 
     @property
     def difference(self) -> float | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from salm_lightning.errors import DataError
@@ -34,24 +35,23 @@ class Setup:
 
     def missing(self, dataset: Dataset) -> str:
         """Return why a dataset cannot be used, or an empty string; it is downloaded if need be."""
-        if not self.download:
-            return ""
-        if dataset not in self._reasons:
+        if self.download and dataset not in self._reasons:
+            self._reasons[dataset] = ""
             try:
                 self.settings.data(dataset).prepare_data()
-                self._reasons[dataset] = ""
             except DataError as error:
                 self._reasons[dataset] = str(error)
-        return self._reasons[dataset]
+        return self._reasons.get(dataset, "")
+
+
+def tested(run: Run, path: Path) -> Run:
+    """Return a victim's run that is done with what its test found, by its results file."""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    return replace(run, results=results["test"] | {"majority": results["majority"]})
 
 
 class Experiment(ABC):
-    """Turns cells into results; settings that cannot work are refused when it is built.
-
-    Args:
-        cells: The cells.
-        setup: Where and how.
-    """
+    """Turns cells into results; settings that cannot work are refused when it is built."""
 
     def __init__(self, cells: Sequence[Cell], setup: Setup) -> None:
         self.cells, self.setup = cells, setup
@@ -72,11 +72,8 @@ class Experiment(ABC):
         """Return why a cell cannot be measured here, or an empty string."""
         return self.setup.missing(cell.dataset)
 
-    def results(self) -> list[Result]:
-        """Return a result for each cell."""
-        return [self._result(cell) for cell in self.cells]
-
-    def _result(self, cell: Cell) -> Result:
+    def result(self, cell: Cell) -> Result:
+        """Return what came out for a cell."""
         if reason := self.missing(cell):
             return Result(cell, status=SKIPPED, reason=reason)
         runs = self.found(cell)

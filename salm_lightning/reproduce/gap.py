@@ -25,18 +25,14 @@ def gap(clean: float, cropped_clean: float, protected: float, cropped_protected:
 
 def with_gaps(results: Sequence[Result]) -> list[Result]:
     """Return Table 4's results with the Gap after the four numbers that it is made of."""
-    found: list[Result] = []
-    for start in range(0, len(results), len(PARTS)):
-        parts = results[start : start + len(PARTS)]
-        found += [*parts, _gap_of(parts)]
-    return found
+    groups = [results[start : start + len(PARTS)] for start in range(0, len(results), len(PARTS))]
+    return [result for parts in groups for result in (*parts, _gap_of(parts))]
 
 
 def _gap_of(parts: Sequence[Result]) -> Result:
     first = parts[0].cell
     printed = {line["method"]: _SIGNS[line["arrow"]] * float(line["gap"]) for line in table("table4_cropping")}
-    paper = printed[first.method] if first.paper is not None else None
-    cell = Cell(first.dataset, first.method, "gap", paper, unit="gap")
+    cell = Cell(first.dataset, first.method, "gap", None if first.paper is None else printed[first.method], unit="gap")
     undone = next((part for part in parts if part.status != DONE), None)
     if undone is not None:
         return Result(cell, (), undone.seeds, undone.status, undone.reason)

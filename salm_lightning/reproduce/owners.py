@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from lightning.pytorch import seed_everything
@@ -18,7 +17,7 @@ from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.files import address, locked
 from salm_lightning.noise.methods import SALM
 from salm_lightning.reproduce.cells import SKIPPED, Cell, ClassOwners
-from salm_lightning.reproduce.experiment import Experiment, Setup
+from salm_lightning.reproduce.experiment import Experiment, Setup, tested
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.runs.effort import Training
 from salm_lightning.runs.plan import generator_work, victim_work
@@ -46,11 +45,10 @@ class ClassByClass(Experiment):
     def run(self) -> int:
         """Protect and train what is not done yet, one after another in this process."""
         with locked(self.setup.out, "sweep"):
-            for cell in self.cells:
-                for seed in self.setup.settings.seeds:
-                    folder = self._folder(cell, seed)
-                    if not (self.missing(cell) or folder in self._failed or self._state(folder).is_done):
-                        self._protect(cell, seed, folder)
+            for cell, seed in product(self.cells, self.setup.settings.seeds):
+                folder = self._folder(cell, seed)
+                if not (self.missing(cell) or folder in self._failed or self._state(folder).is_done):
+                    self._protect(cell, seed, folder)
         return 0
 
     def _protect(self, cell: Cell, seed: int, folder: Path) -> None:
@@ -68,14 +66,11 @@ class ClassByClass(Experiment):
 
     def found(self, cell: Cell) -> list[Run]:
         """Return what became of a cell's releases, with what the victim of its number found."""
-        return [self._found(self._folder(cell, seed), _recipe(cell).clean) for seed in self.setup.settings.seeds]
-
-    def _found(self, folder: Path, clean: bool) -> Run:
-        state = self._state(folder)
-        if not state.is_done:
-            return state
-        results = json.loads(results_file(folder, "clean" if clean else "protected").read_text(encoding="utf-8"))
-        return replace(state, results=results["test"] | {"majority": results["majority"]})
+        name, runs = "clean" if _recipe(cell).clean else "protected", []
+        for folder in (self._folder(cell, seed) for seed in self.setup.settings.seeds):
+            state = self._state(folder)
+            runs.append(tested(state, results_file(folder, name)) if state.is_done else state)
+        return runs
 
     def _state(self, folder: Path) -> Run:
         """Return what became of a release and its victims, in this command or before."""
@@ -91,15 +86,14 @@ class ClassByClass(Experiment):
     def show_plan(self) -> None:
         """Print a run for each support and seed."""
         planned = {}
-        for cell in self.cells:
-            for seed in self.setup.settings.seeds:
-                folder, skipped = self._folder(cell, seed), self.missing(cell)
-                cost = None if skipped else self._cost(cell, seed)
-                planned[folder] = PlannedRun(folder.name, SKIPPED if skipped else self._state(folder).status, cost)
+        for cell, seed in product(self.cells, self.setup.settings.seeds):
+            folder, skipped = self._folder(cell, seed), self.missing(cell)
+            cost = None if skipped else self._cost(cell, seed)
+            planned[folder] = PlannedRun(folder.name, SKIPPED if skipped else self._state(folder).status, cost)
         show_runs(list(planned.values()), 1)
 
     def _cost(self, cell: Cell, seed: int) -> Cost:
-        """Return the cost of protecting a dataset class by class, and of the two victims."""
+        """Return the cost of protecting a dataset class by class, and of two victims."""
         recipe, training, data = _recipe(cell), self._training(cell, seed), self.setup.settings.data(cell.dataset)
         sizes, names = INFO[cell.dataset.name]["n_samples"], MEDMNIST[cell.dataset.name].class_names
         beside = dict.fromkeys(SPLITS, MAX_PER_CLASS)
@@ -113,7 +107,10 @@ class ClassByClass(Experiment):
 
     def _num_support(self, recipe: ClassOwners) -> int:
         """Return how many support classes there are, at most as many as are wanted."""
-        available = len(MEDMNIST[recipe.support].class_names) if recipe.support else _subfolders(self.setup.general)
+        if recipe.support is not None:
+            available = len(MEDMNIST[recipe.support].class_names)
+        else:
+            available = sum(path.is_dir() for path in self.setup.general.iterdir()) if self.setup.general else 0
         return min(recipe.num_support or available, available)
 
     def _among(self, recipe: ClassOwners) -> str:
@@ -138,10 +135,6 @@ class ClassByClass(Experiment):
         number, support = self._num_support(recipe), recipe.support or "general"
         identity = address(str(cell.dataset), self._among(recipe), recipe.classes, number, training)
         return self.setup.out / f"{cell.dataset}-classwise-{support}-{identity[:12]}"
-
-
-def _subfolders(folder: Path | None) -> int:
-    return 0 if folder is None else sum(path.is_dir() for path in folder.iterdir())
 
 
 def _recipe(cell: Cell) -> ClassOwners:

@@ -51,14 +51,11 @@ def picture_folder(labels: Iterable[str]) -> str:
 def _line(target: str, result: Result, settings: Settings) -> Line:
     cell = result.cell
     numbers = (cell.paper, result.ours, result.spread, result.difference, result.majority)
+    shown = ("" if number is None else f"{number:.6g}" for number in numbers)
+    told = (target, str(cell.dataset), cell.method, cell.what, cell.unit, *settings.labels.values())
     return {
-        "target": target,
-        "dataset": str(cell.dataset),
-        "method": cell.method,
-        "what": cell.what,
-        "measure": cell.unit,
-        **settings.labels,
-        **{name: "" if number is None else f"{number:.6g}" for name, number in zip(_NUMBERS, numbers, strict=True)},
+        **dict(zip(_NAMES, told, strict=True)),
+        **dict(zip(_NUMBERS, shown, strict=True)),
         "done": f"{len(result.values)} of {result.seeds}",
         "status": result.status,
         "reason": result.reason,
@@ -77,9 +74,8 @@ def _section(lines: Sequence[Line], out: Path) -> str:
     for dataset in dict.fromkeys(line["dataset"] for line in lines):
         of_dataset = [line for line in lines if line["dataset"] == dataset]
         rows += [[_shown(line, name) for name in (*_SHOWN_NAMES, *_SHOWN_NUMBERS)] for line in of_dataset]
-        majority = next((line["majority"] for line in of_dataset if line["majority"]), "")
-        if majority:
-            rows.append([dataset, "majority class (no model)", "", "accuracy", "", _rounded(majority), "", "", ""])
+        if majority := next((_shown(line, "majority") for line in of_dataset if line["majority"]), ""):
+            rows.append([dataset, "majority class (no model)", "", "accuracy", "", majority, "", "", ""])
     text = [
         *(f"## {TARGETS[target].title}", ""),
         f"Training steps: {scale} of the paper's; width of the models: {width} of theirs; {precision}; seeds: {seeds}. In percent.",
@@ -99,10 +95,5 @@ def _section(lines: Sequence[Line], out: Path) -> str:
 def _shown(line: Line, name: str) -> str:
     if name == "ours" and line["status"] == FAILED and not line["ours"]:
         return "FAILED"
-    if name == "difference" and line[name]:
-        return f"{float(line[name]):+.1f}"
-    return _rounded(line[name]) if name in _NUMBERS else line[name]
-
-
-def _rounded(number: str) -> str:
-    return f"{float(number):.1f}" if number else ""
+    sign = "+" if name == "difference" else ""
+    return f"{float(line[name]):{sign}.1f}" if line[name] and name in _NUMBERS else line[name]

@@ -7,14 +7,12 @@ import functools
 from collections.abc import Mapping
 from importlib.resources import files
 
-_COMMENT = "#"
-
 
 @functools.cache
 def table(name: str) -> tuple[Mapping[str, str], ...]:
     """Return the lines of ``numbers/<name>.csv`` by column."""
     text = files("salm_lightning.reproduce").joinpath("numbers", f"{name}.csv").read_text(encoding="utf-8")
-    return tuple(csv.DictReader(line for line in text.splitlines() if not line.startswith(_COMMENT)))
+    return tuple(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
 
 
 def figure(name: str, column: str, **where: str | int) -> float | None:
@@ -26,7 +24,6 @@ def figure(name: str, column: str, **where: str | int) -> float | None:
         **where: What its line has in other columns; case is ignored, as the paper spells names in several ways.
     """
     wanted = {key: str(value).lower() for key, value in where.items()}
-    for line in table(name):
-        if all(line[key].lower() == value for key, value in wanted.items()):
-            return float(line[column]) if line[column] else None
-    return None
+    lines = (line for line in table(name) if all(line[key].lower() == value for key, value in wanted.items()))
+    number = next(lines, {column: ""})[column]
+    return float(number) if number else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,6 @@ from salm_lightning.sweep.runners import Local
 
 MEASURES = ("ssim", "ahash", "phash", "dhash", "nmi")
 """Columns of Table 5."""
-_SEGMENTERS: Mapping[str, type[Otsu] | type[Vessels]] = {"retinamnist": Vessels}
-"""What is segmented: the vessels of a fundus, else what is darker than the background."""
 
 
 class Releases(Victims):
@@ -62,9 +60,9 @@ class Releases(Victims):
         return self.setup.out / self.name / f"{job.name}.json"
 
     def _comparison(self, job: Job) -> Run:
-        identity = {"release": job.name, "compared": self.name}
+        new = Run({"release": job.name, "compared": self.name}, why="not compared yet")
         found = read_run(self._record(job))
-        return found if found and found.identity == identity else Run(identity, why="not compared yet")
+        return found if found and found.identity == new.identity else new
 
     def _compare(self, job: Job, dataset: Dataset) -> None:
         run, begin = self._comparison(job), time.monotonic()
@@ -100,6 +98,7 @@ class Segmented(Releases):
 
     def compare(self, pairs: Pairs, dataset: Dataset) -> dict[str, float]:
         """Return the means over all training images."""
-        segment: Segmenter = _SEGMENTERS.get(dataset.name, Otsu)()
+        # The vessels of a fundus, else what is darker than the background.
+        segment: Segmenter = Vessels() if dataset.name == "retinamnist" else Otsu()
         chunks = [compare_masks(segment(original), segment(protected)) for original, protected in pairs.chunks()]
         return {name: 100 * float(np.mean(np.concatenate([chunk[name] for chunk in chunks]))) for name in chunks[0]}

@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from salm_lightning.data import MEDMNIST, MedMNISTDataModule
 from salm_lightning.errors import ConfigurationError, look_up
-from salm_lightning.runs.effort import Precision, check_seed
+from salm_lightning.runs.effort import Precision, check_seed, require_positive
 
 VICTIM_STEPS = 20_000
 """Training steps of a victim (Appendix B.2)."""
-METHODS: Mapping[str, Any] = MappingProxyType(
-    {"tap": "TAP", "em": "EM", "sp": "SP", "salm": {"class_path": "SALM", "init_args": {"percent": 10}}}
-)
-"""The paper's methods, as an option of ``fit``."""
-
-
+METHODS: Mapping[str, str] = {"tap": "TAP", "em": "EM", "sp": "SP", "salm": "SALM"}
+"""Classes of the paper's methods."""
 _STEPS = {28: 5000, 224: 3000}
+"""Training steps of a generator by size (M)."""
 _CHECKS, _VICTIM_CHECKS = {28: 250, 224: 500}, 500
-"""Training steps of generators, and steps between two looks at the clean images, by size."""
+"""Steps between two looks at the clean images."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +71,7 @@ class Settings:
     precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
-        for name in ("scale", "width"):
-            if getattr(self, name) <= 0:
-                raise ConfigurationError(f"{name}={getattr(self, name):g} is out of range; give more than 0, such as 0.1.")
+        require_positive(scale=self.scale, width=self.width)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigurationError(f"seeds={list(self.seeds)} has to name one or more seeds, each once, such as [0, 1].")
         for seed in self.seeds:
@@ -86,25 +80,21 @@ class Settings:
     @property
     def labels(self) -> dict[str, str]:
         """What tells results with these settings from others, as text by column; the machine is not part of it."""
-        return {
-            "scale": f"{self.scale:g}",
-            "width": f"{self.width:g}",
-            "precision": self.precision,
-            "seeds": " ".join(map(str, self.seeds)),
-        }
+        numbers = {"scale": f"{self.scale:g}", "width": f"{self.width:g}"}
+        return {**numbers, "precision": self.precision, "seeds": " ".join(map(str, self.seeds))}
 
     def steps(self, size: int) -> int:
         """Return the training steps of a noise generator, the paper's M times the scale."""
-        return self._scaled(_STEPS[size])
+        return max(1, round(_STEPS[size] * self.scale))
 
     @property
     def victim_steps(self) -> int:
         """Training steps of a victim."""
-        return self._scaled(VICTIM_STEPS)
+        return max(1, round(VICTIM_STEPS * self.scale))
 
-    def data(self, dataset: Dataset, download: bool = True) -> MedMNISTDataModule:
+    def data(self, dataset: Dataset) -> MedMNISTDataModule:
         """Return a dataset."""
-        return MedMNISTDataModule(dataset.name, dataset.size, self.root, download=download)
+        return MedMNISTDataModule(dataset.name, dataset.size, self.root)
 
     def generator(self, dataset: Dataset) -> dict[str, Any]:
         """Return options of ``fit`` for a noise generator; the paper's loop starts afresh at each step (``docs/method.md``)."""
@@ -124,9 +114,6 @@ class Settings:
             "model": {"class_path": "VictimModule", "init_args": {"width": self.width}},
             "trainer": self._trainer(self.victim_steps, _VICTIM_CHECKS),
         }
-
-    def _scaled(self, steps: int) -> int:
-        return max(1, round(steps * self.scale))
 
     def _trainer(self, steps: int, check_interval: int) -> dict[str, Any]:
         return {

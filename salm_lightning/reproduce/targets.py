@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.noise.selection import class_number
 from salm_lightning.reproduce import drawings
-from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, ClassOwners, Measure, Recipe, Result, trained
+from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, ClassOwners, Result, trained
 from salm_lightning.reproduce.experiment import Experiment
 from salm_lightning.reproduce.gap import PARTS, with_gaps
 from salm_lightning.reproduce.owners import ClassByClass
@@ -21,7 +23,10 @@ from salm_lightning.reproduce.victims import Victims
 
 _ALL = (CLEAN, *METHODS)
 _ARCHITECTURES = ("vgg11", "resnet18", "resnet50", "densenet121")
+_PATH = ("pathmnist",)
 _FOUR = ("pathmnist", "dermamnist", "octmnist", "chestmnist_224")
+_COLUMNS = {"salm": "salm_k10"}
+"""Columns of the paper's numbers that are not called as their methods are."""
 _THREE_CLASSES = ("cancer-associated stroma", "colorectal adenocarcinoma epithelium", "lymphocytes")
 
 
@@ -32,7 +37,7 @@ class Target:
     Attributes:
         title: What it shows, and where it stands.
         datasets: The paper's.
-        cells: Returns the cells of a dataset, with the paper's numbers where it has any.
+        cells: Returns the cells of a dataset.
         experiment: How they are measured.
         notes: What the paper leaves open, and how it is read here.
         fixed: Whether it makes no sense with other datasets.
@@ -59,8 +64,11 @@ class Target:
         Raises:
             ConfigurationError: A name is not known, or the target does not have it.
         """
-        chosen = [self._dataset(name) for name in (self.datasets if datasets is None else dict.fromkeys(datasets))]
-        cells = [cell for dataset in chosen for cell in self.cells(dataset)]
+        cells = []
+        for name in self.datasets if datasets is None else dict.fromkeys(datasets):
+            if self.fixed and name not in self.datasets:
+                raise ConfigurationError(f"datasets={name}: this is about {', '.join(self.datasets)} alone; leave it out.")
+            cells += self.cells(Dataset.named(name))
         if not cells:
             raise ConfigurationError("datasets=[] names no dataset; leave it out for the paper's.")
         if methods is None:
@@ -69,24 +77,20 @@ class Target:
         wanted = {CLEAN, *(look_up("methods", name, known) for name in methods)}
         return [cell for cell in cells if cell.method in wanted]
 
-    def _dataset(self, name: str) -> Dataset:
-        if self.fixed and name not in self.datasets:
-            raise ConfigurationError(f"datasets={name}: this is about {', '.join(self.datasets)} alone; leave it out.")
-        return Dataset.named(name)
 
-
-def _methods(name: str) -> Callable[[Dataset], list[Cell]]:
+def _by_method(title: str, name: str, *notes: str) -> Target:
     def cells(dataset: Dataset) -> list[Cell]:
-        return [Cell(dataset, method, paper=_paper(name, dataset, _column(method)), recipe=trained(method)) for method in _ALL]
+        numbers = {method: _paper(name, dataset, _COLUMNS.get(method, method)) for method in _ALL}
+        return [Cell(dataset, method, paper=number, recipe=trained(method)) for method, number in numbers.items()]
 
-    return cells
+    return Target(title, tuple(line["dataset"].lower() for line in table(name)), cells, notes=notes)
 
 
 def _architectures(dataset: Dataset) -> list[Cell]:
     return [
         Cell(
             dataset, method, f"{arch}, K = {percent}", _paper("table2_architectures", dataset, method, k=percent, model=arch),
-            _salm(percent, method, arch=arch),
+            trained(method, percent, victim__model__arch=arch),
         )
         for percent in (10, 30)
         for arch in _ARCHITECTURES
@@ -97,7 +101,7 @@ def _architectures(dataset: Dataset) -> list[Cell]:
 def _filters(dataset: Dataset) -> list[Cell]:
     return [
         Cell(
-            dataset, method, name, _paper("table3_filters", dataset, _column(method), filter=name),
+            dataset, method, name, _paper("table3_filters", dataset, _COLUMNS.get(method, method), filter=name),
             trained(method, victim__model__countermeasure={"class_path": kind}),
         )
         for name, kind in (("mean", "Mean"), ("median", "Median"), ("gaussian", "Gaussian"))
@@ -118,13 +122,11 @@ def _cropping(dataset: Dataset) -> list[Cell]:
 
 
 def _similarity(dataset: Dataset) -> list[Cell]:
-    return [
-        Cell(
-            dataset, method, "", _of_path("table5_similarity", dataset, name, method=method), trained(method), _entry(name), name
-        )
-        for method in METHODS
-        for name in MEASURES
-    ]
+    cells = []
+    for method, name in itertools.product(METHODS, MEASURES):
+        paper = _of_path("table5_similarity", dataset, name, method=method)
+        cells.append(Cell(dataset, method, "", paper, trained(method), itemgetter(name), name))
+    return cells
 
 
 def _mixes(dataset: Dataset) -> list[Cell]:
@@ -135,7 +137,7 @@ def _mixes(dataset: Dataset) -> list[Cell]:
             for column, part in parts:
                 paper = _of_path("table6_sample_mix", dataset, column, k=percent, percent_protected=share)
                 what = f"K = {percent}, {share} % protected" + (f", {column.replace('_', ' ')}" if part else "")
-                recipe = _salm(percent, share=share, part=part) if share else trained(CLEAN)
+                recipe = trained("salm", percent, **(_part(share, part) if part else {})) if share else trained(CLEAN)
                 cells.append(Cell(dataset, "salm" if share else CLEAN, what, paper, recipe))
     return cells
 
@@ -145,12 +147,12 @@ def _curves_and_percents(dataset: Dataset) -> list[Cell]:
     cells = []
     if str(dataset) not in _FOUR[1:]:
         for method in (CLEAN, "tap", "em", "salm"):
-            paper = _paper("table1_methods", dataset, _column(method))
+            paper = _paper("table1_methods", dataset, _COLUMNS.get(method, method))
             cells.append(Cell(dataset, method, f"{drawings.LEFT}, last step", paper, trained(method)))
     for percent in (0, 5, *range(10, 100, 10)):
-        method, recipe = ("salm", _salm(percent)) if percent else (CLEAN, trained(CLEAN))
-        paper = _paper("table2_architectures", dataset, method, k=percent or 10, model="resnet18")
-        cells.append(Cell(dataset, method, f"{drawings.RIGHT}, K = {percent}", paper, recipe))
+        method, known = "salm" if percent else CLEAN, percent or 10
+        paper = _paper("table2_architectures", dataset, method, k=known, model="resnet18")
+        cells.append(Cell(dataset, method, f"{drawings.RIGHT}, K = {percent}", paper, trained(method, known)))
     return cells
 
 
@@ -160,7 +162,7 @@ def _mix_of_80(dataset: Dataset) -> list[Cell]:
         for part, column in (("clean", "clean_part_only"), ("all", "mixed"))
     }
     return [
-        Cell(dataset, "salm", what, paper.get(part), _salm(10, share=80, part=part))
+        Cell(dataset, "salm", what, paper.get(part), trained("salm", **_part(80, part)))
         for what, part in (("20 % clean", "clean"), ("80 % protected", "protected"), ("both", "all"))
     ]
 
@@ -215,7 +217,7 @@ def _every_class(dataset: Dataset) -> list[Cell]:
 
 def _masks(dataset: Dataset) -> list[Cell]:
     paper = figure("text", "value", key="fig3") if dataset.size == 224 else None
-    return [Cell(dataset, "salm", "", paper, trained("salm"), _entry("changed_share"), "pixels segmented otherwise")]
+    return [Cell(dataset, "salm", "", paper, trained("salm"), itemgetter("changed_share"), "pixels segmented otherwise")]
 
 
 def _paper(name: str, dataset: Dataset, column: str, **where: str | int) -> float | None:
@@ -227,20 +229,13 @@ def _of_path(name: str, dataset: Dataset, column: str, **where: str | int) -> fl
     return figure(name, column, **where) if str(dataset) == "pathmnist" else None
 
 
-def _salm(percent: int, method: str = "salm", arch: str = "", share: int = 100, part: str = "") -> Recipe:
-    """Return the recipe of a victim of SALM with another K, or of a clean one, with what else differs."""
-    options: dict[str, Any] = {}
-    if arch:
-        options["victim.model.arch"] = arch
-    if share < 100:
-        options["generator.model.selection"] = {"percent": share}
-    if part:
-        options["victim.data.part"] = part
-    return Recipe({"class_path": "SALM", "init_args": {"percent": percent}}, method == CLEAN, options)
+def _part(share: int, part: str) -> dict[str, Any]:
+    """Return the options of a victim on a part of a dataset of which so many percent are protected."""
+    return {"generator__model__selection": {"percent": share}, "victim__data__part": part}
 
 
 def _three(dataset: Dataset) -> tuple[int, ...]:
-    """Return the numbers of the paper's three classes, or of the first three classes of another dataset."""
+    """Return the numbers of the paper's three classes, or the first three of another dataset."""
     info = MEDMNIST[dataset.name]
     if dataset.name == "pathmnist":
         return tuple(class_number(name, info) for name in _THREE_CLASSES)
@@ -249,29 +244,16 @@ def _three(dataset: Dataset) -> tuple[int, ...]:
     return (0, 1, 2)
 
 
-def _column(method: str) -> str:
-    return "salm_k10" if method == "salm" else method
-
-
-def _entry(name: str) -> Measure:
-    def measure(found: Mapping[str, Any]) -> float:
-        return float(found[name])
-
-    return measure
-
-
 _READING_OF_CLASSES = (
     "The paper speaks of 'clean test accuracy'. Where only melanoma carries noise, that cannot be the accuracy on all test images "
     "(67 % of them are melanocytic nevi), so its number stands beside the accuracy and beside the recall of melanoma."
 )
+_FIRST_THREE = "The figure has no numbers in the text. With another dataset, its first three classes are protected."
 TARGETS: Mapping[str, Target] = {
-    "table1": Target(
+    "table1": _by_method(
         "Table 1: accuracy of RN-18 by method",
-        tuple(line["dataset"].lower() for line in table("table1_methods")),
-        _methods("table1_methods"),
-        notes=(
-            "The paper's drops for PathMNIST at 224 px (70.8, ↓21.9) belong to a clean accuracy of 92.7, and not 90.9 as it prints.",
-        ),
+        "table1_methods",
+        "The paper's drops for PathMNIST at 224 px (70.8, ↓21.9) belong to a clean accuracy of 92.7, and not 90.9 as it prints.",
     ),
     "table2": Target(
         "Table 2: accuracy by architecture, noise made with RN-18",
@@ -282,7 +264,7 @@ TARGETS: Mapping[str, Target] = {
     "table3": Target("Table 3: accuracy after low-pass filters of the training images", _FOUR, _filters),
     "table4": Target(
         "Table 4: accuracy before and after cropping the training images",
-        ("pathmnist",),
+        _PATH,
         _cropping,
         derive=with_gaps,
         notes=(
@@ -294,17 +276,13 @@ TARGETS: Mapping[str, Target] = {
     ),
     "table5": Target(
         "Table 5: similarity of protected images and originals",
-        ("pathmnist",),
+        _PATH,
         _similarity,
         Similar,
         notes=("The paper does not name the dataset; Table 4 beside it is on PathMNIST.",),
     ),
-    "table6": Target("Table 6: accuracy by share of protected samples", ("pathmnist",), _mixes),
-    "table8": Target(
-        "Table 8: accuracy of RN-18 by method at 224 px",
-        tuple(line["dataset"].lower() for line in table("table8_methods_224")),
-        _methods("table8_methods_224"),
-    ),
+    "table6": Target("Table 6: accuracy by share of protected samples", _PATH, _mixes),
+    "table8": _by_method("Table 8: accuracy of RN-18 by method at 224 px", "table8_methods_224"),
     "fig2": Target(
         "Fig. 2: learning curves by method (left), and accuracy by K (right)",
         _FOUR,
@@ -324,24 +302,24 @@ TARGETS: Mapping[str, Target] = {
     ),
     "fig5": Target(
         "Fig. 5: learning curves on 20 % clean, 80 % protected and all samples (left), and t-SNE of them (right)",
-        ("pathmnist",),
+        _PATH,
         _mix_of_80,
         draw=drawings.fig5,
         notes=("The figure has no numbers; those beside ours are its settings' in Table 6.",),
     ),
     "fig6": Target(
         "Fig. 6: predictions of RN-18 where three classes are protected",
-        ("pathmnist",),
+        _PATH,
         _confusion,
         draw=drawings.fig6,
-        notes=("The figure has no numbers in the text. With another dataset, its first three classes are protected.",),
+        notes=(_FIRST_THREE,),
     ),
     "fig7": Target(
         "Fig. 7: accuracy on the three classes, clean and protected",
-        ("pathmnist",),
+        _PATH,
         _three_classes,
         draw=drawings.fig7,
-        notes=("The figure has no numbers in the text. With another dataset, its first three classes are protected.",),
+        notes=(_FIRST_THREE,),
     ),
     "case7.1": Target(
         "Section 7.1: melanoma protected by an owner who has nothing else of the dataset",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from salm_lightning.reproduce.cells import CLEAN, Cell, Recipe
-from salm_lightning.reproduce.experiment import Experiment, Setup
+from salm_lightning.reproduce.experiment import Experiment, Setup, tested
 from salm_lightning.reproduce.settings import Dataset
-from salm_lightning.runs.record import DONE, Run
-from salm_lightning.runs.results import RESULTS
+from salm_lightning.runs.record import Run
 from salm_lightning.sweep.job import Job
 from salm_lightning.sweep.plan import PlannedVictim, Planner
 from salm_lightning.sweep.results import record
@@ -22,11 +19,7 @@ _DEFAULTS = {"victim.model.arch": "resnet18", "victim.data.part": "all"}
 
 
 class Victims(Experiment):
-    """Cells whose numbers are those of victims.
-
-    Attributes:
-        victims: The victims of each cell, one for each seed; none if its dataset is missing.
-    """
+    """Cells whose numbers are those of ``victims``: of each cell one for each seed, or none if its dataset is missing."""
 
     def __init__(self, cells: Sequence[Cell], setup: Setup) -> None:
         super().__init__(cells, setup)
@@ -64,15 +57,9 @@ class Victims(Experiment):
 
     def found(self, cell: Cell) -> list[Run]:
         """Return what became of a cell's victims, with what their test found."""
-        return [_found(record(victim)) for victim in self.victims[self.cells.index(cell)]]
-
-
-def _found(values: dict[str, Any]) -> Run:
-    """Return what became of a victim; its results are in its own file."""
-    if values["status"] != DONE:
-        return Run({}, values["status"], values["error"])
-    results = json.loads(values["run"].joinpath(RESULTS).read_text(encoding="utf-8"))
-    return Run({}, DONE, results=results["test"] | {"majority": results["majority"]})
+        victims = self.victims[self.cells.index(cell)]
+        runs = [Run({}, values["status"], values["error"]) for values in map(record, victims)]
+        return [tested(run, victim.job.product) if run.is_done else run for run, victim in zip(runs, victims, strict=True)]
 
 
 def _recipe(cell: Cell) -> Recipe:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
-from salm_lightning.console import say
+from salm_lightning.console import duration, say
 from salm_lightning.data import SPLITS, ImageDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.models import Architecture
@@ -23,53 +22,72 @@ _PGD_STEPS = 10
 """K_a of the fresh loop."""
 
 
-def generator_work(training: Training, method: Method, images: ImageDataModule, sizes: Mapping[str, int] | None = None) -> Work:
+def noise_work(
+    network: Network,
+    sizes: Mapping[str, int],
+    steps: int,
+    looks: int,
+    method: Method,
+    loop: str,
+    updates: int | Literal["auto"],
+    last_pass_steps: int | None = None,
+) -> Work:
     """Return the work of a noise generator and its last pass.
 
     Args:
-        training: How it is trained.
+        network: The source model.
+        sizes: Images by split.
+        steps: Training steps; a method without a training takes none.
+        looks: How often the validation images are read meanwhile.
         method: How the noise is made.
-        images: The images.
-        sizes: How many there are in each split, if not those of ``images``, which then need not be loaded.
+        loop: ``persistent`` or ``fresh``.
+        updates: PGD steps per visit of an image, or in the fresh loop per training step.
+        last_pass_steps: PGD steps of the last pass; by default the method's.
     """
-    sizes = sizes or _sizes_of(images)
-    width, steps, _ = training.lengths
     if method.trains_source_on is None:
-        steps = 0
-    updates: int | Literal["auto"] = _PGD_STEPS if training.loop == "fresh" else training.updates_per_visit
-    if updates == "auto":
-        updates = automatic_updates(sizes["train"], max(1, steps), images.batch_size)
+        steps = looks = 0
     if method.trains_source_on != "protected":
         updates = 0
-    train, val = (math.ceil(sizes[name] / images.batch_size) for name in ("train", "val"))
-    snapshot = updates and training.loop == "persistent" and method.noise_per == "sample"
-    stored = sum(sizes.values()) + (sizes["train"] if snapshot else 0)
+    elif updates == "auto":
+        updates = automatic_updates(sizes["train"], max(1, steps), network.batch_size)
+    last = method.last_pass_steps if last_pass_steps is None else last_pass_steps
+    train, val = (math.ceil(sizes[name] / network.batch_size) for name in ("train", "val"))
+    snapshot = updates and loop == "persistent" and method.noise_per == "sample"
     return Work(
-        Network(Architecture.parse(training.source_model), width, images.channels, images.image_size, images.batch_size),
+        network,
         training=steps,
-        gradient=(steps * updates + method.last_pass_steps * train) * method.eot_samples,
-        reading=_looks(steps) * val,
-        bytes=stored * images.channels * images.image_size**2,
+        gradient=(steps * updates + last * train) * method.eot_samples,
+        reading=looks * val,
+        bytes=(sum(sizes.values()) + (sizes["train"] if snapshot else 0)) * network.channels * network.size**2,
         keeps_weights=bool(steps),
     )
 
 
+def proof_work(network: Network, sizes: Mapping[str, int], steps: int, looks: int) -> Work:
+    """Return the work of a victim and its test; the arguments are those of :func:`noise_work`."""
+    val, test = (math.ceil(sizes[name] / network.batch_size) for name in ("val", "test"))
+    return Work(network, training=steps, reading=looks * (val + test) + test)
+
+
+def generator_work(training: Training, method: Method, images: ImageDataModule, sizes: Mapping[str, int] | None = None) -> Work:
+    """Return the work of a noise generator on so many images a split; on all of them by default, which then have to be loaded."""
+    updates = _PGD_STEPS if training.loop == "fresh" else training.updates_per_visit
+    known = _known(training.source_model, training.lengths.steps, training, images, sizes)
+    return noise_work(*known, method, training.loop, updates)
+
+
 def victim_work(training: Training, images: ImageDataModule, sizes: Mapping[str, int] | None = None) -> Work:
     """Return the work of a victim; the arguments are those of :func:`generator_work`."""
-    sizes = sizes or _sizes_of(images)
-    width, _, steps = training.lengths
-    val, test = (math.ceil(sizes[name] / images.batch_size) for name in ("val", "test"))
-    network = Network(Architecture.parse(training.victim), width, images.channels, images.image_size, images.batch_size)
-    return Work(network, training=steps, reading=_looks(steps) * (val + test) + test)
+    return proof_work(*_known(training.victim, training.lengths.victim_steps, training, images, sizes))
 
 
-def _sizes_of(images: ImageDataModule) -> dict[str, int]:
-    return {name: len(images.split(name)) for name in SPLITS}
-
-
-def _looks(steps: int) -> int:
-    """Return how often the clean images are measured in a training."""
-    return math.ceil(steps / check_interval(steps))
+def _known(
+    arch: str | dict[str, Any], steps: int, training: Training, images: ImageDataModule, sizes: Mapping[str, int] | None
+) -> tuple[Network, Mapping[str, int], int, int]:
+    width = training.lengths.width
+    network = Network(Architecture.parse(arch), width, images.channels, images.image_size, images.batch_size)
+    sizes = sizes or {name: len(images.split(name)) for name in SPLITS}
+    return network, sizes, steps, math.ceil(steps / check_interval(steps))
 
 
 def announce(training: Training, proof: bool, works: Sequence[Work], yes: bool) -> None:
@@ -86,7 +104,7 @@ def announce(training: Training, proof: bool, works: Sequence[Work], yes: bool) 
     """
     estimator = Estimator(training.accelerator, training.precision)
     seconds, size = estimator.seconds(works), estimator.bytes(works)
-    takes = f"{timedelta(seconds=round(seconds))} here, estimated from a few steps, and {size / 1e6:.0f} MB of disk"
+    takes = f"{duration(seconds)} here, estimated from a few steps, and {size / 1e6:.0f} MB of disk"
     say(f"{training.describe(proof)}.\nThis takes about {takes}.")
     watched = sys.stdin.isatty() and sys.stdout.isatty()
     if seconds > _DAY and watched and not yes and input("Begin? [y/N] ").strip().lower() not in ("y", "yes"):

@@ -4,50 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from salm_lightning.console import say
+from salm_lightning.console import duration, say
 from salm_lightning.data import SPLITS, ImageDataModule, MedMNISTDataModule
 from salm_lightning.data.catalogue import INFO
 from salm_lightning.data.datamodule import default_batch_size
 from salm_lightning.errors import SalmError
 from salm_lightning.models import Architecture
-from salm_lightning.modules.schedule import automatic_updates
 from salm_lightning.noise.methods import Method
 from salm_lightning.runs.estimate import Estimator, Network, Work
+from salm_lightning.runs.plan import noise_work, proof_work
 from salm_lightning.runs.record import DONE
 from salm_lightning.runs.trainers import check_accelerator
 
 _WIDTH = 200
 """Columns of a plan, which is to be copied whole."""
-
-
-class Images(NamedTuple):
-    """What the work on images depends on: how many there are, their channels, and their height and width."""
-
-    train: int
-    val: int
-    test: int
-    channels: int
-    size: int
-
-    @classmethod
-    def of(cls, data: ImageDataModule) -> Images:
-        """Return the numbers of some data; those of MedMNIST are known without their file."""
-        if isinstance(data, MedMNISTDataModule):
-            counts = dict(INFO[data.info.name]["n_samples"])
-        else:
-            counts = {name: len(data.split(name)) for name in SPLITS}
-        return cls(**counts, channels=data.channels, size=data.image_size)
-
-    @property
-    def bytes(self) -> int:
-        """What their pixels take."""
-        return (self.train + self.val + self.test) * self.channels * self.size**2
 
 
 class Cost(NamedTuple):
@@ -67,38 +42,30 @@ class PlannedRun(NamedTuple):
     what: str = ""
 
 
-def cost_of(settings: Mapping[str, Any], images: Images, method: Method | None = None) -> Cost:
+def cost_of(settings: Mapping[str, Any], data: ImageDataModule, method: Method | None = None) -> Cost:
     """Return the cost of a fit from all its options; what a countermeasure adds is not counted.
 
     Args:
         settings: Options of ``fit``, with their defaults.
-        images: The generator's data, or what they were.
+        data: The generator's data; those of MedMNIST need not be there.
         method: Of a noise generator, which also makes a release; ``None`` for a victim.
     """
     model, trainer = settings["model"]["init_args"], settings["trainer"]
-    batch_size = settings["data"]["init_args"]["batch_size"] or default_batch_size(images.size)
-    train, val, test = (math.ceil(count / batch_size) for count in images[:3])
-    steps, interval = trainer["max_steps"], trainer["val_check_interval"]
-    if steps < 1:  # one epoch where only a time is given
-        steps = max(1, trainer["max_epochs"] or 1) * train
-    looks = math.ceil(steps / interval) if isinstance(interval, int) else 1
+    batch_size = settings["data"]["init_args"]["batch_size"] or default_batch_size(data.image_size)
     arch = model["arch" if method is None else "source"]
     named = arch if isinstance(arch, str) else Architecture.parse(arch)
-    network = Network(named, model["width"], images.channels, images.size, batch_size)
+    network = Network(named, model["width"], data.channels, data.image_size, batch_size)
+    official = INFO[data.info.name]["n_samples"] if isinstance(data, MedMNISTDataModule) else None
+    sizes = official or {name: len(data.split(name)) for name in SPLITS}
+    steps, interval = trainer["max_steps"], trainer["val_check_interval"]
+    if steps < 1:  # one epoch where only a time is given
+        steps = max(1, trainer["max_epochs"] or 1) * math.ceil(sizes["train"] / batch_size)
+    looks = math.ceil(steps / interval) if isinstance(interval, int) else 1
     if method is None:
-        work = Work(network, training=steps, reading=looks * (val + test) + test, keeps_weights=True)
-    elif method.trains_source_on is None:
-        work = Work(network, bytes=images.bytes)
+        work = proof_work(network, sizes, steps, looks)._replace(keeps_weights=True)
     else:
         updates = model["pgd_steps"] if model["loop"] == "fresh" else model["updates_per_visit"]
-        if method.trains_source_on == "clean":
-            updates = 0
-        elif updates == "auto":
-            updates = automatic_updates(images.train, steps, batch_size)
-        last = method.last_pass_steps if model["last_pass_steps"] is None else model["last_pass_steps"]
-        gradient, snapshot = (steps * updates + last * train) * method.eot_samples, updates and model["loop"] == "persistent"
-        size = images.bytes + (images._replace(val=0, test=0).bytes if snapshot else 0)
-        work = Work(network, steps, gradient, looks * val, size, keeps_weights=True)
+        work = noise_work(network, sizes, steps, looks, method, model["loop"], updates, model["last_pass_steps"])
     return Cost((work,), str(trainer["accelerator"]), trainer["precision"] or "32-true")
 
 
@@ -119,9 +86,10 @@ def expect(runs: Iterable[PlannedRun], workers: int) -> tuple[dict[str, tuple[fl
     if not found:
         return {}, ""
     seconds, size = (sum(figures) for figures in zip(*found.values(), strict=True))
+    takes = f"about {duration(seconds / workers)} with {workers} at a time, and {_megabytes(size)}"
     return found, (
-        f"What is left takes about {_time(seconds / workers)} with {workers} at a time, and {_megabytes(size)}. Estimated from a few steps "
-        "on this machine, without the start of each run, its files and pictures, and what several at a time take from each other."
+        f"What is left takes {takes}. Estimated from a few steps on this machine, without the start of each run, its files and pictures, "
+        "and what several at a time take from each other."
     )
 
 
@@ -132,16 +100,12 @@ def show_runs(runs: Sequence[PlannedRun], workers: int, summary: str = "") -> No
     for heading in ("", "run", "status", "time", "disk", "what"):
         table.add_column(heading, justify="right" if heading in ("time", "disk") else "left", overflow="fold")
     for number, run in enumerate(runs, start=1):
-        shown = (_time(found[run.name][0]), _megabytes(found[run.name][1])) if run.name in found else ("", "")
+        shown = (duration(found[run.name][0]), _megabytes(found[run.name][1])) if run.name in found else ("", "")
         table.add_row(str(number), run.name, run.status, *shown, run.what)
     Console(width=_WIDTH).print(table, highlight=False, markup=False)
     say(f"{summary}{sum(run.status == DONE for run in runs)} of {len(runs)} runs are done.")
     if sentence:
         say(sentence)
-
-
-def _time(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
 
 
 def _megabytes(size: float) -> str:

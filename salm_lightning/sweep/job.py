@@ -23,8 +23,6 @@ from salm_lightning.runs.record import DONE, FAILED, INTERRUPTED, OPEN, Run, rea
 from salm_lightning.runs.results import RESULTS
 from salm_lightning.sweep.cost import Cost
 
-_STOPPED = (signal.SIGINT, signal.SIGTERM)
-"""Signals that ask a fit to stop."""
 _TAIL = 2**16
 """Bytes of a log in which its error is looked for."""
 
@@ -35,12 +33,12 @@ class Job:
 
     Attributes:
         out: Folder of the sweep.
-        name: Name of the run folder.
+        name: Of the run folder.
         settings: Options of ``fit``.
-        needs: The job whose release this one trains on.
+        needs: The job whose release a victim trains on.
         makes_release: Whether it is a noise generator; else it is a victim.
         identity: All that it depends on: settings, and checksums of the files that they name.
-        cost: What it does, for an estimate of time and disk.
+        cost: For an estimate of time and disk.
     """
 
     out: Path
@@ -78,7 +76,7 @@ class Job:
 
     def state(self) -> Run:
         """Return what became of it, as its files say."""
-        found = read_run(self._record)
+        found = read_run(self.config.with_suffix(".json"))
         run = found if found and found.identity == self.identity else Run(self.identity)
         if self.product.is_file() and run.status != FAILED:
             return replace(run, status=DONE, why="")  # also if the sweep was killed before it could note it
@@ -86,15 +84,11 @@ class Job:
 
     def note(self, status: str, seconds: float, why: str = "") -> None:
         """Keep what became of it, and the seconds that it took over all its starts."""
-        Run(self.identity, status, why, seconds).write(self._record)
+        Run(self.identity, status, why, seconds).write(self.config.with_suffix(".json"))
 
     def prepare(self) -> None:
         """Write its settings as a config file."""
         write_text(self.config, yaml.safe_dump(self.settings, sort_keys=False))
-
-    @property
-    def _record(self) -> Path:
-        return self.config.with_suffix(".json")
 
 
 _DEAF_TO_PREEMPTION = ("sh", "-c", "trap '' USR2; exec \"$@\"", "sh")
@@ -111,7 +105,7 @@ def work(
 
     Args:
         job: The job.
-        environment: Environment variables of the process beside those of this one.
+        environment: Variables of the process beside those of this one.
         started: Is given the process as soon as it runs.
     """
     before = job.state()
@@ -135,22 +129,16 @@ def work(
         started(process)
         code = process.wait()
     seconds = earlier + time.monotonic() - begin
-    number = _signal(code)
-    if number in _STOPPED:
+    number = -code if code < 0 else code - 128  # the signal that ended it, as its parent or a shell reports it
+    if number in (signal.SIGINT, signal.SIGTERM):
         job.note(INTERRUPTED, seconds)
-    elif number:
+    elif number in signal.valid_signals():
         killed = f"killed by signal {number} ({signal.strsignal(number)}); if that was for memory, give a smaller batch_size"
         job.note(INTERRUPTED, seconds, f"{killed} (log: {job.log})")
     elif code == 0 and job.product.is_file():
         job.note(DONE, seconds)
     else:
         job.note(FAILED, seconds, f"{_reason(code, job.log)} (log: {job.log})")
-
-
-def _signal(code: int) -> int:
-    """Return the signal that ended a process, as its parent or a shell reports it, or 0."""
-    number = -code if code < 0 else code - 128
-    return number if number in signal.valid_signals() else 0
 
 
 def _reason(code: int, log: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from salm_lightning.models import Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.release.manifest import safe_name
-from salm_lightning.sweep.cost import Images, cost_of
+from salm_lightning.sweep.cost import cost_of
 from salm_lightning.sweep.job import Job
 from salm_lightning.sweep.options import FitOptions, compose
 
@@ -45,14 +45,7 @@ class PlannedVictim:
 
 @dataclass(frozen=True)
 class _Generator:
-    """A cell's noise generator.
-
-    Attributes:
-        job: Its fit.
-        method: Name of the method.
-        data: What it protects.
-        source: SHA-256 of the file that the data come from; ``None`` for drawn data.
-    """
+    """A cell's noise generator: its fit, its method and data, and the SHA-256 of their file; ``None`` for drawn data."""
 
     job: Job
     method: str
@@ -61,12 +54,30 @@ class _Generator:
 
     @property
     def dataset(self) -> str:
-        """Name of the data, for files."""
         return safe_name(self.data.info.name)
 
     def knows(self, option: str) -> bool:
         """Return whether the data have an option."""
         return option in inspect.signature(type(self.data)).parameters
+
+    def concerns_clean(self, key: str) -> bool:
+        """Return whether a grid key reaches victims on the clean images."""
+        section, *parts = [part for part in key.split(".") if part != "init_args"]
+        if section == "generator":
+            return "data" in parts
+        return parts[:1] != ["data"] or parts[1:2] == [] or self.knows(parts[1])
+
+    def clean_data(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the data with those of a victim's data options that they have."""
+        data = self.job.settings["data"]
+        return {**data, "init_args": data["init_args"] | {name: value for name, value in own.items() if self.knows(name)}}
+
+    def protected_data(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the data of a victim on the release, loaded as the clean data are, so that the two can be compared."""
+        known, given = inspect.signature(PoisonedDataModule).parameters, self.job.settings["data"]["init_args"]
+        shared = {name: value for name, value in given.items() if name in known}
+        # The empty root takes the place of the release's.
+        return {"class_path": PoisonedDataModule.__name__, "init_args": {**shared, **own, "root": ""}}
 
 
 class Planner:
@@ -97,7 +108,7 @@ class Planner:
             ConfigurationError: A key or a value of the grid, or an option, cannot work; the message names the cell.
             SalmError: The data cannot be read.
         """
-        check_grid(grid)
+        _check_grid(grid)
         victims: dict[str, PlannedVictim] = {}
         for values in itertools.product(*grid.values()):
             cell = dict(zip(grid, values, strict=True))
@@ -116,9 +127,11 @@ class Planner:
         options = self._options("victim", cell)
         own = _own_data(options.pop("data", None))
         labels = {column: label(cell[key]) for key, column in columns_of(cell).items()}
-        unconcerned = {column: "" for key, column in columns_of(cell).items() if not _concerns_clean(key, generator)}
-        on_clean = self._victim(options | {"data": _clean_data(generator, own)}, generator, None, labels | unconcerned)
-        return on_clean, self._victim(options | {"data": _protected_data(generator, own)}, generator, generator.job, labels)
+        of_clean = {column: labels[column] if generator.concerns_clean(key) else "" for key, column in columns_of(cell).items()}
+        return (
+            self._victim(options | {"data": generator.clean_data(own)}, generator, None, of_clean),
+            self._victim(options | {"data": generator.protected_data(own)}, generator, generator.job, labels),
+        )
 
     def _options(self, name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
         chosen = {key.removeprefix(f"{name}."): value for key, value in cell.items() if key.startswith(f"{name}.")}
@@ -135,34 +148,30 @@ class Planner:
             settings, data, method = read.resolved(), read.datamodule, read.model.method
             if self._download:
                 data.prepare_data()
-            file = Original(data).file
-            source = None if file is None else file.sha256
+            source = None if (file := Original(data).file) is None else file.sha256
             name, identity = _identity(f"{safe_name(data.info.name)}-{method.name}", settings, source)
-            job = Job(self._out, name, settings, None, True, identity, cost_of(settings, Images.of(data), method))
+            job = Job(self._out, name, settings, None, True, identity, cost_of(settings, data, method))
             self._generators[key] = _Generator(job, method.name, data, source)
         return self._generators[key]
 
     def _victim(
         self, options: dict[str, Any], generator: _Generator, release: Job | None, labels: dict[str, str]
     ) -> PlannedVictim:
-        settings = self._victim_settings(options, build=release is None)
-        arch, seed = Architecture.parse(settings["model"]["init_args"]["arch"]).name, str(settings["seed_everything"])
-        fixed = (generator.dataset, CLEAN if release is None else generator.method, arch, seed)
-        # The release's address stands for its folder, which may be moved.
-        addressed = settings if release is None else merge(settings, {"data.root": release.name})
-        name, identity = _identity("-".join(fixed[:3]), addressed, generator.source)
-        placed = settings if release is None else merge(settings, {"data.root": str(release.release)})
-        job = Job(self._out, name, placed, release, False, identity, cost_of(settings, Images.of(generator.data)))
-        return PlannedVictim(dict(zip(FIXED, fixed, strict=True)) | labels, job)
-
-    def _victim_settings(self, options: dict[str, Any], build: bool) -> dict[str, Any]:
         key = address(options)
         if key not in self._victims:
             read = FitOptions(options, "victim")
-            if build and not isinstance(read.build().model, VictimModule):
+            if release is None and not isinstance(read.build().model, VictimModule):
                 raise ConfigurationError(f"victim.model={type(read.model).__name__} has to be VictimModule.")
             self._victims[key] = read.resolved()
-        return self._victims[key]
+        settings = self._victims[key]
+        arch, seed = Architecture.parse(settings["model"]["init_args"]["arch"]).name, str(settings["seed_everything"])
+        fixed = (generator.dataset, CLEAN if release is None else generator.method, arch, seed)
+        addressed = placed = settings
+        if release is not None:  # its address stands for its folder, which may be moved
+            addressed, placed = (merge(settings, {"data.root": root}) for root in (release.name, str(release.release)))
+        name, identity = _identity("-".join(fixed[:3]), addressed, generator.source)
+        job = Job(self._out, name, placed, release, False, identity, cost_of(settings, generator.data))
+        return PlannedVictim(dict(zip(FIXED, fixed, strict=True)) | labels, job)
 
 
 def _identity(words: str, settings: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:
@@ -179,12 +188,8 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(below)
 
 
-def check_grid(grid: Mapping[str, Any]) -> None:
-    """Refuse a grid that cannot be one.
-
-    Raises:
-        ConfigurationError: A key names no option of the generator or the victim, or has no list of values.
-    """
+def _check_grid(grid: Mapping[str, Any]) -> None:
+    """Refuse a key that names no option of the generator or the victim, or has no list of values."""
     for key, values in grid.items():
         section, dot, rest = key.partition(".")
         if key != "seed" and not (section in ("generator", "victim") and rest):
@@ -205,15 +210,13 @@ def columns_of(keys: Iterable[str]) -> dict[str, str]:
 
 def short_names(columns: Iterable[str]) -> dict[str, str]:
     """Return what to call the columns of one grid: as many last parts as tell each from the others."""
-    columns = list(columns)
-    return {column: column if column in FIXED else _short_name(column, columns) for column in columns}
-
-
-def _short_name(column: str, columns: Sequence[str]) -> str:
-    parts = column.split(".")
-    names = (".".join(parts[-length:]) for length in range(1, len(parts)))
-    others = [other for other in columns if other != column]
-    return next((name for name in names if not any(f".{other}".endswith(f".{name}") for other in others)), column)
+    ends = [f".{column}" for column in columns]
+    found = {}
+    for parts in (end.split(".")[1:] for end in ends):
+        names = (".".join(parts[-length:]) for length in range(1, len(parts)))
+        column = ".".join(parts)
+        found[column] = next((name for name in names if sum(end.endswith(f".{name}") for end in ends) == 1), column)
+    return found
 
 
 def label(value: Any) -> str:
@@ -236,11 +239,7 @@ def _labels(options: Mapping[str, Any], path: str) -> Iterable[str]:
 
 
 def _own_data(given: Any) -> dict[str, Any]:
-    """Return the victim's own data options: how releases and clean images are loaded, never which ones.
-
-    Raises:
-        ConfigurationError: They name data of their own.
-    """
+    """Return the victim's own data options: how releases and clean images are loaded, never which ones."""
     release = PoisonedDataModule.__name__
     data = merge({"class_path": release}, {} if given is None else given)
     if data["class_path"].rpartition(".")[2] != release:
@@ -250,25 +249,3 @@ def _own_data(given: Any) -> dict[str, Any]:
         )
     options: dict[str, Any] = data.get("init_args") or {}
     return {name: value for name, value in options.items() if name != "root"}  # the config of a single run names its release
-
-
-def _clean_data(generator: _Generator, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the generator's data with those of the victim's data options that they have."""
-    data: dict[str, Any] = generator.job.settings["data"]
-    return {**data, "init_args": data["init_args"] | {name: value for name, value in own.items() if generator.knows(name)}}
-
-
-def _protected_data(generator: _Generator, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data of a victim on the release, loaded as the clean data are, so that the two can be compared."""
-    known, given = inspect.signature(PoisonedDataModule).parameters, generator.job.settings["data"]["init_args"]
-    shared = {name: value for name, value in given.items() if name in known}
-    # The empty root takes the place of the release's.
-    return {"class_path": PoisonedDataModule.__name__, "init_args": {**shared, **own, "root": ""}}
-
-
-def _concerns_clean(key: str, generator: _Generator) -> bool:
-    """Return whether a grid key reaches victims on the clean images."""
-    section, *parts = [part for part in key.split(".") if part != "init_args"]
-    if section == "generator":
-        return "data" in parts
-    return parts[:1] != ["data"] or parts[1:2] == [] or generator.knows(parts[1])

@@ -24,13 +24,9 @@ MEASURED = (
 """Columns of what was measured; kappa is empty unless the task is ordinal, PSNR in dB is ``inf`` where nothing was changed."""
 STATUS = ("status", "error", "run", "release")
 _SHOWN = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced acc.",
-    "auc": "AUC x 100",
-    "kappa": "kappa x 100",
-    "best_on_val_accuracy": "best on val",
-    "peak_accuracy": "peak",
-}
+    "accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "auc": "AUC x 100", "kappa": "kappa x 100",
+    "best_on_val_accuracy": "best on val", "peak_accuracy": "peak",
+}  # fmt: skip
 """Columns of the table by what they are in the CSV."""
 CURVES = "curves"
 """Folder of links to the runs of the last grid, under names that people can read."""
@@ -49,7 +45,12 @@ def record(victim: PlannedVictim) -> dict[str, Any]:
     values |= {f"{name}_seconds": round(state.seconds, 1) for name, state in states.items()}
     if release is not None:
         values |= {"release": release.release, **_of_release(release, states["generator"])}
-    return values | (_results(job) if values["status"] == DONE else {})
+    if values["status"] == DONE:
+        results = json.loads(job.product.read_text(encoding="utf-8"))
+        stages = {"": results["test"]} | {f"{name}_": results["history"].get(name, {}) for name in ("best_on_val", "peak")}
+        values |= {f"{stage}{_NAMES[name]}": found.get(name) for stage, found in stages.items() for name in _NAMES}
+        values["majority"] = results["majority"]
+    return values
 
 
 def write_results(victims: Sequence[PlannedVictim], path: Path) -> None:
@@ -114,17 +115,9 @@ def title(victim: PlannedVictim) -> str:
     """Return what tells a victim from the others of its grid, in a few words."""
     values, names = victim.values, short_names(victim.values)
     known = ("", values["trained_on"])  # the method's name says enough of its column
-    details = [
-        f"{names[column]}={value}" for column, value in values.items() if column not in FIXED and value.lower() not in known
-    ]
+    told = {name: value for name, value in values.items() if name not in FIXED and value.lower() not in known}
+    details = [f"{names[name]}={value}" for name, value in told.items()]
     return " ".join([*(values[name] for name in FIXED[:3]), *details, f"seed={values['seed']}"])
-
-
-def _results(job: Job) -> dict[str, Any]:
-    results = json.loads(job.product.read_text(encoding="utf-8"))
-    stages = {"": results["test"]} | {f"{name}_": results["history"].get(name, {}) for name in ("best_on_val", "peak")}
-    figures = {f"{stage}{_NAMES[name]}": values.get(name) for stage, values in stages.items() for name in _NAMES}
-    return {**figures, "majority": results["majority"]}
 
 
 def _of_release(release: Job, state: Run) -> dict[str, Any]:
@@ -136,5 +129,5 @@ def _of_release(release: Job, state: Run) -> dict[str, Any]:
     except ReleaseError as error:
         way_out = f"Delete {release.folder} to have it made again."
         return {"status": FAILED, "error": f"its release cannot be read: {error} {way_out}"}
-    psnr = float("inf") if measured.psnr is None else measured.psnr
-    return {"linf": measured.linf, "changed_share": measured.changed_share, "ssim": measured.ssim, "psnr": psnr}
+    found = {name: getattr(measured, name) for name in ("linf", "changed_share", "ssim", "psnr")}
+    return found if measured.psnr is not None else found | {"psnr": float("inf")}

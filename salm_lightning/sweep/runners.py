@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.interruption import Interrupted
@@ -19,63 +18,34 @@ from salm_lightning.runs.record import INTERRUPTED, OPEN
 from salm_lightning.sweep.job import Job, work
 
 
-class Handle(Protocol):
-    """A job that was started."""
-
-    def done(self) -> bool:
-        """Return whether it has ended."""
-
-    def exception(self) -> BaseException | None:
-        """Return what went wrong outside of the fit, such as a lost node."""
-
-
-class Runner(Protocol):
-    """Starts jobs."""
-
-    limit: int
-    """Jobs at a time."""
-    is_here: bool
-    """Whether jobs run on this machine."""
-    pause: float
-    """Seconds between two looks at the running jobs."""
-
-    def submit(self, job: Job) -> Handle:
-        """Start a job."""
-
-    def stop(self) -> None:
-        """Ask the running jobs to save their state and end; called again, end them at once."""
-
-
 class Local:
-    """Runs jobs as processes of this machine.
+    """Runs so many jobs at a time as processes of this machine.
 
-    Several at a time share the cores, unless ``OMP_NUM_THREADS`` is set, and each has a GPU of its own where there are several.
-
-    Args:
-        workers: Jobs at a time.
+    They share the cores, unless ``OMP_NUM_THREADS`` is set, and each has a GPU of its own where there are several.
     """
 
-    is_here, pause = True, 0.2
+    is_here = True
+    """Whether jobs run on this machine."""
+    pause = 0.2
+    """Seconds between two looks at the running jobs."""
 
     def __init__(self, workers: int = 1) -> None:
         self.limit = workers
         self._pool = ThreadPoolExecutor(workers)
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopping = False
-        self._slots: SimpleQueue[int] = SimpleQueue()
-        for slot in range(workers):
-            self._slots.put(slot)
+        self._slots = list(range(workers))
 
     def submit(self, job: Job) -> Future[None]:
         """Start a job."""
         return self._pool.submit(self._work, job)
 
     def _work(self, job: Job) -> None:
-        slot = self._slots.get()
+        slot = self._slots.pop(0)  # there is one for each thread
         try:
             work(job, _share(slot, self.limit), self._started)
         finally:
-            self._slots.put(slot)
+            self._slots.append(slot)
 
     def _started(self, process: subprocess.Popen[bytes]) -> None:
         self._processes.add(process)
@@ -146,8 +116,7 @@ class Cluster:
 class _ClusterFit:
     """What runs on a node; ``submitit`` calls ``checkpoint`` before a preempted or timed-out job is queued again."""
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+    _process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, job: Job) -> None:
         work(job, started=self._started)
@@ -166,20 +135,19 @@ class _ClusterFit:
         return DelayedSubmission(_ClusterFit(), job)
 
 
-def run_jobs(jobs: Sequence[Job], runner: Runner, ended: Callable[[Job], None]) -> None:
-    """Run all jobs that are not done, each once what it needs is done; what needs a failed one is left out.
+Runner = Local | Cluster
+"""Starts jobs, up to ``limit`` at a time; what it returns for one says when that is ``done()`` and what went wrong outside of the fit."""
 
-    Args:
-        jobs: The jobs; of those that can start, the first ones do.
-        runner: Where they run.
-        ended: Called after each job.
+
+def run_jobs(jobs: Sequence[Job], runner: Runner, ended: Callable[[Job], None]) -> None:
+    """Run all jobs that are not done, each once what it needs is done, and call ``ended`` after each; what needs a failed one is left out.
 
     Raises:
         Interrupted: The sweep was asked to stop; by then all jobs have ended.
     """
     done = {job.name for job in jobs if job.state().is_done}
     waiting = [job for job in jobs if job.name not in done]
-    running: dict[Job, Handle] = {}
+    running: dict[Job, Future[None]] = {}
     for job in waiting:
         job.prepare()
     try:
@@ -201,23 +169,19 @@ def run_jobs(jobs: Sequence[Job], runner: Runner, ended: Callable[[Job], None]) 
         raise
 
 
-def _settle(job: Job, handle: Handle) -> None:
+def _settle(job: Job, handle: Future[None]) -> None:
     """Note an end that the job could not note itself; it says nothing against what the fit had saved by then."""
     error, state = handle.exception(), job.state()
-    if error is not None:
-        job.note(INTERRUPTED, state.seconds, f"{type(error).__name__}: {error}")
-    elif state.status == OPEN:
-        job.note(INTERRUPTED, state.seconds, "the job ended without a result")
+    if error is not None or state.status == OPEN:
+        why = "the job ended without a result" if error is None else f"{type(error).__name__}: {error}"
+        job.note(INTERRUPTED, state.seconds, why)
 
 
-def _stop(runner: Runner, handles: Any) -> None:
+def _stop(runner: Runner, running: Collection[Future[None]]) -> None:
     """Let the running jobs save their state; another Ctrl-C ends them at once."""
-    running = list(handles)
     while running:
-        try:
+        with suppress(Interrupted):
             runner.stop()
             while any(not handle.done() for handle in running):
                 time.sleep(runner.pause)
             return
-        except Interrupted:
-            continue
