@@ -67,7 +67,7 @@ def test_the_overview_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys:
     assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "] == list(commands.COMMANDS)
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", [*PLAIN, "fit"])
 def test_the_help_of_a_command_fits_the_terminal(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,13 @@ class SalmArgumentParser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """Return the help; its first line names no option, of which there may be a hundred."""
+        words = [action.dest for action in self._actions if not action.option_strings]
+        self.usage = " ".join([self.prog.replace(" [options]", ""), "[OPTIONS]", *words])
+        text: str = super().format_help(*args, **kwargs)
+        return text
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong; parsers that jsonargparse makes for its own use behave as it expects.
 

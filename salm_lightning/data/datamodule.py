@@ -39,7 +39,7 @@ def default_batch_size(size: int) -> int:
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Labelled images in three splits, sharded over ranks by this class and not by Lightning.
+    """Labelled images in three splits, sharded over ranks here and not by Lightning.
 
     Pass ``use_distributed_sampler=False`` to the Trainer. Every loader yields :class:`~salm_lightning.data.base.Batch`.
 
