@@ -120,7 +120,9 @@ def condense(message: str, settings: Setting | None = None, way_out: str = "", e
     reasons = [_plain(reason) for reason in _REASON.findall(rest)]
     if found is not None and reasons:
         value = found.value if not isinstance(found.value, dict) else found.options()
-        return f"{found.origin}={value}: expected {' or '.join(dict.fromkeys(reason for reason in reasons if reason != 'NoneType'))}."
+        expected = " or ".join(dict.fromkeys(reason for reason in reasons if reason != "NoneType"))
+        closest = did_you_mean(str(value), re.findall(r"'(.+?)'", expected)) or "."
+        return f"{found.origin}={value}: expected {expected}{closest}"
     return " ".join(line.strip() for line in message.splitlines() if line.strip()) + way_out
 
 

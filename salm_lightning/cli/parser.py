@@ -98,7 +98,11 @@ def parse(
         Walk({name: hint for name, hint in hints.items() if name not in _ABOUT_OPTIONS}, taken or ()).over(settings).problems
     )
     if settle is not None:
-        settle(settings)
+        try:
+            settle(settings)
+        except ConfigurationError as error:
+            # What nobody knows says more than what became of it.
+            raise (ConfigurationError(problems[0]) if problems else error) from error
     try:
         return (read or parser.parse_args)(composition.arguments())
     except ConfigurationError as error:
