@@ -35,7 +35,7 @@ def learning_curve(folder: Path) -> tuple[list[int], list[float]]:
 
 
 def draw_images(grid: NDArray[np.object_], pairs: Pairs) -> None:
-    """Draw an image of each class: the original, its noise, the protected image."""
+    """Draw an image of each class: the original, its noise (black and white are the largest change), the protected image."""
     names, positions = pairs.one_per_class()
     original, protected = pairs.at(positions[: grid.shape[1]])
     limit = noise_limit(original, protected)
@@ -46,7 +46,7 @@ def draw_images(grid: NDArray[np.object_], pairs: Pairs) -> None:
             axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         grid[0, column].set_title(short(names[column], 16), fontsize=9)
     for axes, kind in zip(grid[:, 0], KINDS, strict=True):
-        axes.set_ylabel(f"noise (black, white: {limit} of 255)" if kind == "noise" else kind, fontsize=9)
+        axes.set_ylabel(kind, fontsize=9)
 
 
 def draw_curves(axes: Axes, folder: Path) -> None:
