@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from salm_lightning.audit.results import TrainedOn
 from salm_lightning.audit.trials import Store, Trial, is_plain
+from salm_lightning.console import duration
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError, SalmError
@@ -156,7 +156,7 @@ class Battery:
             self.records[trial.name] = record
 
     def _skip(self, trial: Trial, expected: float | None) -> None:
-        takes = "" if expected is None else f": it takes about {timedelta(seconds=round(expected))}"
+        takes = "" if expected is None else f": it takes about {duration(expected)}"
         self.reasons[trial.name] = (SKIPPED, f"no time left within the budget{takes}")
 
 

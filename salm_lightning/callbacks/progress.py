@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -14,7 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from rich.console import Console
 from rich.progress import TimeRemainingColumn
 
-from salm_lightning.console import is_live
+from salm_lightning.console import duration, is_live
 from salm_lightning.data.base import Batch
 
 _WIDE = 110
@@ -172,7 +171,7 @@ class PlainProgress(ProgressBar):
         steps_here = done - self._first_step
         if total is not None and steps_here > 0:
             remaining = (now - self._start) / steps_here * (total - done)
-            parts.append(f"{timedelta(seconds=round(remaining))} left")
+            parts.append(f"{duration(remaining)} left")
         self.print(", ".join(parts), flush=True)
 
 

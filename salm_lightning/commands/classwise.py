@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from pathlib import Path
 
+from salm_lightning.console import duration
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release.manifest import Publish
 from salm_lightning.runs.effort import Training
@@ -70,5 +70,5 @@ def classwise(
     among = Support.named(support, images, root, num_support, training.seed)
     folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}-classwise"
     protect_classes(images, numbers, among, folder, method, training, proof, publish, yes, overwrite)
-    say(f"Time taken:        {timedelta(seconds=round(time.perf_counter() - begin))}")
+    say(f"Time taken:        {duration(time.perf_counter() - begin)}")
     return 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from salm_lightning.console import duration
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release.manifest import Publish
 from salm_lightning.runs.effort import Training
@@ -88,5 +88,5 @@ def protect(
     if found:
         Console().print(proof_table(found, images))
     print_release(result.release, folder, images, verdict(found, images) if found else "")
-    say(f"Time taken:        {timedelta(seconds=round(time.perf_counter() - begin))}")
+    say(f"Time taken:        {duration(time.perf_counter() - begin)}")
     return 0
