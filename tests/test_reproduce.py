@@ -26,12 +26,10 @@ from salm_lightning.main import main
 from salm_lightning.release import Manifest
 from salm_lightning.reproduce import drawings, paper
 from salm_lightning.reproduce.cells import AccuracyOn, Cell, ClassOwners, Recipe, Result, accuracy
-from salm_lightning.reproduce.experiment import Setup
-from salm_lightning.reproduce.gap import gap, with_gaps
 from salm_lightning.reproduce.owners import ClassByClass
 from salm_lightning.reproduce.pages import save
 from salm_lightning.reproduce.settings import Dataset, Settings
-from salm_lightning.reproduce.targets import TARGETS
+from salm_lightning.reproduce.targets import TARGETS, gap, with_gaps
 from salm_lightning.reproduce.victims import Victims
 from salm_lightning.runs import estimate
 from salm_lightning.runs.estimate import Estimator, Network, Unit, Work
@@ -193,7 +191,7 @@ def test_settings_are_the_paper_s() -> None:
 
 def _planned(target: str, methods: list[str] | None = None, count: int | None = None) -> list[tuple[Cell, Job]]:
     cells = TARGETS[target].choose(["bloodmnist"], methods)[:count]
-    experiment = TARGETS[target].experiment(cells, Setup(Settings(0.0004, 0.125), Path("out")))
+    experiment = TARGETS[target].experiment(cells, Settings(0.0004, 0.125, out=Path("out")))
     assert isinstance(experiment, Victims)
     return [(cell, rows[0].job) for cell, rows in zip(cells, experiment.victims, strict=True)]
 
@@ -304,7 +302,7 @@ def test_differences_and_spread() -> None:
 def test_lines_of_other_targets_and_settings_stay() -> None:
     def line(method: str, value: float, target: str = "table1", scale: float = 1.0) -> str:
         result = Result(Cell(BLOOD, method, paper=30.5), (value,), majority=20.0)
-        return save(target, [result], Settings(scale), Path("out"))
+        return save(target, [result], Settings(scale, out=Path("out")))
 
     line("em", 50.0)
     line("sp", 51.0)
@@ -368,7 +366,7 @@ def test_what_is_missing_or_fails_is_said_and_the_others_go_on(
     assert "- **failed**: bloodmnist sp: the loss is not finite" in printed
     assert "- **skipped**: pathmnist clean, pathmnist sp: " in printed
     assert "3 of 4 cells have no number" in printed
-    assert reproduce("table1 --datasets [pathmnist] --methods [sp]") == 1, "nothing to run is no error of its own"
+    assert reproduce("table1 --datasets pathmnist --methods SP --seeds 0") == 1, "nothing to run is no error of its own"
 
 
 def test_case_studies_say_what_they_lack(offline: None) -> None:
@@ -474,7 +472,7 @@ def test_clean_and_protected_rows_have_the_same_classes() -> None:
 def _costs(target: str) -> dict[str, Work]:
     """Plan a target of PathMNIST without its file; return the work of a run by its words, of the first run of each kind."""
     cells = TARGETS[target].choose(["pathmnist"], None)
-    experiment = TARGETS[target].experiment(cells, Setup(Settings(), Path("out"), download=False))
+    experiment = TARGETS[target].experiment(cells, Settings(out=Path("out"), download=False))
     assert isinstance(experiment, Victims)
     jobs = {
         job.name.rpartition("-")[0]: job for victim in experiment.all_victims() for job in (victim.job.needs, victim.job) if job
@@ -500,7 +498,7 @@ def test_work_is_what_the_paper_s_settings_take() -> None:
 def test_work_of_owners() -> None:
     def works(target: str, support: str) -> tuple[Work, ...]:
         cells = TARGETS[target].choose(None, ["salm"])
-        experiment = TARGETS[target].experiment(cells, Setup(Settings(), Path("out"), download=False))
+        experiment = TARGETS[target].experiment(cells, Settings(out=Path("out"), download=False))
         assert isinstance(experiment, ClassByClass)
         cell = next(cell for cell in cells if isinstance(cell.recipe, ClassOwners) and cell.recipe.support == support)
         return experiment._cost(cell, 0).works
@@ -620,6 +618,7 @@ def test_similarity_of_a_real_release(blood: dict[str, np.ndarray]) -> None:
         ("table1 --datasets [pathmnits]", "datasets='pathmnits' is not known; did you mean 'pathmnist'?"),
         ("table1 --datasets []", "datasets=[] names no dataset"),
         ("table2 --methods [sp]", "methods='sp' is not known. Choices: salm."),
+        ("table2 --methods SP", "methods='sp' is not known. Choices: salm."),
         ("case7.1 --datasets [bloodmnist]", "datasets=bloodmnist: this is about dermamnist alone"),
         ("fig6 --datasets [breastmnist]", "datasets=breastmnist does not do: three classes of at least four"),
         ("fig6 --datasets [chestmnist]", "datasets=chestmnist does not do: three classes of at least four"),

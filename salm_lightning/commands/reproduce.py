@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from salm_lightning.errors import ConfigurationError, look_up
+from salm_lightning.errors import look_up, require
 from salm_lightning.runs.effort import Precision
 
 
 def reproduce(
     target: str,
-    datasets: list[str] | None = None,
-    methods: list[str] | None = None,
-    seeds: list[int] | None = None,
+    datasets: list[str] | str | None = None,
+    methods: list[str] | str | None = None,
+    seeds: list[int] | int | None = None,
     scale: float = 1.0,
     width: float = 1.0,
     general: Path | None = None,
@@ -49,20 +49,19 @@ def reproduce(
         SalmError: An argument is wrong, or another sweep is running in ``out``.
     """
     # Not with this module, or every other command would load them too.
-    from salm_lightning.reproduce.experiment import Setup
-    from salm_lightning.reproduce.run import run
+    from salm_lightning.reproduce.pages import run
     from salm_lightning.reproduce.settings import Settings
     from salm_lightning.reproduce.targets import TARGETS
     from salm_lightning.runs.trainers import check_accelerator
 
     chosen = TARGETS[look_up("target", target, TARGETS)]
-    if workers < 1:
-        raise ConfigurationError(f"workers={workers} is out of range; give 1 or more.")
+    require("workers", workers, workers >= 1, "give 1 or more")
     check_accelerator(accelerator)
-    settings = Settings(scale, width, tuple([0] if seeds is None else seeds), root, accelerator, precision)
-    cells = chosen.choose(datasets, methods)
-    experiment = chosen.experiment(cells, Setup(settings, out, workers, general, download=not dry_run))
+    named, tried = ([given] if isinstance(given, str) else given for given in (datasets, methods))
+    numbers = (seeds,) if isinstance(seeds, int) else (0,) if seeds is None else tuple(seeds)
+    settings = Settings(scale, width, numbers, root, accelerator, precision, out, workers, general, download=not dry_run)
+    experiment = chosen.experiment(chosen.choose(named, tried), settings)
     if dry_run:
         experiment.show_plan()
         return 0
-    return run(target, chosen, experiment)
+    return run(target, experiment)

@@ -1,16 +1,20 @@
-"""A cell of a table: what is trained for it, what is measured, and what the paper says; and what came out."""
+"""A cell of a table: what is trained for it, what is measured, what the paper says, and what came out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import numpy as np
 
 from salm_lightning.console import deviation
-from salm_lightning.reproduce.settings import METHODS, Dataset
+from salm_lightning.reproduce.settings import Dataset, Settings
+from salm_lightning.runs.record import DONE, Run
 
 CLEAN = "clean"
 SKIPPED = "skipped"
@@ -79,10 +83,11 @@ class Cell:
 
     Attributes:
         dataset: The images.
-        method: ``clean``, or a key of ``METHODS``; of the row, in a table that has the clean accuracy in each row.
+        method: ``clean``, or one of ``METHODS``; of the row, in a table that has the clean accuracy in each row.
         what: What else tells it from the others.
         paper: The paper's number; ``None`` where it has none.
-        recipe: What is run for it; ``None`` if it is derived from other cells.
+        recipe: What is run for it, a :class:`Recipe` or :class:`ClassOwners` as its experiment takes; ``None`` if it is derived from
+            other cells.
         measure: What is taken from what the run found.
         unit: Name of the number, which is in percent.
     """
@@ -91,7 +96,7 @@ class Cell:
     method: str
     what: str = ""
     paper: float | None = None
-    recipe: Recipe | ClassOwners | None = None
+    recipe: Any = None
     measure: Measure = accuracy
     unit: str = "accuracy"
 
@@ -100,12 +105,12 @@ def trained(method: str, percent: int = 10, **options: Any) -> Recipe:
     """Return the recipe of a victim that is trained on the clean images, or on those that a method protects.
 
     Args:
-        method: ``clean`` or a key of ``METHODS``.
+        method: ``clean`` or one of ``METHODS``.
         percent: K of SALM.
         **options: Further options; ``__`` stands for a dot.
     """
     salm = {"class_path": "SALM", "init_args": {"percent": percent}}
-    noise = salm if method in (CLEAN, "salm") else METHODS[method]
+    noise = salm if method in (CLEAN, "salm") else method.upper()
     return Recipe(noise, method == CLEAN, {name.replace("__", "."): value for name, value in options.items()})
 
 
@@ -125,7 +130,7 @@ class Result:
     cell: Cell
     values: tuple[float, ...] = ()
     seeds: int = 1
-    status: str = "done"
+    status: str = DONE
     reason: str = ""
     majority: float | None = None
 
@@ -143,3 +148,44 @@ class Result:
     def difference(self) -> float | None:
         """Ours less the paper's number."""
         return None if self.ours is None or self.cell.paper is None else self.ours - self.cell.paper
+
+
+class Experiment(ABC):
+    """Turns cells into results; settings that cannot work are refused when it is built."""
+
+    def __init__(self, cells: Sequence[Cell], settings: Settings) -> None:
+        self.cells, self.settings = cells, settings
+
+    @abstractmethod
+    def show_plan(self) -> None:
+        """Print what there is to run, with an estimate of time and disk."""
+
+    @abstractmethod
+    def run(self) -> int:
+        """Run what is not done yet; return the exit code, above 1 after a stop."""
+
+    @abstractmethod
+    def found(self, cell: Cell) -> list[Run]:
+        """Return what became of a cell's runs, one for each seed; the results are what its measure takes."""
+
+    def missing(self, cell: Cell) -> str:
+        """Return why a cell cannot be measured here, or an empty string."""
+        return self.settings.missing(cell.dataset)
+
+    def result(self, cell: Cell) -> Result:
+        """Return what came out for a cell."""
+        if reason := self.missing(cell):
+            return Result(cell, status=SKIPPED, reason=reason)
+        runs = self.found(cell)
+        done = [run.results for run in runs if run.is_done]
+        worst = next((run for run in runs if not run.is_done), runs[0])
+        majority = 100 * done[0]["majority"] if done and cell.measure is accuracy else None
+        return Result(cell, tuple(map(cell.measure, done)), len(runs), worst.status, worst.why, majority)
+
+
+def tested(run: Run, path: Path) -> Run:
+    """Return a victim's run with what its test found, by its results file, if it is done."""
+    if not run.is_done:
+        return run
+    results = json.loads(path.read_text(encoding="utf-8"))
+    return replace(run, results=results["test"] | {"majority": results["majority"]})

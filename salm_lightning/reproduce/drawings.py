@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
 
 from salm_lightning.audit.album import Album
 from salm_lightning.audit.charts import Bar, Curve, battery_figure, curves_figure, percent_figure
 from salm_lightning.audit.image_figures import embed, tsne_figure
 from salm_lightning.audit.networks import features_of
 from salm_lightning.callbacks.checkpoint import latest_checkpoint
-from salm_lightning.data import MEDMNIST, DatasetInfo, Task
+from salm_lightning.countermeasures import FineTune
+from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.metrics.figures import confusion_figure
 from salm_lightning.metrics.style import COLORS
 from salm_lightning.models import Architecture
 from salm_lightning.release import PoisonedDataModule
-from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, Recipe
+from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, tested
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.reproduce.victims import Victims
 from salm_lightning.sweep.job import Job
@@ -35,12 +34,11 @@ LEFT, RIGHT = "left", "right"
 
 
 class Finished(NamedTuple):
-    """A victim that has finished, its cell, and what was found on clean test images."""
+    """A victim that has finished, its cell, and what was found on clean test images, ``majority`` beside it."""
 
     cell: Cell
     victim: PlannedVictim
     test: dict[str, Any]
-    majority: float
 
 
 def fig2(experiment: Victims, album: Album) -> None:
@@ -54,7 +52,7 @@ def fig2(experiment: Victims, album: Album) -> None:
             album.add(f"fig2-left-{dataset}", figure, "Learning curves by method", caption)
         if right:
             series[str(dataset)] = [(_percent(one.cell), one.test["acc"]) for one in right]
-            majority[str(dataset)] = right[0].majority
+            majority[str(dataset)] = right[0].test["majority"]
     if series:
         figure = percent_figure(series, majority)
         album.add("fig2-right", figure, "Accuracy by K", "K = 0 is a victim on the clean images (Fig. 2, right).")
@@ -68,10 +66,9 @@ def fig5(experiment: Victims, album: Album) -> None:
         album.add(f"fig5-left-{dataset}", figure, "Learning curves by part", caption)
         whole = next((one.victim.job for one in finished if one.cell.what == "both"), None)
         if whole and MEDMNIST[dataset.name].task is not Task.MULTI_LABEL:
-            caption = (
-                "t-SNE of training images in features of the model trained on clean and protected ones together (Fig. 5, right)."
-            )
-            album.add(f"fig5-right-{dataset}", _features(whole), "Clean and protected images in one model", caption)
+            seen = "t-SNE of training images in features of the model trained on clean and protected ones together"
+            figure = _features(whole)
+            album.add(f"fig5-right-{dataset}", figure, "Clean and protected images in one model", f"{seen} (Fig. 5, right).")
 
 
 def fig6(experiment: Victims, album: Album) -> None:
@@ -86,7 +83,7 @@ def fig7(experiment: Victims, album: Album) -> None:
     """Draw the accuracy on the three classes by architecture, for clean and protected training images."""
     for dataset, finished in _by_dataset(experiment):
         found: dict[str, dict[bool, list[float]]] = {}
-        for cell, victim, test, _ in finished:
+        for cell, victim, test in finished:
             of_arch = found.setdefault(victim.values["arch"], {True: [], False: []})
             of_arch[cell.method == CLEAN].append(cell.measure(test) / 100)
         measure = finished[0].cell.measure
@@ -104,17 +101,17 @@ def _by_dataset(experiment: Victims) -> Iterator[tuple[Dataset, list[Finished]]]
     found: dict[Dataset, list[Finished]] = {}
     for cell, victims in zip(experiment.cells, experiment.victims, strict=True):
         for victim in victims:
-            if victim.job.state().is_done:
-                results = json.loads(victim.job.product.read_text(encoding="utf-8"))
-                found.setdefault(cell.dataset, []).append(Finished(cell, victim, results["test"], results["majority"]))
+            run = tested(victim.job.state(), victim.job.product)
+            if run.is_done:
+                found.setdefault(cell.dataset, []).append(Finished(cell, victim, run.results))
     yield from found.items()
 
 
-def _curves(dataset: Dataset, finished: list[Finished], label: Callable[[Cell], str]) -> Any:
+def _curves(dataset: Dataset, finished: list[Finished], label: Callable[[Cell], str]) -> Figure:
     """Return a figure with a learning curve for each victim, those of a cell in one colour."""
     labels = list(dict.fromkeys(label(one.cell) for one in finished))
     curves = [Curve(label(one.cell), *_learning_curve(one.victim.job), COLORS[labels.index(label(one.cell))]) for one in finished]
-    return curves_figure({str(dataset): curves}, finished[0].majority)
+    return curves_figure({str(dataset): curves}, finished[0].test["majority"])
 
 
 def _learning_curve(job: Job) -> tuple[list[float], list[float]]:
@@ -124,40 +121,31 @@ def _learning_curve(job: Job) -> tuple[list[float], list[float]]:
     return [float(step) for step in sorted(points)], [points[step] for step in sorted(points)]
 
 
-def _features(job: Job) -> Any:
+def _features(job: Job) -> Figure:
     """Return a figure of where a victim of a mix puts clean and protected training images, equally many of each class."""
+    path = latest_checkpoint(job.folder / "checkpoints")
     assert job.needs is not None
-    data = PoisonedDataModule(job.needs.release)
-    train, network = data.split("train"), _network(job, data.info)
+    assert path is not None
+    data, options = PoisonedDataModule(job.needs.release), job.settings["model"]["init_args"]
+    train, info = data.split("train"), data.info
+    network = Architecture.parse(options["arch"]).build(info.num_classes, info.channels, info.size, options["width"])
+    FineTune(str(path)).initialise(network)
     rows = _same_classes(train.labels[:, 0], data.manifest.coverage.mask())
     clean, protected = (features_of(network, np.asarray(train.images[part])) for part in rows)
-    return tsne_figure(embed(clean, protected, seed=0), train.labels[rows[0], 0].astype(np.int64), data.info.class_names)
+    return tsne_figure(embed(clean, protected, seed=0), train.labels[rows[0], 0].astype(np.int64), info.class_names)
 
 
-def _same_classes(labels: NDArray[np.integer[Any]], protected: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _same_classes(labels: NDArray[np.integer[Any]], protected: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     """Return rows of clean and of protected images, of equal classes at equal positions."""
     rng, numbers = np.random.default_rng(0), np.unique(labels)
-    chosen: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
+    chosen = []
     for number in numbers:
         parts = [rng.permutation(np.flatnonzero((labels == number) & (protected == side))) for side in (False, True)]
-        count = min(len(parts[0]), len(parts[1]), max(1, _MOST_POINTS // len(numbers)))
-        for rows, part in zip(chosen, parts, strict=True):
-            rows.append(part[:count])
-    return np.concatenate(chosen[0]), np.concatenate(chosen[1])
-
-
-def _network(job: Job, info: DatasetInfo) -> nn.Module:
-    """Return a finished victim's network."""
-    options, path = job.settings["model"]["init_args"], latest_checkpoint(job.folder / "checkpoints")
-    assert path is not None
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    network = Architecture.parse(options["arch"]).build(info.num_classes, info.channels, info.size, options["width"])
-    prefix = "network."
-    network.load_state_dict({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
-    return network
+        count = min(*map(len, parts), max(1, _MOST_POINTS // len(numbers)))
+        chosen.append([part[:count] for part in parts])
+    return [np.concatenate(rows) for rows in zip(*chosen, strict=True)]
 
 
 def _percent(cell: Cell) -> float:
     """Return K; clean images are K = 0."""
-    assert isinstance(cell.recipe, Recipe)
     return 0.0 if cell.recipe.clean else float(cell.recipe.method["init_args"]["percent"])

@@ -16,9 +16,8 @@ from salm_lightning.data.original import Original
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.files import address, locked
 from salm_lightning.noise.methods import SALM
-from salm_lightning.reproduce.cells import SKIPPED, Cell, ClassOwners
-from salm_lightning.reproduce.experiment import Experiment, Setup, tested
-from salm_lightning.reproduce.settings import Dataset
+from salm_lightning.reproduce.cells import SKIPPED, Cell, ClassOwners, Experiment, tested
+from salm_lightning.reproduce.settings import Dataset, Settings
 from salm_lightning.runs.effort import Training
 from salm_lightning.runs.plan import generator_work, victim_work
 from salm_lightning.runs.record import FAILED, Run, read_run
@@ -36,29 +35,30 @@ class ClassByClass(Experiment):
         ConfigurationError: ``general`` is no folder.
     """
 
-    def __init__(self, cells: Sequence[Cell], setup: Setup) -> None:
-        super().__init__(cells, setup)
-        if setup.general is not None and not setup.general.is_dir():
-            raise ConfigurationError(f"general={setup.general} is no folder; give one with a subfolder of images per class.")
+    def __init__(self, cells: Sequence[Cell], settings: Settings) -> None:
+        super().__init__(cells, settings)
+        if settings.general is not None and not settings.general.is_dir():
+            raise ConfigurationError(f"general={settings.general} is no folder; give one with a subfolder of images per class.")
+        self._runs = list(product(cells, settings.seeds))
         self._failed: dict[Path, Run] = {}
 
     def run(self) -> int:
         """Protect and train what is not done yet, one after another in this process."""
-        with locked(self.setup.out, "sweep"):
-            for cell, seed in product(self.cells, self.setup.settings.seeds):
+        with locked(self.settings.out, "sweep"):
+            for cell, seed in self._runs:
                 folder = self._folder(cell, seed)
                 if not (self.missing(cell) or folder in self._failed or self._state(folder).is_done):
                     self._protect(cell, seed, folder)
         return 0
 
     def _protect(self, cell: Cell, seed: int, folder: Path) -> None:
-        recipe, training, root = _recipe(cell), self._training(cell, seed), self.setup.settings.root
+        recipe, root = cell.recipe, self.settings.root
         say(f"Protecting {cell.dataset} class by class among {self._among(recipe)}, seed {seed}")
         try:
             seed_everything(seed, verbose=False)
             images = Original.named(cell.dataset.name, cell.dataset.size, root, seed=seed).load()
             support = Support.named(self._among(recipe), images, root, self._num_support(recipe), seed)
-            numbers = numbers_of(recipe.classes, images)
+            numbers, training = numbers_of(recipe.classes, images), self._training(cell, seed)
             protect_classes(images, numbers, support, folder, SALM(), training, yes=True, overwrite=True)
         except (SalmError, RuntimeError) as error:  # diverged, or out of memory
             self._failed[folder] = Run({}, FAILED, str(error))
@@ -66,11 +66,9 @@ class ClassByClass(Experiment):
 
     def found(self, cell: Cell) -> list[Run]:
         """Return what became of a cell's releases, with what the victim of its number found."""
-        name, runs = "clean" if _recipe(cell).clean else "protected", []
-        for folder in (self._folder(cell, seed) for seed in self.setup.settings.seeds):
-            state = self._state(folder)
-            runs.append(tested(state, results_file(folder, name)) if state.is_done else state)
-        return runs
+        folders = [self._folder(cell, seed) for seed in self.settings.seeds]
+        victim = "clean" if cell.recipe.clean else "protected"
+        return [tested(self._state(folder), results_file(folder, victim)) for folder in folders]
 
     def _state(self, folder: Path) -> Run:
         """Return what became of a release and its victims, in this command or before."""
@@ -78,15 +76,15 @@ class ClassByClass(Experiment):
 
     def missing(self, cell: Cell) -> str:
         """Return why a cell cannot be measured here: its data, or those of its support classes."""
-        support = _recipe(cell).support
-        if support is None and self.setup.general is None:
+        support = cell.recipe.support
+        if support is None and self.settings.general is None:
             return _GENERAL
-        return super().missing(cell) or (self.setup.missing(Dataset(support)) if support else "")
+        return super().missing(cell) or (self.settings.missing(Dataset(support)) if support else "")
 
     def show_plan(self) -> None:
         """Print a run for each support and seed."""
         planned = {}
-        for cell, seed in product(self.cells, self.setup.settings.seeds):
+        for cell, seed in self._runs:
             folder, skipped = self._folder(cell, seed), self.missing(cell)
             cost = None if skipped else self._cost(cell, seed)
             planned[folder] = PlannedRun(folder.name, SKIPPED if skipped else self._state(folder).status, cost)
@@ -94,7 +92,7 @@ class ClassByClass(Experiment):
 
     def _cost(self, cell: Cell, seed: int) -> Cost:
         """Return the cost of protecting a dataset class by class, and of two victims."""
-        recipe, training, data = _recipe(cell), self._training(cell, seed), self.setup.settings.data(cell.dataset)
+        recipe, training, data = cell.recipe, self._training(cell, seed), self.settings.data(cell.dataset)
         sizes, names = INFO[cell.dataset.name]["n_samples"], MEDMNIST[cell.dataset.name].class_names
         beside = dict.fromkeys(SPLITS, MAX_PER_CLASS)
         if recipe.support is not None:
@@ -110,15 +108,15 @@ class ClassByClass(Experiment):
         if recipe.support is not None:
             available = len(MEDMNIST[recipe.support].class_names)
         else:
-            available = sum(path.is_dir() for path in self.setup.general.iterdir()) if self.setup.general else 0
+            available = sum(path.is_dir() for path in self.settings.general.iterdir()) if self.settings.general else 0
         return min(recipe.num_support or available, available)
 
     def _among(self, recipe: ClassOwners) -> str:
         """Return the word for the support classes' origin."""
-        return recipe.support or str(self.setup.general)
+        return recipe.support or str(self.settings.general)
 
     def _training(self, cell: Cell, seed: int) -> Training:
-        settings = self.setup.settings
+        settings = self.settings
         return Training(
             width=settings.width,
             steps=settings.steps(cell.dataset.size),
@@ -131,12 +129,6 @@ class ClassByClass(Experiment):
 
     def _folder(self, cell: Cell, seed: int) -> Path:
         """Return the folder that belongs to all settings, as those of a sweep do."""
-        recipe, training = _recipe(cell), self._training(cell, seed).settings()
-        number, support = self._num_support(recipe), recipe.support or "general"
-        identity = address(str(cell.dataset), self._among(recipe), recipe.classes, number, training)
-        return self.setup.out / f"{cell.dataset}-classwise-{support}-{identity[:12]}"
-
-
-def _recipe(cell: Cell) -> ClassOwners:
-    assert isinstance(cell.recipe, ClassOwners)
-    return cell.recipe
+        recipe, training = cell.recipe, self._training(cell, seed).settings()
+        identity = address(str(cell.dataset), self._among(recipe), recipe.classes, self._num_support(recipe), training)
+        return self.settings.out / f"{cell.dataset}-classwise-{recipe.support or 'general'}-{identity[:12]}"

@@ -10,12 +10,13 @@ from importlib.resources import files
 
 @functools.cache
 def table(name: str) -> tuple[Mapping[str, str], ...]:
-    """Return the lines of ``numbers/<name>.csv`` by column."""
+    """Return the lines of ``numbers/<name>.csv`` by column; a table that names no dataset is about PathMNIST."""
     text = files("salm_lightning.reproduce").joinpath("numbers", f"{name}.csv").read_text(encoding="utf-8")
-    return tuple(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+    lines = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    return tuple({"dataset": "PathMNIST", **line} for line in lines)
 
 
-def figure(name: str, column: str, **where: str | int) -> float | None:
+def figure(name: str, column: str, **where: object) -> float | None:
     """Return one number of a table, or ``None`` where the paper has none.
 
     Args:
@@ -23,7 +24,6 @@ def figure(name: str, column: str, **where: str | int) -> float | None:
         column: The number's column.
         **where: What its line has in other columns; case is ignored, as the paper spells names in several ways.
     """
-    wanted = {key: str(value).lower() for key, value in where.items()}
-    lines = (line for line in table(name) if all(line[key].lower() == value for key, value in wanted.items()))
+    lines = (line for line in table(name) if all(line[key].lower() == str(value).lower() for key, value in where.items()))
     number = next(lines, {column: ""})[column]
     return float(number) if number else None

@@ -35,7 +35,7 @@ class Releases(Victims):
 
     @abstractmethod
     def compare(self, pairs: Pairs, dataset: Dataset) -> dict[str, float]:
-        """Return what is measured, by name, as means over the images."""
+        """Return what is measured, by name, in percent, as means over all training images."""
 
     def jobs(self, victims: Sequence[PlannedVictim]) -> list[Job]:
         """Return the releases of some victims."""
@@ -44,7 +44,7 @@ class Releases(Victims):
     def run(self) -> int:
         """Make the releases and compare them with their originals."""
         victims = self.all_victims()
-        stopped = run_all(victims, self.jobs(victims), Local(self.setup.workers), self.setup.out) if victims else 0
+        stopped = run_all(victims, self.jobs(victims), Local(self.settings.workers), self.settings.out) if victims else 0
         if not stopped:
             for cell, of_cell in zip(self.cells, self.victims, strict=True):
                 for job in self.jobs(of_cell):
@@ -57,7 +57,7 @@ class Releases(Victims):
         return [self._comparison(job) if job.state().is_done else job.state() for job in jobs]
 
     def _record(self, job: Job) -> Path:
-        return self.setup.out / self.name / f"{job.name}.json"
+        return self.settings.out / self.name / f"{job.name}.json"
 
     def _comparison(self, job: Job) -> Run:
         new = Run({"release": job.name, "compared": self.name}, why="not compared yet")
@@ -70,7 +70,7 @@ class Releases(Victims):
             return
         say(f"Comparing {job.release} with its originals: {self.name}")
         try:
-            found = self.compare(Pairs(job.release, self.setup.settings.data(dataset)), dataset)
+            found = self.compare(Pairs(job.release, self.settings.data(dataset)), dataset)
             run = run.ended(DONE, time.monotonic() - begin, found)
         except SalmError as error:
             run = run.ended(FAILED, time.monotonic() - begin, why=str(error))
@@ -78,12 +78,12 @@ class Releases(Victims):
 
 
 class Similar(Releases):
-    """Similarity in percent: SSIM, and hashes and mutual information of the grey images."""
+    """Similarity: SSIM, and hashes and mutual information of the grey images."""
 
     name = "similarity"
 
     def compare(self, pairs: Pairs, dataset: Dataset) -> dict[str, float]:
-        """Return the means over all training images."""
+        """Return the means of :data:`MEASURES`."""
         similarity = Similarity()
         for original, protected in pairs.chunks():
             similarity.update(original, protected)
@@ -92,13 +92,12 @@ class Similar(Releases):
 
 
 class Segmented(Releases):
-    """Share of pixels in percent that a segmenter takes for something else."""
+    """Share of pixels that a segmenter takes for something else."""
 
     name = "segmentation"
 
     def compare(self, pairs: Pairs, dataset: Dataset) -> dict[str, float]:
-        """Return the means over all training images."""
-        # The vessels of a fundus, else what is darker than the background.
+        """Return the means by the vessels of a fundus, else by what is darker than the background."""
         segment: Segmenter = Vessels() if dataset.name == "retinamnist" else Otsu()
         chunks = [compare_masks(segment(original), segment(protected)) for original, protected in pairs.chunks()]
         return {name: 100 * float(np.mean(np.concatenate([chunk[name] for chunk in chunks]))) for name in chunks[0]}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from salm_lightning.data import MEDMNIST, MedMNISTDataModule
-from salm_lightning.errors import ConfigurationError, look_up
+from salm_lightning.errors import ConfigurationError, DataError, look_up
 from salm_lightning.runs.effort import Precision, check_seed, require_positive
 
-VICTIM_STEPS = 20_000
+METHODS = ("tap", "em", "sp", "salm")
+"""The paper's methods; in capitals their classes."""
+_VICTIM_STEPS = 20_000
 """Training steps of a victim (Appendix B.2)."""
-METHODS: Mapping[str, str] = {"tap": "TAP", "em": "EM", "sp": "SP", "salm": "SALM"}
-"""Classes of the paper's methods."""
 _STEPS = {28: 5000, 224: 3000}
 """Training steps of a generator by size (M)."""
 _CHECKS, _VICTIM_CHECKS = {28: 250, 224: 500}, 500
@@ -49,7 +49,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a table or figure is reproduced; as it stands, the paper's way.
+    """How and where a table or figure is reproduced; as it stands, the paper's way.
 
     Args:
         scale: Factor on the training steps of generators and victims.
@@ -58,6 +58,10 @@ class Settings:
         root: Folder of MedMNIST's files; ``None`` is ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
         precision: Numerical precision.
+        out: Folder of all runs; tables and figures share them.
+        workers: Runs at a time.
+        general: Folder with one subfolder of general images per class, for support classes.
+        download: Whether missing datasets are downloaded; if not, nothing needs them, as in a dry run.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -69,6 +73,11 @@ class Settings:
     root: Path | None = None
     accelerator: str = "auto"
     precision: Precision = "32-true"
+    out: Path = Path("lightning_logs/reproduce")
+    workers: int = 1
+    general: Path | None = None
+    download: bool = True
+    _reasons: dict[Dataset, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_positive(scale=self.scale, width=self.width)
@@ -83,6 +92,16 @@ class Settings:
         numbers = {"scale": f"{self.scale:g}", "width": f"{self.width:g}"}
         return {**numbers, "precision": self.precision, "seeds": " ".join(map(str, self.seeds))}
 
+    def missing(self, dataset: Dataset) -> str:
+        """Return why a dataset cannot be used, or an empty string; it is downloaded if need be."""
+        if self.download and dataset not in self._reasons:
+            self._reasons[dataset] = ""
+            try:
+                self.data(dataset).prepare_data()
+            except DataError as error:
+                self._reasons[dataset] = str(error)
+        return self._reasons.get(dataset, "")
+
     def steps(self, size: int) -> int:
         """Return the training steps of a noise generator, the paper's M times the scale."""
         return max(1, round(_STEPS[size] * self.scale))
@@ -90,7 +109,7 @@ class Settings:
     @property
     def victim_steps(self) -> int:
         """Training steps of a victim."""
-        return max(1, round(VICTIM_STEPS * self.scale))
+        return max(1, round(_VICTIM_STEPS * self.scale))
 
     def data(self, dataset: Dataset) -> MedMNISTDataModule:
         """Return a dataset."""
@@ -99,12 +118,10 @@ class Settings:
     def generator(self, dataset: Dataset) -> dict[str, Any]:
         """Return options of ``fit`` for a noise generator; the paper's loop starts afresh at each step (``docs/method.md``)."""
         root = {} if self.root is None else {"root": str(self.root)}
+        model = {"method": "SALM", "loop": "fresh", "width": self.width}
         return {
             "data": {"class_path": "MedMNISTDataModule", "init_args": {"name": dataset.name, **root}},
-            "model": {
-                "class_path": "NoiseGeneratorModule",
-                "init_args": {"method": "SALM", "loop": "fresh", "width": self.width},
-            },
+            "model": {"class_path": "NoiseGeneratorModule", "init_args": model},
             "trainer": self._trainer(self.steps(dataset.size), _CHECKS[dataset.size]),
         }
 

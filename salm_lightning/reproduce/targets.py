@@ -12,22 +12,21 @@ from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.noise.selection import class_number
 from salm_lightning.reproduce import drawings
-from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, ClassOwners, Result, trained
-from salm_lightning.reproduce.experiment import Experiment
-from salm_lightning.reproduce.gap import PARTS, with_gaps
+from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, ClassOwners, Experiment, Result, trained
 from salm_lightning.reproduce.owners import ClassByClass
 from salm_lightning.reproduce.paper import figure, table
 from salm_lightning.reproduce.releases import MEASURES, Segmented, Similar
 from salm_lightning.reproduce.settings import METHODS, Dataset
 from salm_lightning.reproduce.victims import Victims
+from salm_lightning.runs.record import DONE
 
 _ALL = (CLEAN, *METHODS)
 _ARCHITECTURES = ("vgg11", "resnet18", "resnet50", "densenet121")
 _PATH = ("pathmnist",)
 _FOUR = ("pathmnist", "dermamnist", "octmnist", "chestmnist_224")
-_COLUMNS = {"salm": "salm_k10"}
-"""Columns of the paper's numbers that are not called as their methods are."""
 _THREE_CLASSES = ("cancer-associated stroma", "colorectal adenocarcinoma epithelium", "lymphocytes")
+_GAP_OF = ("clean", "cropped_clean", "protected", "cropped_protected")
+"""Columns of Table 4 that the Gap is made of."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Target:
 
         Args:
             datasets: MedMNIST names, with ``_224`` for the larger size; ``None`` is the paper's.
-            methods: Of ``tap``, ``em``, ``sp``, ``salm``; ``None`` is all that the target has.
+            methods: Of ``tap``, ``em``, ``sp``, ``salm``, in any case; ``None`` is all that the target has.
 
         Raises:
             ConfigurationError: A name is not known, or the target does not have it.
@@ -74,71 +73,84 @@ class Target:
         if methods is None:
             return cells
         known = dict.fromkeys(cell.method for cell in cells if cell.method != CLEAN)
-        wanted = {CLEAN, *(look_up("methods", name, known) for name in methods)}
+        wanted = {CLEAN, *(look_up("methods", name.lower(), known) for name in methods)}
         return [cell for cell in cells if cell.method in wanted]
 
 
 def _by_method(title: str, name: str, *notes: str) -> Target:
     def cells(dataset: Dataset) -> list[Cell]:
-        numbers = {method: _paper(name, dataset, _COLUMNS.get(method, method)) for method in _ALL}
-        return [Cell(dataset, method, paper=number, recipe=trained(method)) for method, number in numbers.items()]
+        return [Cell(dataset, method, "", figure(name, method, dataset=dataset), trained(method)) for method in _ALL]
 
     return Target(title, tuple(line["dataset"].lower() for line in table(name)), cells, notes=notes)
 
 
 def _architectures(dataset: Dataset) -> list[Cell]:
-    return [
-        Cell(
-            dataset, method, f"{arch}, K = {percent}", _paper("table2_architectures", dataset, method, k=percent, model=arch),
-            trained(method, percent, victim__model__arch=arch),
-        )
-        for percent in (10, 30)
-        for arch in _ARCHITECTURES
-        for method in (CLEAN, "salm")
-    ]  # fmt: skip
+    cells = []
+    for percent, arch, method in itertools.product((10, 30), _ARCHITECTURES, (CLEAN, "salm")):
+        paper = figure("table2_architectures", method, dataset=dataset, k=percent, model=arch)
+        recipe = trained(method, percent, victim__model__arch=arch)
+        cells.append(Cell(dataset, method, f"{arch}, K = {percent}", paper, recipe))
+    return cells
 
 
 def _filters(dataset: Dataset) -> list[Cell]:
-    return [
-        Cell(
-            dataset, method, name, _paper("table3_filters", dataset, _COLUMNS.get(method, method), filter=name),
-            trained(method, victim__model__countermeasure={"class_path": kind}),
-        )
-        for name, kind in (("mean", "Mean"), ("median", "Median"), ("gaussian", "Gaussian"))
-        for method in _ALL
-    ]  # fmt: skip
+    cells = []
+    for name, method in itertools.product(("mean", "median", "gaussian"), _ALL):
+        recipe = trained(method, victim__model__countermeasure={"class_path": name.capitalize()})
+        cells.append(Cell(dataset, method, name, figure("table3_filters", method, dataset=dataset, filter=name), recipe))
+    return cells
 
 
 def _cropping(dataset: Dataset) -> list[Cell]:
-    crop = {"class_path": "CenterCrop"}
-    return [
-        Cell(
-            dataset, method, column.replace("_", " "), _of_path("table4_cropping", dataset, column, method=method),
-            trained(images, victim__model__countermeasure=applied),
-        )
-        for method in METHODS
-        for column, images, applied in zip(PARTS, (CLEAN, CLEAN, method, method), (None, crop, None, crop), strict=True)
-    ]  # fmt: skip
+    cells = []
+    for method, column in itertools.product(METHODS, _GAP_OF):
+        paper = figure("table4_cropping", column, dataset=dataset, method=method)
+        crop = {"class_path": "CenterCrop"} if column.startswith("cropped") else None
+        recipe = trained(CLEAN if column.endswith(CLEAN) else method, victim__model__countermeasure=crop)
+        cells.append(Cell(dataset, method, column.replace("_", " "), paper, recipe))
+    return cells
+
+
+def gap(clean: float, cropped_clean: float, protected: float, cropped_protected: float) -> float:
+    """Return the change of the protected accuracy by cropping, less the change of the clean accuracy by cropping (Section 5).
+
+    More than 0, the paper's upward arrow, is protection that cropping takes away. The paper: "We calculate the difference in test
+    accuracy on the protected data before and after cropping. To minimize the impact of cropping itself on performance, we add the
+    difference in test accuracy on the clean data before and after cropping."
+    """
+    return (cropped_protected - protected) - (cropped_clean - clean)
+
+
+def with_gaps(results: Sequence[Result]) -> list[Result]:
+    """Return Table 4's results with the Gap after the four numbers that it is made of."""
+    printed = {line["method"]: (1 if line["arrow"] == "up" else -1) * float(line["gap"]) for line in table("table4_cropping")}
+    found = []
+    for start in range(0, len(results), len(_GAP_OF)):
+        parts = results[start : start + len(_GAP_OF)]
+        first, undone = parts[0].cell, next((part for part in parts if part.status != DONE), None)
+        cell = Cell(first.dataset, first.method, "gap", None if first.paper is None else printed[first.method], unit="gap")
+        result = Result(cell, tuple(map(gap, *(part.values for part in parts))), parts[0].seeds)
+        found += [*parts, Result(cell, (), undone.seeds, undone.status, undone.reason) if undone else result]
+    return found
 
 
 def _similarity(dataset: Dataset) -> list[Cell]:
     cells = []
     for method, name in itertools.product(METHODS, MEASURES):
-        paper = _of_path("table5_similarity", dataset, name, method=method)
+        paper = figure("table5_similarity", name, dataset=dataset, method=method)
         cells.append(Cell(dataset, method, "", paper, trained(method), itemgetter(name), name))
     return cells
 
 
 def _mixes(dataset: Dataset) -> list[Cell]:
     cells = []
-    for percent in (10, 30, 50):
-        for share in (0, 20, 40, 60, 80, 100):
-            parts = (("mixed", "all"), ("clean_part_only", "clean")) if 0 < share < 100 else (("mixed", ""),)
-            for column, part in parts:
-                paper = _of_path("table6_sample_mix", dataset, column, k=percent, percent_protected=share)
-                what = f"K = {percent}, {share} % protected" + (f", {column.replace('_', ' ')}" if part else "")
-                recipe = trained("salm", percent, **(_part(share, part) if part else {})) if share else trained(CLEAN)
-                cells.append(Cell(dataset, "salm" if share else CLEAN, what, paper, recipe))
+    for percent, share in itertools.product((10, 30, 50), range(0, 101, 20)):
+        parts = (("mixed", "all"), ("clean_part_only", "clean")) if 0 < share < 100 else (("mixed", ""),)
+        for column, part in parts:
+            paper = figure("table6_sample_mix", column, dataset=dataset, k=percent, percent_protected=share)
+            what = f"K = {percent}, {share} % protected" + (f", {column.replace('_', ' ')}" if part else "")
+            recipe = trained("salm", percent, **(_part(share, part) if part else {})) if share else trained(CLEAN)
+            cells.append(Cell(dataset, "salm" if share else CLEAN, what, paper, recipe))
     return cells
 
 
@@ -147,18 +159,18 @@ def _curves_and_percents(dataset: Dataset) -> list[Cell]:
     cells = []
     if str(dataset) not in _FOUR[1:]:
         for method in (CLEAN, "tap", "em", "salm"):
-            paper = _paper("table1_methods", dataset, _COLUMNS.get(method, method))
+            paper = figure("table1_methods", method, dataset=dataset)
             cells.append(Cell(dataset, method, f"{drawings.LEFT}, last step", paper, trained(method)))
     for percent in (0, 5, *range(10, 100, 10)):
         method, known = "salm" if percent else CLEAN, percent or 10
-        paper = _paper("table2_architectures", dataset, method, k=known, model="resnet18")
+        paper = figure("table2_architectures", method, dataset=dataset, k=known, model="resnet18")
         cells.append(Cell(dataset, method, f"{drawings.RIGHT}, K = {percent}", paper, trained(method, known)))
     return cells
 
 
 def _mix_of_80(dataset: Dataset) -> list[Cell]:
     paper = {
-        part: _of_path("table6_sample_mix", dataset, column, k=10, percent_protected=80)
+        part: figure("table6_sample_mix", column, dataset=dataset, k=10, percent_protected=80)
         for part, column in (("clean", "clean_part_only"), ("all", "mixed"))
     }
     return [
@@ -179,16 +191,11 @@ def _confusion(dataset: Dataset) -> list[Cell]:
 
 
 def _three_classes(dataset: Dataset) -> list[Cell]:
-    numbers = _three(dataset)
-    selection = {"classes": list(numbers)}
-    return [
-        Cell(
-            dataset, method, arch, None, trained(method, victim__model__arch=arch, generator__model__selection=selection),
-            AccuracyOn(numbers), "accuracy on the three classes",
-        )
-        for arch in _ARCHITECTURES
-        for method in (CLEAN, "salm")
-    ]  # fmt: skip
+    numbers, cells = _three(dataset), []
+    for arch, method in itertools.product(_ARCHITECTURES, (CLEAN, "salm")):
+        recipe = trained(method, victim__model__arch=arch, generator__model__selection={"classes": list(numbers)})
+        cells.append(Cell(dataset, method, arch, None, recipe, AccuracyOn(numbers), "accuracy on the three classes"))
+    return cells
 
 
 def _melanoma(dataset: Dataset) -> list[Cell]:
@@ -204,29 +211,17 @@ def _melanoma(dataset: Dataset) -> list[Cell]:
 
 def _every_class(dataset: Dataset) -> list[Cell]:
     mean = figure("text", "value", key="cased2") if str(dataset) == "dermamnist" else None
-    paper = {CLEAN: _paper("table1_methods", dataset, CLEAN), "salm": mean}
-    return [
-        Cell(
-            dataset, method, f"each class among {support or 'general images'}", paper[method],
-            ClassOwners(support, None, 5, method == CLEAN),
-        )
-        for support in ("pathmnist", "bloodmnist", None)
-        for method in (CLEAN, "salm")
-    ]  # fmt: skip
+    paper = {CLEAN: figure("table1_methods", CLEAN, dataset=dataset), "salm": mean}
+    cells = []
+    for support, method in itertools.product(("pathmnist", "bloodmnist", None), (CLEAN, "salm")):
+        recipe = ClassOwners(support, None, 5, method == CLEAN)
+        cells.append(Cell(dataset, method, f"each class among {support or 'general images'}", paper[method], recipe))
+    return cells
 
 
 def _masks(dataset: Dataset) -> list[Cell]:
     paper = figure("text", "value", key="fig3") if dataset.size == 224 else None
     return [Cell(dataset, "salm", "", paper, trained("salm"), itemgetter("changed_share"), "pixels segmented otherwise")]
-
-
-def _paper(name: str, dataset: Dataset, column: str, **where: str | int) -> float | None:
-    return figure(name, column, dataset=str(dataset), **where)
-
-
-def _of_path(name: str, dataset: Dataset, column: str, **where: str | int) -> float | None:
-    """Return a number of a table that is about PathMNIST alone."""
-    return figure(name, column, **where) if str(dataset) == "pathmnist" else None
 
 
 def _part(share: int, part: str) -> dict[str, Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from salm_lightning.reproduce.cells import CLEAN, Cell, Recipe
-from salm_lightning.reproduce.experiment import Experiment, Setup, tested
-from salm_lightning.reproduce.settings import Dataset
+from salm_lightning.reproduce.cells import CLEAN, Cell, Experiment, tested
+from salm_lightning.reproduce.settings import Dataset, Settings
 from salm_lightning.runs.record import Run
 from salm_lightning.sweep.job import Job
 from salm_lightning.sweep.plan import PlannedVictim, Planner
@@ -21,17 +20,17 @@ _DEFAULTS = {"victim.model.arch": "resnet18", "victim.data.part": "all"}
 class Victims(Experiment):
     """Cells whose numbers are those of ``victims``: of each cell one for each seed, or none if its dataset is missing."""
 
-    def __init__(self, cells: Sequence[Cell], setup: Setup) -> None:
-        super().__init__(cells, setup)
-        self._keys = sorted({key for cell in cells for key in _recipe(cell).options})
+    def __init__(self, cells: Sequence[Cell], settings: Settings) -> None:
+        super().__init__(cells, settings)
+        self._keys = sorted({key for cell in cells for key in cell.recipe.options})
         self._planners: dict[Dataset, Planner] = {}
-        self.victims = [[] if setup.missing(cell.dataset) else self._plan(cell) for cell in cells]
+        self.victims = [[] if self.missing(cell) else self._plan(cell) for cell in cells]
 
     def _plan(self, cell: Cell) -> list[PlannedVictim]:
-        settings, dataset, recipe = self.setup.settings, cell.dataset, _recipe(cell)
+        settings, dataset, recipe = self.settings, cell.dataset, cell.recipe
         if dataset not in self._planners:
             sections = (settings.generator(dataset), settings.victim())
-            self._planners[dataset] = Planner(*sections, self.setup.out, self.setup.download)
+            self._planners[dataset] = Planner(*sections, settings.out, settings.download)
         # Size, which the name of a dataset lacks, and every option that varies in the table: its cells have the same columns.
         grid = {"generator.data.size": [dataset.size], "generator.model.method": [recipe.method]}
         grid |= {key: [recipe.options.get(key, _DEFAULTS.get(key))] for key in self._keys}
@@ -48,20 +47,15 @@ class Victims(Experiment):
 
     def show_plan(self) -> None:
         """Print releases and victims in the order in which they run."""
-        show_plan(self.all_victims(), self.jobs(self.all_victims()), self.setup.workers)
+        show_plan(self.all_victims(), self.jobs(self.all_victims()), self.settings.workers)
 
     def run(self) -> int:
         """Run the sweep."""
         victims = self.all_victims()
-        return run_sweep(victims, Local(self.setup.workers), self.setup.out) if victims else 0
+        return run_sweep(victims, Local(self.settings.workers), self.settings.out) if victims else 0
 
     def found(self, cell: Cell) -> list[Run]:
         """Return what became of a cell's victims, with what their test found."""
         victims = self.victims[self.cells.index(cell)]
-        runs = [Run({}, values["status"], values["error"]) for values in map(record, victims)]
-        return [tested(run, victim.job.product) if run.is_done else run for run, victim in zip(runs, victims, strict=True)]
-
-
-def _recipe(cell: Cell) -> Recipe:
-    assert isinstance(cell.recipe, Recipe)
-    return cell.recipe
+        found = [(record(victim), victim.job.product) for victim in victims]
+        return [tested(Run({}, values["status"], values["error"]), results) for values, results in found]
