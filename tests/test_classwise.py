@@ -14,7 +14,7 @@ from PIL import Image
 
 from salm_lightning.data import MEDMNIST, SPLITS, NpzDataModule, SyntheticDataModule, arrays, datamodule
 from salm_lightning.data.combined import ClassWithSupport, fit_images, support_of, support_of_folder
-from salm_lightning.data.scratch import Scratch
+from salm_lightning.data.mapped import Scratch
 from salm_lightning.errors import ConfigurationError, DataError
 from salm_lightning.files import cache_root
 from salm_lightning.main import main

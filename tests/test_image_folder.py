@@ -10,7 +10,7 @@ from PIL import Image
 
 from salm_lightning.data.combined import support_of_folder
 from salm_lightning.data.image_folder import image_classes, read_image
-from salm_lightning.data.scratch import Scratch
+from salm_lightning.data.mapped import Scratch
 from salm_lightning.errors import DataError
 
 RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4

@@ -15,10 +15,9 @@ from fakes import fake_arrays, write_fake_npz
 import salm_lightning.data.datamodule as datamodule_file
 from salm_lightning.data import SPLITS, Batch, DatasetInfo, ImageDataModule, NpzDataModule, Split, Task
 from salm_lightning.data.arrays import to_tensor
-from salm_lightning.data.batches import EpochBatches, chunk_indices, evaluation_batches, permutation, stratified_shard
-from salm_lightning.data.device_loader import DeviceEvaluationLoader, DeviceLoader
-from salm_lightning.data.mapped_loader import MappedBatches, MappedLoader, _BatchReader
-from salm_lightning.data.mapped_rows import MappedRows
+from salm_lightning.data.batches import chunk_indices, evaluation_batches, permutation, stratified_shard
+from salm_lightning.data.loaders import DeviceReader, MappedReader, TrainLoader
+from salm_lightning.data.mapped import MappedRows
 from salm_lightning.errors import ConfigurationError
 
 RGB = DatasetInfo("cells", Task.MULTI_CLASS, ("a", "b", "c"), channels=3, size=8)
@@ -108,7 +107,7 @@ def test_more_ranks_than_images_are_refused() -> None:
 def test_batches_hold_the_images_and_labels_of_their_indices(resident: Any, info: DatasetInfo) -> None:
     data = MemoryDataModule(info, batch_size=8, resident=resident, num_workers=0)
     loader = data.train_dataloader()
-    assert isinstance(loader, DeviceLoader if resident == "device" else MappedLoader)
+    assert isinstance(loader.read, DeviceReader if resident == "device" else MappedReader)
     batches = list(loader)
     assert len(batches) == len(loader) == 6
     for batch in batches:
@@ -180,7 +179,7 @@ def test_nothing_is_drawn_from_the_global_generators(resident: Any) -> None:
 # --- position and resume -------------------------------------------------------------------------------------------------------
 
 
-def loader_of(resident: Any, world: int = 1, limit: int | float = 1.0) -> DeviceLoader | MappedLoader:
+def loader_of(resident: Any, world: int = 1, limit: int | float = 1.0) -> TrainLoader:
     data = MemoryDataModule(batch_size=8, resident=resident, num_workers=2 if resident == "mapped" else 0)
     return on_rank(data, 0, world, limit).train_dataloader()
 
@@ -315,7 +314,7 @@ def test_evaluation_counts_every_image_once_in_equally_many_batches(count: int, 
 def test_evaluation_loaders_go_in_order(resident: Any, name: str) -> None:
     data = MemoryDataModule(batch_size=4, resident=resident, num_workers=0)
     loader = data.val_dataloader()[0] if name == "val" else data.test_dataloader()
-    assert isinstance(loader, DeviceEvaluationLoader if resident == "device" else MappedBatches)
+    assert isinstance(loader.read, DeviceReader if resident == "device" else MappedReader)
     for _ in range(2):
         batches = list(loader)
         assert flat(batches) == list(range(13 if name == "val" else 17))
@@ -369,11 +368,11 @@ def test_images_become_floats_between_zero_and_one_and_round_back() -> None:
 def test_images_stay_on_the_device_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     data = MemoryDataModule(resident="auto")
     monkeypatch.setattr(datamodule_file, "RESIDENT_LIMIT", 53 * 8 * 8 * 3)
-    assert isinstance(data.train_dataloader(), DeviceLoader)
+    assert isinstance(data.train_dataloader().read, DeviceReader)
     monkeypatch.setattr(datamodule_file, "RESIDENT_LIMIT", 53 * 8 * 8 * 3 - 1)
-    assert isinstance(data.train_dataloader(), MappedLoader)
-    assert isinstance(data.test_dataloader(), DeviceEvaluationLoader)
-    assert isinstance(on_rank(data, 0, 2).train_dataloader(), DeviceLoader)
+    assert isinstance(data.train_dataloader().read, MappedReader)
+    assert isinstance(data.test_dataloader().read, DeviceReader)
+    assert isinstance(on_rank(data, 0, 2).train_dataloader().read, DeviceReader)
 
 
 def test_images_move_to_the_device_in_slabs_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,8 +383,8 @@ def test_images_move_to_the_device_in_slabs_of_bytes(monkeypatch: pytest.MonkeyP
         return to_tensor(images)
 
     slab = 5 * 8 * 8 * 3 + 1
-    monkeypatch.setattr("salm_lightning.data.device_loader._SLAB", slab)
-    monkeypatch.setattr("salm_lightning.data.device_loader.to_tensor", spy)
+    monkeypatch.setattr("salm_lightning.data.loaders._SLAB", slab)
+    monkeypatch.setattr("salm_lightning.data.loaders.to_tensor", spy)
     data = MemoryDataModule(resident="device", batch_size=8)
     for batch in data.train_dataloader():
         assert_holds_what_the_split_has(batch, data.split("train"), Task.MULTI_CLASS)
@@ -405,12 +404,12 @@ def test_a_memory_map_travels_to_workers_by_its_name(tmp_path: Path) -> None:
     write_fake_npz(tmp_path / "set.npz", info, sizes=(64, 3, 3))
     split = NpzDataModule(tmp_path / "set.npz", resident="mapped").split("train")
     assert isinstance(split.images, np.memmap)
-    reader = _BatchReader(split, [np.array([5, 63, 0])], Task.MULTI_CLASS)
+    reader = MappedReader(split, Task.MULTI_CLASS)
     message = pickle.dumps(reader)
     assert len(message) < split.images.nbytes / 20
     copy = pickle.loads(message)
     assert isinstance(copy._images, MappedRows)
-    assert_holds_what_the_split_has(copy[0], split, Task.MULTI_CLASS)
+    assert_holds_what_the_split_has(copy[np.array([5, 63, 0])], split, Task.MULTI_CLASS)
 
 
 def test_some_rows_of_a_memory_map_are_read_when_asked_for(tmp_path: Path) -> None:
@@ -468,9 +467,3 @@ def test_what_a_manifest_needs() -> None:
     assert (data.num_classes, data.channels, data.image_size, data.task) == (3, 3, 8, Task.MULTI_CLASS)
     with pytest.raises(ConfigurationError, match="split='tests' is not known; did you mean 'test'"):
         data.split("tests")
-
-
-def test_batches_of_an_epoch_can_be_asked_for_directly() -> None:
-    batches = EpochBatches(shard_size=10, smallest_shard=9, batch_size=4, seed=0)
-    assert len(batches) == 2
-    assert sorted(batches.order(3)) == list(range(10))

@@ -28,7 +28,7 @@ from salm_lightning.callbacks import progress_bar
 from salm_lightning.callbacks.checkpoint import save_run
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.data.base import Batch
-from salm_lightning.data.device_loader import DeviceLoader
+from salm_lightning.data.loaders import DeviceReader
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.modules import FractionalStepLR, NoiseGeneratorModule
 from salm_lightning.noise.methods import SALM, Method, Perturbation, Random
@@ -493,7 +493,7 @@ def test_the_source_model_runs_in_the_precision_of_the_trainer_and_the_noise_in_
     before = copy.deepcopy(module.state_dict())
     trainer = make_trainer(tmp_path, 6, accelerator=accelerator, precision=precision)
     trainer.fit(module, datamodule=data)
-    assert isinstance(data.train_dataloader(), DeviceLoader)
+    assert isinstance(data.train_dataloader().read, DeviceReader)
     assert [kind for kind, _, _ in passes] == ["pgd", "pgd", "source"] * 6
     folder = generate(trainer, module, data)
     assert [kind for kind, _, _ in passes[18:]] == ["pgd"] * 3 * 3  # chunks of 24, 24 and 2

@@ -25,7 +25,6 @@ from salm_lightning.callbacks import RunProgressBar
 from salm_lightning.console import is_live, progress
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
-from salm_lightning.data.original import Original
 from salm_lightning.files import cache_root, locked
 from salm_lightning.models import Architecture
 from salm_lightning.release import PoisonedDataModule
@@ -79,15 +78,14 @@ def audit(
     protected = PoisonedDataModule(release, batch_size=batch_size)
     tried = choose_countermeasures(chosen.countermeasures, protected.info)
     protected.setup()
-    originals: dict[TrainedOn, Original] = {"protected": Original(protected)}
+    images: dict[TrainedOn, ImageDataModule] = {"protected": protected}
     if source is not None:
-        originals["clean"] = protected.open_original(source, root, batch_size=batch_size)
+        images["clean"] = protected.open_original(source, root, batch_size=batch_size)
     protected.setup("fit")  # a release may leave the clean splits to its originals
-    images: dict[TrainedOn, ImageDataModule] = {name: original.images for name, original in originals.items()}
     if segments is not None:
         segments(np.asarray(protected.split("train").images[:1]))  # refuses what it cannot take
     check_accelerator(accelerator)
-    identities = {name: original.identity() for name, original in originals.items()}
+    identities = {name: data.identity() for name, data in images.items()}
     trials = plan(identities, victim, protected.batch_size, tried, chosen.archs, chosen.seeds, chosen.cross)
     options = {
         **{"source": source, "root": root, "out": folder, "accelerator": None if accelerator == "auto" else accelerator},

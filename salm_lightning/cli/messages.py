@@ -13,7 +13,7 @@ import types
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 from salm_lightning.cli.composition import Setting
 from salm_lightning.errors import did_you_mean
@@ -97,16 +97,21 @@ class Walk:
 
     def _parameters(self, cls: type, setting: Setting) -> dict[str, Any]:
         """Return the types of a class's options; of an open-ended class, whatever is given is one."""
-        parameters = inspect.signature(cls).parameters
-        try:
-            hints = get_type_hints(cls.__init__)  # type: ignore[misc]
-        except (NameError, TypeError):
-            hints = {}
-        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        names = [*parameters, *(setting.children if open_ended else ())]
+        hints, open_ended = options_of(cls)
+        names = [*hints, *(setting.children if open_ended else ())]
         if _is_made_by_its_owner(cls):
             names = names[1:]
         return {name: hints.get(name) for name in names if f"{setting.path}.{name}" not in self._taken}
+
+
+def options_of(cls: type) -> tuple[dict[str, Any], bool]:
+    """Return the types of a class's options, those that it passes on to its base among them, and whether it takes any others."""
+    from jsonargparse._parameter_resolvers import get_signature_parameters
+
+    parameters = inspect.signature(cls).parameters
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    resolved = {parameter.name: parameter.annotation for parameter in get_signature_parameters(cls)}
+    return resolved, passes_on and len(resolved) < len(parameters)
 
 
 def condense(message: str, settings: Setting | None = None, way_out: str = "", example: str = "") -> str:

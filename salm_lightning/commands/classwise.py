@@ -58,14 +58,14 @@ def classwise(
     from lightning.pytorch import seed_everything
 
     from salm_lightning.console import say
-    from salm_lightning.data.original import Original
+    from salm_lightning.data.original import named_images
     from salm_lightning.runs.trainers import check_accelerator
     from salm_lightning.scenarios.classwise import Support, numbers_of, protect_classes
 
     check_accelerator(training.accelerator)
     seed_everything(training.seed, verbose=False)
     begin = time.perf_counter()
-    images = Original.named(data, size, root, batch_size=batch_size, seed=training.seed).load()
+    images = named_images(data, size, root, batch_size=batch_size, seed=training.seed).load()
     numbers = numbers_of(classes, images)
     among = Support.named(support, images, root, num_support, training.seed)
     folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}-classwise"

@@ -57,7 +57,7 @@ def protect(
     from rich.console import Console
 
     from salm_lightning.console import say
-    from salm_lightning.data.original import Original
+    from salm_lightning.data.original import named_images
     from salm_lightning.runs.plan import announce, generator_work, victim_work
     from salm_lightning.runs.proof import proof_table, verdict
     from salm_lightning.runs.result_folder import ResultFolder
@@ -68,7 +68,7 @@ def protect(
     check_accelerator(training.accelerator)
     seed_everything(training.seed, verbose=False)
     begin = time.perf_counter()
-    images = Original.named(data, size, root, batch_size=batch_size, seed=training.seed).load()
+    images = named_images(data, size, root, batch_size=batch_size, seed=training.seed).load()
     folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
     identity = identity_of(method, training, images, publish)
     result = ResultFolder(folder / RECORD, identity, [folder / GENERATOR], proof)

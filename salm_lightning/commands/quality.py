@@ -69,7 +69,7 @@ def quality(
 
     chosen = open_segmenter(segmenter)
     protected = PoisonedDataModule(release)
-    images = protected.open_original(source, root).images
+    images = protected.open_original(source, root)
     chosen(np.asarray(images.split("train").images[:1]))  # refuses what it cannot take
     folder = audit_folder(release, out)
     with progress("comparing images") as on_progress:

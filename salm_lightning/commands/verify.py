@@ -52,9 +52,9 @@ def _original(source: str, root: Path | None, release: Path) -> Path | data.Imag
             return archive_path(source.lower(), manifest.info.size, root)
         if path.exists():
             return path
-        from salm_lightning.data.original import Original
+        from salm_lightning.data.original import images_of_release
 
-        return Original.of_release(source, manifest.dataset, manifest.settings, root).images
+        return images_of_release(source, manifest.dataset, manifest.settings, root)
     except SalmError:
         return path  # what is wrong with it, or with the release, the checks say
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm_lightning.data.base import ARRAYS, SPLITS, DatasetInfo, Split, Task
+from salm_lightning.data.mapped import RESIDENT_LIMIT
 from salm_lightning.data.npz import ArraySpec, NpzReader
 from salm_lightning.errors import DataError
 from salm_lightning.files import cache_root, flush
@@ -34,12 +35,6 @@ _KINDS = {
     b"\x1f\x8b": "a gzip file",
 }
 """What a file is, by its first bytes."""
-
-RESIDENT_LIMIT = 2**28
-"""Bytes of uint8 images up to which an archive is held in memory; a larger one is memory-mapped.
-
-Every MedMNIST dataset at 28 pixels stays below (PathMNIST has 252 MB). Above it memory is bounded by the batch: a training loader
-on a CPU holds the images once more, so that a higher limit would be felt twice."""
 
 
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:

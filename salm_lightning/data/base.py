@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_lightning.data.mapped_rows import MappedRows
+from salm_lightning.data.mapped import MappedRows
 from salm_lightning.tensors import Tensor
 
 SPLITS = ("train", "val", "test")

@@ -15,8 +15,7 @@ from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.data.batches import permutation
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.image_folder import image_classes, read_image
-from salm_lightning.data.mapped_rows import rows_of
-from salm_lightning.data.scratch import Scratch, as_written
+from salm_lightning.data.mapped import Scratch, as_written, rows_of
 from salm_lightning.errors import ConfigurationError, DataError
 
 MAX_PER_CLASS = 1000

@@ -14,20 +14,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from salm_lightning.data.arrays import RESIDENT_LIMIT
 from salm_lightning.data.base import SPLITS, Batch, DatasetInfo, Split
-from salm_lightning.data.batches import (
-    EpochBatches,
-    chunk_indices,
-    evaluation_batches,
-    per_rank_batch_size,
-    stratified_shard,
-)
-from salm_lightning.data.device_loader import DeviceEvaluationLoader, DeviceLoader
-from salm_lightning.data.mapped_loader import MappedBatches, MappedLoader
-from salm_lightning.data.mapped_rows import MappedRows
+from salm_lightning.data.batches import chunk_indices, evaluation_batches, per_rank_batch_size, stratified_shard
+from salm_lightning.data.loaders import DeviceReader, EvaluationLoader, MappedReader, Reader, TrainLoader
+from salm_lightning.data.mapped import RESIDENT_LIMIT, MappedRows
 from salm_lightning.data.prepared import Preparation, PreparedImages
-from salm_lightning.data.sums import file_sums
+from salm_lightning.data.sums import FileSum, file_sums
 from salm_lightning.errors import ConfigurationError, look_up
 
 Resident = Literal["auto", "device", "mapped"]
@@ -46,7 +38,7 @@ class ImageDataModule(LightningDataModule, ABC):
     Args:
         info: What the data is.
         batch_size: Images per training step, in total over all ranks; ``None`` is 128, or 64 at 224 pixels.
-        seed: Seed of the shards and of the order of the training images.
+        seed: Seed of the shards and of the order of the training images, and of drawn pictures.
         resident: Where the images live while training: ``device`` (uint8 on the device), ``mapped`` (a memory map on disk, read
             by workers), or ``auto``: on the device if they fit (256 MiB on a CPU, half of the free memory on a GPU).
         num_workers: Processes that read ahead; they are used for memory-mapped images alone.
@@ -116,6 +108,16 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._splits is None:
             self._splits = self.load_splits()
 
+    def load(self) -> Self:
+        """Return this object with its images, downloaded if need be and read.
+
+        Raises:
+            DataError: They cannot be.
+        """
+        self.prepare_data()
+        self.setup("fit")
+        return self
+
     def split(self, name: str) -> Split:
         """Return a split by its name, ``train``, ``val`` or ``test``, and load the data if that has not happened yet."""
         look_up("split", name, SPLITS)
@@ -179,6 +181,22 @@ class ImageDataModule(LightningDataModule, ABC):
             self._checksum = total.hexdigest()
         return self._checksum
 
+    @property
+    def source_file(self) -> FileSum | None:
+        """What a manifest says of where the images come from; ``None`` where they were drawn, or are not there yet."""
+        path = self.source_path
+        return FileSum(path.name, file_sums(path).sha256) if path is not None and path.is_file() else None
+
+    @property
+    def word(self) -> str:
+        """What names the images to a command, in the working directory."""
+        return self.info.name if self.source_path is None else str(self.source_path)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a model that is trained on the images depends on, whatever they are called."""
+        labels = self.describe().get("labels")
+        return {"sha256": self.checksum(), "task": str(self.task), "num_classes": self.num_classes, "labels": labels}
+
     def describe(self) -> dict[str, Any]:
         """Return what a manifest records of the data: JSON-compatible values."""
         return {
@@ -205,32 +223,23 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         return stratified_shard(self.split("train").labels, self.seed, rank, world)
 
-    def train_dataloader(self) -> DeviceLoader | MappedLoader:
+    def train_dataloader(self) -> TrainLoader:
         """Return shuffled batches of this rank's shard; the same number on every rank, no image twice in a batch."""
-        split, (rank, world), device = self.split("train"), self._rank_and_world(), self._device()
-        shard = self.shard(rank, world)
-        batches = EpochBatches(
-            shard_size=len(shard),
-            smallest_shard=len(split) // world,
-            batch_size=per_rank_batch_size(self.batch_size, world),
-            seed=self.seed,
-            world_size=world,
-            limit=self._limit_train_batches(),
-        )
-        split = self._as_prepared("train", split, shard, device)
-        if self._fits(split.images[:1].nbytes * len(shard), device):
-            return DeviceLoader(split, shard, batches, self.task, device)
-        return MappedLoader(split, shard, batches, self.task, self.num_workers, pin_memory=device.type == "cuda")
+        split, (rank, world, device) = self.split("train"), self._place()
+        shard, batch_size = self.shard(rank, world), per_rank_batch_size(self.batch_size, world)
+        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
+        read = self._reader("train", shard, device)
+        return TrainLoader(read, shard, len(split) // world, batch_size, self.seed, world, limit)
 
-    def val_dataloader(self) -> list[DeviceEvaluationLoader | MappedBatches]:
+    def val_dataloader(self) -> list[EvaluationLoader]:
         """Return this rank's share of the validation split, in order; where the test split is monitored, its share too."""
         return [self._evaluation_loader(name) for name in (("val", "test") if self._monitors_test else ("val",))]
 
-    def test_dataloader(self) -> DeviceEvaluationLoader | MappedBatches:
+    def test_dataloader(self) -> EvaluationLoader:
         """Return this rank's share of the test split, in order."""
         return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> DeviceEvaluationLoader | MappedBatches:
+    def predict_dataloader(self) -> EvaluationLoader:
         """Return the training images as chunks of ``chunk_size`` consecutive indices, for the last pass; see :meth:`variant`.
 
         The tail is filled up by repeating its first image, so that every batch has the same size. Rank r takes every
@@ -238,11 +247,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         if self._predicted == "test":
             return self.test_dataloader()
-        split, (rank, world), device = self.split("train"), self._rank_and_world(), self._device()
+        split, (rank, world, device) = self.split("train"), self._place()
         chunks = range(self.num_chunks) if self._predicted is None else self._predicted
         batches = [chunk_indices(chunk, len(split), self.chunk_size) for chunk in chunks[rank::world]]
         workers = self.num_workers if isinstance(split.images, np.memmap | MappedRows) else 0
-        return MappedBatches(split, batches, self.task, workers, pin_memory=device.type == "cuda")
+        return EvaluationLoader(MappedReader(split, self.task, workers, pin_memory=device.type == "cuda"), batches)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn uint8 images into float32 in [0, 1], on the device."""
@@ -250,16 +259,19 @@ class ImageDataModule(LightningDataModule, ABC):
             return batch
         return batch._replace(images=batch.images.to(torch.float32).div_(255.0))
 
-    def _evaluation_loader(self, name: str) -> DeviceEvaluationLoader | MappedBatches:
-        split, (rank, world), device = self.split(name), self._rank_and_world(), self._device()
-        batches = evaluation_batches(len(split), per_rank_batch_size(self.batch_size, world), rank, world)
-        split = self._as_prepared(name, split, np.concatenate(batches), device)
-        if self._fits(split.images[:1].nbytes * sum(map(len, batches)), device):
-            return DeviceEvaluationLoader(split, batches, self.task, device)
-        return MappedBatches(split, batches, self.task, self.num_workers, pin_memory=device.type == "cuda")
+    def _evaluation_loader(self, name: str) -> EvaluationLoader:
+        rank, world, device = self._place()
+        batches = evaluation_batches(len(self.split(name)), per_rank_batch_size(self.batch_size, world), rank, world)
+        return EvaluationLoader(self._reader(name, np.concatenate(batches), device), batches)
 
-    def _as_prepared(self, name: str, split: Split, rows: NDArray[np.int64], device: torch.device) -> Split:
-        return split if self._prepared is None else self._prepared.split(name, split, rows, device)
+    def _reader(self, name: str, rows: NDArray[np.int64], device: torch.device) -> Reader:
+        """Return what reads some rows of a split, prepared if that is asked for."""
+        split = self.split(name)
+        if self._prepared is not None:
+            split = self._prepared.split(name, split, rows, device)
+        if self._fits(split.images[:1].nbytes * len(rows), device):
+            return DeviceReader(split, rows, self.task, device)
+        return MappedReader(split, self.task, self.num_workers, pin_memory=device.type == "cuda")
 
     def _fits(self, num_bytes: int, device: torch.device) -> bool:
         if self.resident != "auto":
@@ -272,14 +284,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the bytes up to which an archive is read into memory instead of being mapped."""
         return 0 if self.resident == "mapped" else RESIDENT_LIMIT
 
-    def _rank_and_world(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-    def _device(self) -> torch.device:
-        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-
-    def _limit_train_batches(self) -> int | float:
-        return 1.0 if self.trainer is None else self.trainer.limit_train_batches
+    def _place(self) -> tuple[int, int, torch.device]:
+        """Return this rank, the number of ranks, and the device."""
+        if self.trainer is None:
+            return 0, 1, torch.device("cpu")
+        return self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.root_device
 
 
 def _require_at_least(argument: str, value: int, least: int) -> None:

@@ -16,7 +16,7 @@ from salm_lightning.console import is_live
 from salm_lightning.data.arrays import infer_info, read_npz
 from salm_lightning.data.base import ANY_FINDING, DatasetInfo, Split, Task, any_finding
 from salm_lightning.data.catalogue import INFO, MEDMNIST, SIZES, archive_path
-from salm_lightning.data.datamodule import ImageDataModule, Resident
+from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import ConfigurationError, DataError, look_up
 
@@ -30,11 +30,7 @@ class MedMNISTDataModule(ImageDataModule):
         root: Folder of the dataset files; ``None`` takes ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         download: Whether to download a file that is not there.
         any_finding: Make a dataset of several labels per image a binary one: any of them against none. Its name ends in ``-any``.
-        batch_size: Images per training step, in total over all ranks; ``None`` is 128, or 64 at 224 pixels.
-        seed: Seed of the shards and of the order of the training images.
-        resident: ``device``, ``mapped`` or ``auto``; see :class:`ImageDataModule`.
-        num_workers: Processes that read ahead, for memory-mapped images.
-        chunk_size: Images per chunk of the last pass.
+        **loading: See :class:`ImageDataModule`: ``batch_size``, ``seed``, ``resident``, ``num_workers`` and ``chunk_size``.
 
     Raises:
         ConfigurationError: The name or the size is not known, or a number is too small.
@@ -47,11 +43,7 @@ class MedMNISTDataModule(ImageDataModule):
         root: str | Path | None = None,
         download: bool = True,
         any_finding: bool = False,
-        batch_size: int | None = None,
-        seed: int = 0,
-        resident: Resident = "auto",
-        num_workers: int = 2,
-        chunk_size: int = 128,
+        **loading: Any,
     ) -> None:
         look_up("name", name, MEDMNIST)
         if size not in SIZES:
@@ -65,11 +57,7 @@ class MedMNISTDataModule(ImageDataModule):
             replace(self._stored, name=f"{name}-any", task=Task.BINARY, class_names=("no finding", ANY_FINDING))
             if any_finding
             else self._stored,
-            batch_size=batch_size,
-            seed=seed,
-            resident=resident,
-            num_workers=num_workers,
-            chunk_size=chunk_size,
+            **loading,
         )
         self.download = download
         self._suffix = "" if size == 28 else f"_{size}"
@@ -169,11 +157,7 @@ class NpzDataModule(ImageDataModule):
         path: The archive.
         task: What is predicted; ``None`` infers it from the labels: several columns are multi-label, two classes binary, more
             classes multi-class.
-        batch_size: Images per training step, in total over all ranks; ``None`` is 128, or 64 at 224 pixels.
-        seed: Seed of the shards and of the order of the training images.
-        resident: ``device``, ``mapped`` or ``auto``; see :class:`ImageDataModule`.
-        num_workers: Processes that read ahead, for memory-mapped images.
-        chunk_size: Images per chunk of the last pass.
+        **loading: See :class:`ImageDataModule`: ``batch_size``, ``seed``, ``resident``, ``num_workers`` and ``chunk_size``.
 
     Raises:
         DataError: The path is a folder, or the file is missing, damaged or not in the layout.
@@ -184,20 +168,12 @@ class NpzDataModule(ImageDataModule):
         self,
         path: str | Path,
         task: Task | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
-        resident: Resident = "auto",
-        num_workers: int = 2,
-        chunk_size: int = 128,
+        **loading: Any,
     ) -> None:
         path = Path(path).expanduser()
         super().__init__(
             infer_info(path, None if task is None else Task(look_up("task", task, map(str, Task)))),
-            batch_size=batch_size,
-            seed=seed,
-            resident=resident,
-            num_workers=num_workers,
-            chunk_size=chunk_size,
+            **loading,
         )
         self.source_path: Path = path
 

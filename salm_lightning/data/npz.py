@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from salm_lightning.checked import Count
 from salm_lightning.console import watched
-from salm_lightning.data.mapped_rows import MappedRows
+from salm_lightning.data.mapped import MappedRows
 from salm_lightning.errors import ReleaseError, SalmError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can state: a real one would change the bytes at each run

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from salm_lightning.data.arrays import to_tensor
 from salm_lightning.data.base import Split
-from salm_lightning.data.scratch import Scratch, as_written
+from salm_lightning.data.mapped import Scratch, as_written
 from salm_lightning.errors import ConfigurationError
 
 Preparation = Callable[[Tensor, Tensor], Tensor]

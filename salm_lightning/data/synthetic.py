@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.data.batches import permutation, random_words
-from salm_lightning.data.datamodule import ImageDataModule, Resident
+from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError, look_up
 
 SYNTHETIC = "synthetic"
@@ -84,11 +84,7 @@ class SyntheticDataModule(ImageDataModule):
         imbalance: How many times the first class is more frequent than the last one, in every split; 1 is balanced.
         multi_label: Several labels per image instead of one class.
         background: ``light`` as in bright-field microscopy, or ``dark`` as in fluorescence.
-        batch_size: Images per training step, in total over all ranks; ``None`` is 128, or 64 at 224 pixels.
-        seed: Seed of the pictures, the shards and the order of the training images.
-        resident: ``device``, ``mapped`` or ``auto``; see :class:`ImageDataModule`.
-        num_workers: Processes that read ahead where ``resident`` is ``mapped``.
-        chunk_size: Images per chunk of the last pass.
+        **loading: See :class:`ImageDataModule`: ``batch_size``, ``seed``, ``resident``, ``num_workers`` and ``chunk_size``.
 
     Raises:
         ConfigurationError: A setting is out of range.
@@ -105,11 +101,7 @@ class SyntheticDataModule(ImageDataModule):
         imbalance: float = 1.0,
         multi_label: bool = False,
         background: Background = "light",
-        batch_size: int | None = None,
-        seed: int = 0,
-        resident: Resident = "auto",
-        num_workers: int = 2,
-        chunk_size: int = 128,
+        **loading: Any,
     ) -> None:
         _check(num_classes, size, channels, imbalance)
         look_up("background", background, get_args(Background))
@@ -121,11 +113,7 @@ class SyntheticDataModule(ImageDataModule):
         names = tuple(kind.name for kind in _KINDS[:num_classes])
         super().__init__(
             DatasetInfo(SYNTHETIC, task, names, channels, size),
-            batch_size=batch_size,
-            seed=seed,
-            resident=resident,
-            num_workers=num_workers,
-            chunk_size=chunk_size,
+            **loading,
         )
         self.imbalance = imbalance
         self.background: Background = background

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from salm_lightning.console import tracked
 from salm_lightning.data.datamodule import ImageDataModule
-from salm_lightning.data.original import Original
 from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import SalmError
 from salm_lightning.interruption import Interruption
@@ -192,7 +191,7 @@ def _bound(module: NoiseGenerator) -> dict[str, Any]:
 def _fingerprint(module: NoiseGenerator, data: ImageDataModule, ckpt_path: Path | None) -> str:
     """Return a SHA-256 of all that the released images depend on."""
     digest = hashlib.sha256(json.dumps([module.settings(), data.describe(), data.chunk_size], sort_keys=True).encode())
-    for file in (None if ckpt_path is None else file_sums(ckpt_path), Original(data).file):
+    for file in (None if ckpt_path is None else file_sums(ckpt_path), data.source_file):
         if file is not None:
             digest.update(file.sha256.encode())
     return digest.hexdigest()

@@ -9,9 +9,9 @@ import numpy as np
 
 from salm_lightning.data.arrays import read_npz
 from salm_lightning.data.base import SPLITS, Split
-from salm_lightning.data.datamodule import ImageDataModule, Resident
-from salm_lightning.data.mapped_rows import rows_of
-from salm_lightning.data.original import Original
+from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.data.mapped import rows_of
+from salm_lightning.data.original import images_of_release
 from salm_lightning.errors import ConfigurationError, DataError, ReleaseError, look_up
 from salm_lightning.release.manifest import Manifest, archive_name
 from salm_lightning.release.verify import verify_release
@@ -30,11 +30,8 @@ class PoisonedDataModule(ImageDataModule):
             the ``clean`` ones.
         original: What the release was made from, for one that publishes its training images alone: a MedMNIST name, an ``.npz`` file, or
             ``synthetic``; models are validated and tested on it.
-        batch_size: Images per training step, in total over all ranks; ``None`` is 128, or 64 at 224 pixels.
-        seed: Seed of the shards and of the order of the training images.
-        resident: ``device``, ``mapped`` or ``auto``; see :class:`~salm_lightning.data.datamodule.ImageDataModule`.
-        num_workers: Processes that read ahead, for memory-mapped images.
-        chunk_size: Images per chunk of a last pass.
+        **loading: ``batch_size``, ``seed``, ``resident``, ``num_workers`` and ``chunk_size``, as every
+            :class:`~salm_lightning.data.datamodule.ImageDataModule` has them.
 
     Attributes:
         manifest: The release's manifest.
@@ -49,22 +46,14 @@ class PoisonedDataModule(ImageDataModule):
         root: str | Path,
         part: Part = "all",
         original: str | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
-        resident: Resident = "auto",
-        num_workers: int = 2,
-        chunk_size: int = 128,
+        **loading: Any,
     ) -> None:
         self.part = look_up("part", part, get_args(Part))
         self.root = Path(root).expanduser()
         self.manifest = Manifest.read(self.root)
         super().__init__(
             self.manifest.info,
-            batch_size=batch_size,
-            seed=seed,
-            resident=resident,
-            num_workers=num_workers,
-            chunk_size=chunk_size,
+            **loading,
         )
         self.source_path: Path = self.root / archive_name(self.manifest.info)
         self.original = original
@@ -118,11 +107,11 @@ class PoisonedDataModule(ImageDataModule):
             splits["train"] = self._partial(splits["train"])
         return splits
 
-    def open_original(self, word: str, root: Path | None = None, **options: Any) -> Original:
+    def open_original(self, word: str, root: Path | None = None, **options: Any) -> ImageDataModule:
         """Open and load what this release was made from, for comparisons and for splits that it does not hold.
 
         Args:
-            word: What a user calls it; see :meth:`~salm_lightning.data.original.Original.named`.
+            word: What a user calls it; see :func:`~salm_lightning.data.original.named_images`.
             root: Folder of MedMNIST's files.
             **options: Further options of the DataModule.
 
@@ -130,12 +119,11 @@ class PoisonedDataModule(ImageDataModule):
             SalmError: There is nothing of that name, or it cannot be read.
             DataError: The release was made from something else.
         """
-        original = Original.of_release(word, self.manifest.dataset, self.manifest.settings, root, **options)
-        original.load()
+        original = images_of_release(word, self.manifest.dataset, self.manifest.settings, root, **options).load()
         self.measure_on(original)
         return original
 
-    def measure_on(self, original: Original) -> None:
+    def measure_on(self, original: ImageDataModule) -> None:
         """Take the splits that this release does not hold from what it was made from.
 
         Where both come from files, the checksum settles whether it was; else labels and clean images are compared.
@@ -143,19 +131,19 @@ class PoisonedDataModule(ImageDataModule):
         Raises:
             DataError: The release was made from something else.
         """
-        known, images = self.manifest.source, original.images
-        if known is not None and original.file is not None:
-            if original.sha256 != known.sha256:
+        known, given = self.manifest.source, original.source_file
+        if known is not None and given is not None:
+            if given.sha256 != known.sha256:
                 raise DataError(
-                    f"source={original.word} is not what {self.root} was made from: its SHA-256 is {original.sha256}, that of the "
+                    f"source={original.word} is not what {self.root} was made from: its SHA-256 is {given.sha256}, that of the "
                     f"original, {known.name}, is {known.sha256}. Give that file."
                 )
-        elif not all(self._holds(name, images.split(name)) for name in self.manifest.published):
+        elif not all(self._holds(name, original.split(name)) for name in self.manifest.published):
             raise DataError(
-                f"source={images.info.name} is not what {self.root} was made from: labels or test images differ. Give the data, size and "
+                f"source={original.info.name} is not what {self.root} was made from: labels or test images differ. Give the data, size and "
                 "seed that were protected."
             )
-        self._clean = images
+        self._clean = original
 
     def _holds(self, name: str, split: Split) -> bool:
         ours = super().split(name)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from salm_lightning.data.base import ARRAYS, Split
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.npz import ArraySpec, NpzReader, copy_array, slices, write_array
-from salm_lightning.data.original import Original
 from salm_lightning.data.sums import FileSum, file_sums
 from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
 from salm_lightning.files import flush, write_text
@@ -164,7 +163,7 @@ def _build(
         bound=bound,
         measured=measured,
         coverage=Coverage.of(measured.images, selected),
-        source=Original(source).file,
+        source=source.source_file,
         archive=FileSum(path.name, file_sums(path).sha256),
         arrays=specs,
         versions=_versions(),

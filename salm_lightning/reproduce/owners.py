@@ -12,7 +12,7 @@ from salm_lightning.console import say
 from salm_lightning.data import MEDMNIST, SPLITS
 from salm_lightning.data.catalogue import INFO
 from salm_lightning.data.combined import MAX_PER_CLASS
-from salm_lightning.data.original import Original
+from salm_lightning.data.original import named_images
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.files import address, locked
 from salm_lightning.noise.methods import SALM
@@ -56,7 +56,7 @@ class ClassByClass(Experiment):
         say(f"Protecting {cell.dataset} class by class among {self._among(recipe)}, seed {seed}")
         try:
             seed_everything(seed, verbose=False)
-            images = Original.named(cell.dataset.name, cell.dataset.size, root, seed=seed).load()
+            images = named_images(cell.dataset.name, cell.dataset.size, root, seed=seed).load()
             support = Support.named(self._among(recipe), images, root, self._num_support(recipe), seed)
             numbers, training = numbers_of(recipe.classes, images), self._training(cell, seed)
             protect_classes(images, numbers, support, folder, SALM(), training, yes=True, overwrite=True)

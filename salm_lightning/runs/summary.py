@@ -12,7 +12,6 @@ from rich.table import Table
 from salm_lightning.console import command, metrics_table, say
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.catalogue import INFO
-from salm_lightning.data.original import Original
 from salm_lightning.files import write_json
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import Manifest
@@ -51,7 +50,7 @@ def print_release(folder: Path, run: Path, data: ImageDataModule, verdict: str |
     console.print(measured_table(manifest))
     if verdict:
         console.print(verdict, highlight=False, markup=False)
-    source = Original(data).word
+    source = data.word
     medmnist = _medmnist_call(manifest, folder)
     for line in (
         f"Protected dataset: {folder}",

@@ -11,7 +11,6 @@ from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
 from salm_lightning.console import say
 from salm_lightning.data import ImageDataModule
-from salm_lightning.data.original import Original
 from salm_lightning.files import write_json
 from salm_lightning.models import Architecture
 from salm_lightning.modules import NoiseGeneratorModule
@@ -81,7 +80,7 @@ def train_victims(
         architecture, width, steps, training.precision, learning_rate=training.learning_rate, seed=training.seed
     )
     poisoned = PoisonedDataModule(folder / PROTECTED, batch_size=images.batch_size, seed=images.seed)
-    poisoned.measure_on(Original(images))
+    poisoned.measure_on(images)
     results = {}
     for prefix, (name, data) in zip(prefixes, zip(VICTIMS, (images, poisoned), strict=True), strict=True):
         path = results_file(folder, name)
@@ -98,6 +97,6 @@ def train_victims(
 
 def identity_of(method: Method, training: Training, images: ImageDataModule, publish: Publish) -> dict[str, Any]:
     """Return all that a result depends on, as JSON values: an unfinished one only goes on with the same."""
-    file = Original(images).file
+    file = images.source_file
     data = {"dataset": images.describe(), "source": None if file is None else file.sha256, "batch_size": images.batch_size}
     return {"method": method.settings(), **training.settings(), **data, "publish": publish}

@@ -18,9 +18,9 @@ from salm_lightning.data import MEDMNIST, ImageDataModule, Task
 from salm_lightning.data.base import Split
 from salm_lightning.data.catalogue import SIZES
 from salm_lightning.data.combined import ClassWithSupport, support_of, support_of_folder
+from salm_lightning.data.mapped import Scratch
 from salm_lightning.data.npz import NpzReader
-from salm_lightning.data.original import Original
-from salm_lightning.data.scratch import Scratch
+from salm_lightning.data.original import named_images
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.methods import Method
 from salm_lightning.noise.selection import class_number
@@ -79,8 +79,8 @@ class Support:
         size = (
             min((size for size in SIZES if size >= images.image_size), default=max(SIZES)) if word.lower() in MEDMNIST else None
         )
-        original = Original.named(word, size, root, "support", seed=seed)
-        return cls(path.name, *support_of(original.load(), number, seed), original.sha256, scratch)
+        data = named_images(word, size, root, "support", seed=seed).load()
+        return cls(path.name, *support_of(data, number, seed), data.checksum(), scratch)
 
 
 def numbers_of(classes: Sequence[int | str] | None, images: ImageDataModule) -> list[int]:

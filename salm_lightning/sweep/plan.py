@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from salm_lightning.cli.composition import merge
+from salm_lightning.cli.messages import options_of
 from salm_lightning.data import ImageDataModule
-from salm_lightning.data.original import Original
 from salm_lightning.errors import ConfigurationError, SalmError, did_you_mean
 from salm_lightning.files import address, checksums_of
 from salm_lightning.models import Architecture
@@ -58,7 +57,7 @@ class _Generator:
 
     def knows(self, option: str) -> bool:
         """Return whether the data have an option."""
-        return option in inspect.signature(type(self.data)).parameters
+        return option in options_of(type(self.data))[0]
 
     def concerns_clean(self, key: str) -> bool:
         """Return whether a grid key reaches victims on the clean images."""
@@ -74,7 +73,7 @@ class _Generator:
 
     def protected_data(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Return the data of a victim on the release, loaded as the clean data are, so that the two can be compared."""
-        known, given = inspect.signature(PoisonedDataModule).parameters, self.job.settings["data"]["init_args"]
+        known, given = options_of(PoisonedDataModule)[0], self.job.settings["data"]["init_args"]
         shared = {name: value for name, value in given.items() if name in known}
         # The empty root takes the place of the release's.
         return {"class_path": PoisonedDataModule.__name__, "init_args": {**shared, **own, "root": ""}}
@@ -148,7 +147,7 @@ class Planner:
             settings, data, method = read.resolved(), read.datamodule, read.model.method
             if self._download:
                 data.prepare_data()
-            source = None if (file := Original(data).file) is None else file.sha256
+            source = None if (file := data.source_file) is None else file.sha256
             name, identity = _identity(f"{safe_name(data.info.name)}-{method.name}", settings, source)
             job = Job(self._out, name, settings, None, True, identity, cost_of(settings, data, method))
             self._generators[key] = _Generator(job, method.name, data, source)
