@@ -6,11 +6,12 @@ import json
 import reprlib
 import sys
 from dataclasses import MISSING, fields, is_dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from salm_lightning.errors import ReleaseError
+from salm_lightning.errors import ReleaseError, look_up
 
 _LARGEST = 2**24  # bytes; an audit of a hundred victims with their curves has a few hundred thousand
 _AGAIN = "make it again, or get it again from where it came."
@@ -57,8 +58,8 @@ def parse(kind: Any, raw: Any, where: str) -> Any:
     """Return a value of JSON as a type says.
 
     Args:
-        kind: The type: text, number, ``Share``, ``Count``, tuple, mapping or dataclass. Fields with a default may be missing, and keys
-            that a dataclass does not know are passed over.
+        kind: The type: text, number, ``Share``, ``Count``, ``StrEnum``, tuple, mapping or dataclass. Fields with a default may be
+            missing, and keys that a dataclass does not know are passed over.
         raw: What the JSON holds.
         where: File and path of keys, such as ``audit.json: rows[2].arch``.
 
@@ -75,6 +76,8 @@ def parse(kind: Any, raw: Any, where: str) -> Any:
         if raw not in args:
             raise ReleaseError(f"{where}={reprlib.repr(raw)} must be one of: {', '.join(args)}.")
         return raw
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return kind(look_up(where.rpartition(": ")[2], parse(str, raw, where), map(str, kind)))
     if origin is tuple:
         return tuple(parse(args[0], element, f"{where}[{index}]") for index, element in enumerate(parse(list, raw, where)))
     if origin is dict:

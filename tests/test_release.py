@@ -12,6 +12,7 @@ import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,7 @@ def test_chunk_borders_do_not_matter() -> None:
         meter = Meter()
         for start in range(0, 23, rows):
             meter.update(images[start : start + rows], protected[start : start + rows])
-        results.append(meter.compute().to_dict())
+        results.append(asdict(meter.compute()))
     for other in results[1:]:
         assert other == pytest.approx(results[0], abs=1e-12)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_lightning.checked import Count
 from salm_lightning.data.mapped import MappedRows
 from salm_lightning.tensors import Tensor
 
@@ -56,8 +57,8 @@ class DatasetInfo:
     name: str
     task: Task
     class_names: tuple[str, ...]
-    channels: int
-    size: int
+    channels: Count
+    size: Count
 
     @property
     def num_classes(self) -> int:

@@ -42,10 +42,6 @@ class Measured:
     ssim: float
     psnr: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the values under their names, ready for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Bound:

@@ -19,6 +19,7 @@ from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import SalmError
 from salm_lightning.interruption import Interruption
 from salm_lightning.noise.methods import Method
+from salm_lightning.release.bound import Bound
 from salm_lightning.release.manifest import MANIFEST, Publish
 from salm_lightning.release.parts import Parts, is_announced
 from salm_lightning.release.writer import recover, write_release
@@ -128,33 +129,22 @@ def last_pass(
     error: SalmError | None = None
     if trainer.is_global_zero:
         try:
-            _publish(trainer, module, data, folder, parts, published, overwrite, publish)
+            if published:
+                recover(folder)
+            else:
+                blocks = tracked(parts, parts.num_chunks, "Measuring and writing", trainer.progress_bar_callback is not None)
+                method, settings = module.method, module.settings() | ({"training": module.trained} if module.trained else {})
+                pixels = method.max_changed_pixels(math.prod(module.image_shape[1:]), module.last_pass_steps)
+                bound = Bound(method.norm, method.radius, pixels).to_dict()
+                selected = module.selected_samples(data)
+                write_release(folder, data, blocks, settings, bound, overwrite, selected, parts.announce, publish)
+            parts.remove()
         except SalmError as failure:
             error = failure
     # Asked of rank 0, which would otherwise leave the others waiting for it.
     error = trainer.strategy.broadcast(error)
     if error is not None:
         raise error
-
-
-def _publish(
-    trainer: Trainer,
-    module: NoiseGenerator,
-    data: ImageDataModule,
-    folder: Path,
-    parts: Parts,
-    published: bool,
-    overwrite: bool,
-    publish: Publish,
-) -> None:
-    if published:
-        recover(folder)
-    else:
-        selected = module.selected_samples(data)
-        blocks = tracked(parts, parts.num_chunks, "Measuring and writing", trainer.progress_bar_callback is not None)
-        settings = module.settings() | ({"training": module.trained} if module.trained else {})
-        write_release(folder, data, blocks, settings, _bound(module), overwrite, selected, parts.announce, publish)
-    parts.remove()
 
 
 def is_published(module: NoiseGenerator, data: ImageDataModule, folder: Path, ckpt_path: Path) -> bool:
@@ -177,15 +167,6 @@ def is_published(module: NoiseGenerator, data: ImageDataModule, folder: Path, ck
 
 def _parts_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.parts")
-
-
-def _bound(module: NoiseGenerator) -> dict[str, Any]:
-    """Return what the method promises about every stored image."""
-    bound: dict[str, Any] = {"norm": module.method.norm, "radius": module.method.radius}
-    pixels = module.method.max_changed_pixels(math.prod(module.image_shape[1:]), module.last_pass_steps)
-    if pixels is not None:
-        bound["max_changed_pixels"] = pixels
-    return bound
 
 
 def _fingerprint(module: NoiseGenerator, data: ImageDataModule, ckpt_path: Path | None) -> str:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm_lightning.checked import Count, member, parse, refuse_constant
-from salm_lightning.data.base import ARRAYS, SPLITS, DatasetInfo, Task
+from salm_lightning.data.base import ARRAYS, SPLITS, DatasetInfo
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.data.npz import ArraySpec
 from salm_lightning.data.sums import FileSum
-from salm_lightning.errors import ConfigurationError, ReleaseError, look_up
+from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.release.bound import Bound, Measured
 
 FORMAT_VERSION = 2
@@ -135,18 +135,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the file's text: keys sorted, two spaces, a line feed at the end."""
-        values = {
-            "format_version": FORMAT_VERSION,
-            "dataset": self.dataset,
-            "settings": self.settings,
-            "bound": self.bound.to_dict(),
-            "measured": self.measured.to_dict(),
-            "coverage": asdict(self.coverage),
-            "source": None if self.source is None else asdict(self.source),
-            "archive": asdict(self.archive),
-            "arrays": {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in self.arrays.items()},
-            "versions": self.versions,
-        }
+        values = {"format_version": FORMAT_VERSION, **asdict(self), "bound": self.bound.to_dict()}
         return json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
@@ -236,20 +225,5 @@ def info_of(dataset: Mapping[str, Any]) -> DatasetInfo:
     Raises:
         ReleaseError: A value is missing, or has another type than it must have.
     """
-    described: _Described = parse(_Described, dataset, f"{MANIFEST}: dataset")
-    return DatasetInfo(
-        described.name,
-        Task(look_up("dataset.task", described.task, map(str, Task))),
-        described.class_names,
-        described.channels,
-        described.size,
-    )
-
-
-@dataclass(frozen=True)
-class _Described:
-    name: str
-    task: str
-    class_names: tuple[str, ...]
-    channels: Count
-    size: Count
+    info: DatasetInfo = parse(DatasetInfo, dataset, f"{MANIFEST}: dataset")
+    return info

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from salm_lightning.errors import ReleaseError
-from salm_lightning.files import write_bytes
+from salm_lightning.files import replacing, write_bytes
 
 HEADER = "header.json"
 _ANNOUNCED = "announced"
@@ -50,7 +49,9 @@ class Parts:
         self._fingerprint = fingerprint
         self.folder = root / hashlib.sha256(header.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
-        _discard_others(root, self.folder)
+        for entry in root.iterdir():
+            if entry != self.folder and (entry / HEADER).is_file():  # only what this class made: a folder with a header
+                shutil.rmtree(entry, ignore_errors=True)
         if not (self.folder / HEADER).exists():
             write_bytes(self.folder / HEADER, header.encode())
 
@@ -83,10 +84,11 @@ class Parts:
         stored = as_stored(images, self.image_shape)
         if len(stored) not in (count, self.chunk_size):
             raise ReleaseError(f"chunk={chunk} has {len(stored)} images, expected {count} (or {self.chunk_size} with padding).")
-        write_bytes(self._path(chunk), _npy_bytes(stored[:count]))
+        with replacing(self._path(chunk)) as temporary, temporary.open("wb") as file:
+            np.save(file, np.ascontiguousarray(stored[:count]))
 
     def pending(self) -> list[int]:
-        """Return the chunks that are still to be done, in order; a file of the wrong size counts as not done."""
+        """Return the chunks that are still to be done, in order; a file that is cut short counts as not done."""
         return [chunk for chunk in range(self.num_chunks) if not self._is_done(chunk)]
 
     def read(self, chunk: int) -> NDArray[np.uint8]:
@@ -126,9 +128,11 @@ class Parts:
         return self.folder / f"chunk-{chunk:06d}.npy"
 
     def _is_done(self, chunk: int) -> bool:
-        shape = (len(self.rows(chunk)), *self.image_shape)
-        path = self._path(chunk)
-        return path.is_file() and path.stat().st_size == len(_npy_header(shape)) + int(np.prod(shape))
+        try:
+            images = np.load(self._path(chunk), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return False
+        return bool(images.shape == (len(self.rows(chunk)), *self.image_shape))
 
 
 def is_announced(folder: Path, fingerprint: str, manifest: str) -> bool:
@@ -165,22 +169,5 @@ def as_stored(images: NDArray[np.uint8] | Tensor, image_shape: tuple[int, ...]) 
     raise ReleaseError(f"images are {array.dtype} {list(array.shape)}, expected uint8 [B, {', '.join(map(str, image_shape))}].")
 
 
-def _discard_others(root: Path, keep: Path) -> None:
-    for entry in root.iterdir():
-        # only what this class made: a folder with a header
-        if entry != keep and (entry / HEADER).is_file():
-            shutil.rmtree(entry, ignore_errors=True)
-
-
 def _announcement(fingerprint: str, manifest: str) -> bytes:
     return f"{fingerprint} {hashlib.sha256(manifest.encode()).hexdigest()}\n".encode()
-
-
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return stream.getvalue()
-
-
-def _npy_bytes(images: NDArray[np.uint8]) -> bytes:
-    return _npy_header(images.shape) + images.tobytes()

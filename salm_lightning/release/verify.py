@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,6 @@ _ROWS = 128
 _TOLERANCE = 1e-6  # of measured means: another machine may round differently, a changed image moves them further
 _LARGEST_CONFIG = 2**16  # bytes
 
-Convert = Callable[[NDArray[Any]], NDArray[Any]]
 Progress = Callable[[int, int], None]
 """Called with the number of training images compared so far, and of all."""
 
@@ -79,13 +78,12 @@ def verify_release(
 
 
 def _check_files(folder: Path, manifest: Manifest) -> Iterator[Check]:
-    expected = {archive_name(manifest.info), MANIFEST, DATAMODULE}
-    found = {entry.name for entry in folder.iterdir()}
-    plain = {entry.name for entry in folder.iterdir() if entry.is_file() and not entry.is_symlink()}
-    detail = f"expected {', '.join(sorted(expected))}; found {', '.join(sorted(found))}"
-    yield Check("files", found == plain == expected, ", ".join(sorted(expected)) if found == plain == expected else detail)
-    if found == plain == expected:
-        path = folder / archive_name(manifest.info)
+    path = folder / archive_name(manifest.info)
+    expected, found = {path.name, MANIFEST, DATAMODULE}, {entry.name: entry for entry in folder.iterdir()}
+    good = expected == found.keys() and all(entry.is_file() and not entry.is_symlink() for entry in found.values())
+    listed = ", ".join(sorted(expected))
+    yield Check("files", good, listed if good else f"expected {listed}; found {', '.join(sorted(found))}")
+    if good:
         yield _check_sum(path, manifest)
         yield _check_datamodule(folder / DATAMODULE)
         yield _check_arrays(path, manifest)
@@ -122,25 +120,24 @@ def _check_datamodule(path: Path) -> Check:
 
 def _check_arrays(path: Path, manifest: Manifest) -> Check:
     """Check the arrays' names, types and shapes, from their headers."""
-    name = "arrays"
     try:
         with NpzReader(path) as archive:
             found = archive.specs
     except ReleaseError as error:
-        return Check(name, False, str(error))
+        return Check("arrays", False, str(error))
     if found != manifest.arrays:
         differing = sorted(key for key in found.keys() | manifest.arrays.keys() if found.get(key) != manifest.arrays.get(key))
-        return Check(name, False, f"not as the manifest says: {', '.join(differing)}")
+        return Check("arrays", False, f"not as the manifest says: {', '.join(differing)}")
     info = manifest.info
     image = (info.size, info.size) if info.channels == 1 else (info.size, info.size, info.channels)
     for split in manifest.published:
         images, labels = found[f"{split}_images"], found[f"{split}_labels"]
         if images.dtype != "|u1" or images.shape[1:] != image or np.dtype(labels.dtype).kind not in "iu":
-            return Check(name, False, f"{split}: images are {images}, labels {labels}; not in the layout of MedMNIST")
+            return Check("arrays", False, f"{split}: images are {images}, labels {labels}; not in the layout of MedMNIST")
         if not (images.shape[0] > 0 and images.shape[:1] == labels.shape[:1]):
-            return Check(name, False, f"{split}: {images.shape[0]} images, labels {labels}")
+            return Check("arrays", False, f"{split}: {images.shape[0]} images, labels {labels}")
     counts = ", ".join(f"{split} {found[f'{split}_images'].shape[0]}" for split in manifest.published)
-    return Check(name, True, f"uint8, so without NaN; {counts}")
+    return Check("arrays", True, f"uint8, so without NaN; {counts}")
 
 
 def _check_against_source(
@@ -155,15 +152,12 @@ def _check_against_source(
             derived = manifest.dataset.get("labels") == ANY_FINDING
             shapes = _check_shapes(release, original, manifest, derived)
             yield shapes
-            coverage = _check_coverage(release, original, manifest)
-            yield coverage
+            yield _check_coverage(release, original, manifest)
             if shapes.ok:
-                convert = any_finding if derived else None
-                yield _check_equal(
-                    "labels", "aligned with the source in all splits", release, original, "_labels", convert=convert
-                )
+                aligned = "aligned with the source in all splits"
+                yield _check_equal("labels", aligned, release, original, derived, "_labels")
                 clean = "images untouched" if len(manifest.published) > 1 else "not published"
-                yield _check_equal("val and test", clean, release, original, "val_images", "test_images")
+                yield _check_equal("val and test", clean, release, original, False, "val_images", "test_images")
                 if manifest.extras and isinstance(original, NpzReader):
                     yield _check_extras(release, original, manifest)
                 yield from _check_images(release, original, manifest, on_progress)
@@ -220,8 +214,7 @@ def _check_shapes(release: NpzReader, original: _Arrays, manifest: Manifest, der
 
 def _check_coverage(release: NpzReader, original: _Arrays, manifest: Manifest) -> Check:
     stored = release.specs["train_images"].shape[0]
-    spec = original.specs.get("train_images")
-    there = 0 if spec is None else spec.shape[0]
+    there = original.specs["train_images"].shape[0] if "train_images" in original.specs else 0
     written, samples = manifest.coverage.written, manifest.coverage.samples
     good = stored == there == written == samples == manifest.measured.images
     chosen = "" if manifest.coverage.selection is None else f", {manifest.coverage.selected} of them selected"
@@ -229,16 +222,13 @@ def _check_coverage(release: NpzReader, original: _Arrays, manifest: Manifest) -
     return Check("coverage", good, detail)
 
 
-def _check_equal(
-    name: str, detail: str, release: NpzReader, original: _Arrays, *endings: str, convert: Convert | None = None
-) -> Check:
-    """Check that all arrays whose names end so are equal in both files, the source's converted first if a way is given."""
+def _check_equal(name: str, detail: str, release: NpzReader, original: _Arrays, derived: bool, *endings: str) -> Check:
+    """Check that all arrays whose names end so are equal in both files, or derived as ``any_finding`` does."""
     for array in ARRAYS:
         if array.endswith(endings) and array in release.specs:
             row = 0
             for ours, theirs in _pairs(release, original, array):
-                theirs = theirs if convert is None else convert(theirs)
-                wrong = np.flatnonzero((ours != theirs).reshape(len(ours), -1).any(axis=1))
+                wrong = np.flatnonzero((ours != (any_finding(theirs) if derived else theirs)).reshape(len(ours), -1).any(axis=1))
                 if len(wrong):
                     return Check(name, False, f"{array} differs from the source, first at index {row + wrong[0]}")
                 row += len(ours)
@@ -270,9 +260,8 @@ def _check_images(release: NpzReader, original: _Arrays, manifest: Manifest, on_
     measured, bound = meter.compute(), manifest.bound
     violation = bound.violation(measured)
     pixels = "" if bound.max_changed_pixels is None else f", bound {bound.max_changed_pixels}"
-    yield Check(
-        "bound", violation is None, violation or f"{bound.reached(measured)}; at most {measured.l0_max} pixels changed{pixels}"
-    )
+    kept = f"{bound.reached(measured)}; at most {measured.l0_max} pixels changed{pixels}"
+    yield Check("bound", violation is None, violation or kept)
     if manifest.coverage.selection is not None:
         yield _check_unselected(meter.changed(), manifest.coverage)
     black = meter.blackened
@@ -292,17 +281,17 @@ def _check_unselected(changed: NDArray[np.bool_], coverage: Coverage) -> Check:
 
 
 def _check_measured(found: Measured, stated: Measured) -> Check:
-    ours, theirs = found.to_dict(), stated.to_dict()
+    ours, theirs = asdict(found), asdict(stated)
     wrong = [f"{key} is {ours[key]}, the manifest says {theirs[key]}" for key in ours if not _agree(ours[key], theirs[key])]
     psnr = "infinite" if found.psnr is None else f"{found.psnr:.2f} dB"
     summary = f"SSIM {found.ssim:.4f}, PSNR {psnr}, {100 * found.changed_share:.2f} % of the pixels changed, as in the manifest"
     return Check("measured values", not wrong, "; ".join(wrong) or summary)
 
 
-def _agree(found: Any, stated: Any) -> bool:
+def _agree(found: float | None, stated: float | None) -> bool:
     if isinstance(found, float) and isinstance(stated, float):
         return math.isclose(found, stated, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-    return bool(found == stated)
+    return found == stated
 
 
 def _pairs(release: NpzReader, original: _Arrays, name: str) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:

@@ -54,7 +54,11 @@ def check_destination(folder: Path | str, overwrite: bool = False) -> None:
     folder = _absolute(folder)
     # a run that was killed while it replaced a release may have left it set aside
     present = folder if os.path.lexists(folder) else _aside(folder)
-    _require_writable(folder)
+    above = next(path for path in folder.parents if path.exists())
+    if not above.is_dir():
+        raise ConfigurationError(f"{folder} cannot be made: {above} is no folder; name another one.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"{folder} cannot be made: {above} is not writable; name another folder.")
     if not os.path.lexists(present):
         return
     if not overwrite:
@@ -64,14 +68,6 @@ def check_destination(folder: Path | str, overwrite: bool = False) -> None:
             f"{present} exists and is not a protected dataset (or holds other files too), so it is not overwritten; "
             "name another folder, or remove it yourself."
         )
-
-
-def _require_writable(folder: Path) -> None:
-    above = next(path for path in folder.parents if path.exists())
-    if not above.is_dir():
-        raise ConfigurationError(f"{folder} cannot be made: {above} is no folder; name another one.")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"{folder} cannot be made: {above} is not writable; name another folder.")
 
 
 def write_release(

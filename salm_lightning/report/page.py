@@ -137,7 +137,7 @@ def _setting_tables(evidence: Evidence) -> dict[str, list[tuple[str, str]]]:
         "Dataset": manifest.dataset,
         "Method and training of the noise": manifest.settings,
         "Bound": manifest.bound.to_dict(),
-        "Measured on the stored bytes": manifest.measured.to_dict(),
+        "Measured on the stored bytes": asdict(manifest.measured),
         "Coverage": coverage,
         "Arrays": {name: f"{spec.dtype} {list(spec.shape)}" for name, spec in manifest.arrays.items()},
         "Versions": manifest.versions,
