@@ -16,7 +16,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from salm_lightning.metrics.style import CLEAN, COLORS, MARKERS, accuracy_axis, new_figure, styled
+from salm_lightning.metrics.figures import CLEAN, COLORS, MARKERS, accuracy_axis, new_figure, styled
 
 AXES = {"changed_share": "changed pixels (%)", "psnr": "PSNR (dB)", "ssim": "SSIM"}
 """Columns of results.csv, and what they are called in the figure."""

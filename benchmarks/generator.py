@@ -30,8 +30,7 @@ from salm_lightning.data.base import Batch
 from salm_lightning.models import Architecture
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import SALM
-from salm_lightning.noise.pgd import InputGradient, frozen
-from salm_lightning.noise.samples import Samples
+from salm_lightning.noise.pgd import Objective, Samples, frozen
 
 PATHMNIST_IMAGES = 89_996
 RADIUS, STEP = 8 / 255, 1.6 / 255
@@ -105,7 +104,7 @@ class OurKernels:
     def pgd(self, batch: Batch, delta: Tensor, steps: int) -> Tensor:
         """Take masked PGD steps."""
         method = self.module.method
-        gradient = InputGradient(
+        gradient = Objective(
             self.module.source,
             Samples(*batch, self.module.task, self.module.num_classes, 0),
             method.transform,

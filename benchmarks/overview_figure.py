@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from salm_lightning.audit.image_figures import noise_image, noise_limit
 from salm_lightning.audit.pairs import Pairs
-from salm_lightning.metrics.style import CLEAN, PROTECTED, accuracy_axis, new_figure, short, styled
+from salm_lightning.metrics.figures import CLEAN, PROTECTED, accuracy_axis, new_figure, short, styled
 from salm_lightning.release import PoisonedDataModule
 
 COLORS = {"clean": CLEAN, "protected": PROTECTED}

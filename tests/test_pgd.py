@@ -14,8 +14,7 @@ from salm_lightning.data.base import Task
 from salm_lightning.models import Architecture
 from salm_lightning.noise.masks import top_percent_mask
 from salm_lightning.noise.methods import EM, SALM
-from salm_lightning.noise.pgd import FP16_SCALE, InputGradient, descend, frozen, project
-from salm_lightning.noise.samples import Samples
+from salm_lightning.noise.pgd import FP16_SCALE, Objective, Samples, descend, frozen, project
 from salm_lightning.noise.transforms import CropFlip
 
 
@@ -65,9 +64,7 @@ def test_full_masked_pgd_equals_the_plain_loop(percent: float, eot: int, channel
     method = SALM(percent=percent, radius=8, step_size=1.6, transform=CropFlip(2), eot_samples=eot)
     first = method.start(images, indices, seed=9)
     torch.testing.assert_close(first, oracles.start_noise(images, indices, 8, 9), rtol=0, atol=1e-7)
-    gradient = InputGradient(
-        network, Samples(images, labels, indices, task, 4, 9), method.transform, "eot", (4,), eot_samples=eot
-    )
+    gradient = Objective(network, Samples(images, labels, indices, task, 4, 9), method.transform, "eot", (4,), eot_samples=eot)
     with frozen(network):
         made = method.improve(images, first, gradient, 10).delta
     expected = oracles.masked_pgd(
@@ -81,7 +78,7 @@ def test_full_masked_pgd_equals_the_plain_loop(percent: float, eot: int, channel
 def test_masked_pgd_lowers_the_loss() -> None:
     network, images, labels, indices = Tiny().eval(), draw(16, 3, 12, 12), torch.arange(16) % 4, torch.arange(16)
     method = SALM(percent=10, start="zero", transform=CropFlip(0, flip=False))
-    gradient = InputGradient(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), method.transform, "eot")
+    gradient = Objective(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), method.transform, "eot")
     losses = [
         nn.functional.cross_entropy(
             network(images + method.improve(images, torch.zeros_like(images), gradient, steps).delta), labels
@@ -94,9 +91,9 @@ def test_masked_pgd_lowers_the_loss() -> None:
 def test_the_gradient_over_two_draws_is_the_mean_of_two_gradients() -> None:
     network, images, indices = Tiny().eval(), draw(6, 3, 12, 12), torch.arange(6)
     labels, delta, transform = torch.arange(6) % 4, torch.zeros(6, 3, 12, 12), CropFlip(2)
-    both = InputGradient(
-        network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), transform, "eot", (5,), eot_samples=2
-    )(delta, 3)
+    both = Objective(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), transform, "eot", (5,), eot_samples=2)(
+        delta, 3
+    )
     single = []
     for number in range(2):
         leaf = delta.clone().requires_grad_(True)
@@ -111,11 +108,11 @@ def test_the_gradient_over_two_draws_is_the_mean_of_two_gradients() -> None:
 
 def test_the_gradient_does_not_depend_on_the_batch() -> None:
     network, images, labels, indices = Tiny().eval(), draw(6, 3, 12, 12), torch.arange(6) % 4, torch.arange(6)
-    whole = InputGradient(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), CropFlip(2), "eot", eot_samples=2)(
+    whole = Objective(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), CropFlip(2), "eot", eot_samples=2)(
         torch.zeros_like(images), 0
     )
     part = slice(2, 5)
-    alone = InputGradient(
+    alone = Objective(
         network, Samples(images[part], labels[part], indices[part], Task.MULTI_CLASS, 4, 0), CropFlip(2), "eot", eot_samples=2
     )
     torch.testing.assert_close(alone(torch.zeros_like(images[part]), 0), whole[part], rtol=0, atol=1e-6)
@@ -123,7 +120,7 @@ def test_the_gradient_does_not_depend_on_the_batch() -> None:
 
 def test_every_pgd_step_draws_a_new_transform() -> None:
     network, images, labels, indices = Tiny().eval(), draw(6, 3, 12, 12), torch.arange(6) % 4, torch.arange(6)
-    gradient = InputGradient(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), CropFlip(2), "eot")
+    gradient = Objective(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), CropFlip(2), "eot")
     zero = torch.zeros_like(images)
     assert torch.equal(gradient(zero, 0), gradient(zero, 0))
     assert not torch.equal(gradient(zero, 0), gradient(zero, 1))
@@ -135,7 +132,7 @@ def test_frozen_leaves_no_trace(training: bool, batch_statistics: bool) -> None:
     network, images = Tiny().train(training), draw(6, 3, 12, 12)
     network.body[0].bias.requires_grad_(False)
     before, flags = copy.deepcopy(network.state_dict()), [parameter.requires_grad for parameter in network.parameters()]
-    gradient = InputGradient(
+    gradient = Objective(
         network, Samples(images, torch.arange(6) % 4, torch.arange(6), Task.MULTI_CLASS, 4, 0), CropFlip(2), "eot"
     )
     with frozen(network, batch_statistics):
@@ -193,7 +190,7 @@ def mask_overlap(trained: tuple[nn.Module, Tensor, Tensor], device: str, dtype: 
     images, labels, indices = images[:48], labels[:48], torch.arange(48, device=device)
     delta, masks = torch.zeros_like(images), []
     for half in (False, True):
-        gradient = InputGradient(
+        gradient = Objective(
             network,
             Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0),
             CropFlip(),
@@ -248,7 +245,7 @@ def test_a_confident_source_with_wrong_targets_gives_no_silent_zero_update() -> 
     labels = network.exact(images).argmin(1)
     assert nn.functional.cross_entropy(network(images), labels) > 50  # as wrong as can be
     delta, transform = torch.zeros_like(images), CropFlip(0, flip=False)
-    gradient = InputGradient(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), transform, "eot", half=True)
+    gradient = Objective(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), transform, "eot", half=True)
     network.passes = 0
     made = gradient(delta, 0)
     first_call, network.passes = network.passes, 0
@@ -270,7 +267,7 @@ def test_scaling_keeps_small_gradients_that_plain_fp16_loses() -> None:
     labels, delta, transform = network.exact(images).argmax(1), torch.zeros(8, 1, 8, 8), CropFlip(0, flip=False)
     network.second *= 2e-5
     shares = [
-        (InputGradient(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), transform, "eot", half=half)(delta, 0) != 0)
+        (Objective(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), transform, "eot", half=half)(delta, 0) != 0)
         .float().mean().item()
         for half in (False, True)
     ]  # fmt: skip
@@ -282,7 +279,7 @@ def test_a_finite_gradient_is_computed_once() -> None:
     network, images = Confident(0.1), draw(4, 1, 8, 8)
     labels, indices = torch.zeros(4, dtype=torch.int64), torch.arange(4)
     scaled, plain = (
-        InputGradient(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), CropFlip(0, False), "eot", half=half)
+        Objective(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), CropFlip(0, False), "eot", half=half)
         (torch.zeros_like(images), 0)
         for half in (True, False)
     )  # fmt: skip
@@ -294,7 +291,7 @@ def test_a_gradient_that_is_never_finite_ends() -> None:
     network = Confident(0.1)
     network.first[0, 0] = torch.nan
     samples = Samples(draw(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64), torch.arange(2), Task.MULTI_CLASS, 4, 0)
-    gradient = InputGradient(network, samples, CropFlip(0), "eot", half=True)
+    gradient = Objective(network, samples, CropFlip(0), "eot", half=True)
     assert torch.isfinite(gradient(torch.zeros(2, 1, 8, 8), 0)).all()
     assert network.passes <= 20
 
@@ -303,6 +300,6 @@ def test_salm_with_all_pixels_takes_the_steps_of_em() -> None:
     network, images, labels, indices = Tiny().eval(), draw(8, 3, 12, 12), torch.arange(8) % 4, torch.arange(8)
     results = []
     for method in (SALM(percent=100, transform=CropFlip(2)), EM(transform=CropFlip(2))):
-        gradient = InputGradient(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), method.transform, "eot")
+        gradient = Objective(network, Samples(images, labels, indices, Task.MULTI_CLASS, 4, 0), method.transform, "eot")
         results.append(method.improve(images, method.start(images, indices, 0), gradient, 5).delta)
     assert torch.equal(*results)

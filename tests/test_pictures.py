@@ -30,8 +30,7 @@ from salm_lightning.audit.results import (
     VictimCurve,
 )
 from salm_lightning.errors import DataError
-from salm_lightning.metrics.figures import confusion_figure
-from salm_lightning.metrics.style import CLEAN, COLORS, PROTECTED, new_figure, short
+from salm_lightning.metrics.figures import CLEAN, COLORS, PROTECTED, confusion_figure, new_figure, short
 
 
 def noisy(count: int, shape: tuple[int, ...] = (6, 6, 3)) -> tuple[np.ndarray, np.ndarray]:

@@ -21,9 +21,8 @@ from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.main import main
 from salm_lightning.noise.methods import SP
-from salm_lightning.noise.pgd import InputGradient
+from salm_lightning.noise.pgd import Objective, Samples
 from salm_lightning.noise.rounding import release_images
-from salm_lightning.noise.samples import Samples
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.release import Manifest, verify_release
 
@@ -37,7 +36,7 @@ def noise_of(
     several = labels.is_floating_point()
     task, classes = (Task.MULTI_LABEL, labels.shape[1]) if several else (Task.MULTI_CLASS, classes or int(labels.max()) + 1)
     images = torch.full((len(labels), channels, size, size), 128 / 255)
-    goal = InputGradient(nn.Identity(), Samples(images, labels, indices, task, classes, seed), CropFlip(), "last")
+    goal = Objective(nn.Identity(), Samples(images, labels, indices, task, classes, seed), CropFlip(), "last")
     method = SP(**setting)
     return method.improve(images, method.start(images, indices, seed), goal, 10).delta
 

@@ -21,8 +21,7 @@ from salm_lightning.errors import ConfigurationError
 from salm_lightning.main import main
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import TAP
-from salm_lightning.noise.pgd import InputGradient, frozen
-from salm_lightning.noise.samples import Samples
+from salm_lightning.noise.pgd import Objective, Samples, frozen
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.release import Manifest
 from salm_lightning.runs.generation import generate
@@ -81,10 +80,10 @@ def plain_tap(
     return torch.stack(ends), torch.stack(losses)
 
 
-def objective(model: nn.Module, images: Tensor, labels: Tensor, padding: int = 2, **setting: Any) -> InputGradient:
+def objective(model: nn.Module, images: Tensor, labels: Tensor, padding: int = 2, **setting: Any) -> Objective:
     task = Task.MULTI_LABEL if labels.is_floating_point() else Task.MULTI_CLASS
     indices = torch.arange(20, 20 + len(images))
-    return InputGradient(
+    return Objective(
         model, Samples(images, labels, indices, task, CLASSES, SEED), CropFlip(padding, padding > 0), "last", **setting
     )
 

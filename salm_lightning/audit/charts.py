@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from salm_lightning.metrics.style import CLEAN, COLORS, MARKERS, PROTECTED, WIDTH, accuracy_axis, new_figure, short, styled
+from salm_lightning.metrics.figures import CLEAN, COLORS, MARKERS, PROTECTED, WIDTH, accuracy_axis, new_figure, short, styled
 
 
 @dataclass(frozen=True)

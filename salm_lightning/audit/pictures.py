@@ -24,8 +24,7 @@ from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.results import AuditResult
 from salm_lightning.audit.segmentation import Segmenter
 from salm_lightning.audit.similarity import DISTANCES, NAMES, PerImage, summarise
-from salm_lightning.metrics.figures import confusion_figure
-from salm_lightning.metrics.style import CLEAN, PROTECTED
+from salm_lightning.metrics.figures import CLEAN, PROTECTED, confusion_figure
 
 _MOST_POINTS = 500  # pairs, so a thousand images
 _COLORS = {"clean": CLEAN, "protected": PROTECTED}

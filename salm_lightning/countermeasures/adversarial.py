@@ -9,7 +9,7 @@ from salm_lightning.countermeasures.base import Countermeasure, TrainingStep
 from salm_lightning.errors import require
 from salm_lightning.metrics import classification_loss
 from salm_lightning.noise.draws import fold, uniform
-from salm_lightning.noise.pgd import InputGradient, descend, frozen, project
+from salm_lightning.noise.pgd import Objective, descend, frozen, project
 
 
 class AdversarialTraining(Countermeasure):
@@ -42,7 +42,7 @@ class AdversarialTraining(Countermeasure):
         delta = project((2 * draws.view(step.images.shape) - 1) * radius, step.images, radius)
         device = step.images.device.type
         half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-        gradient = InputGradient(step.network, step, step.transform, "victim", (step.number,), half=half)
+        gradient = Objective(step.network, step, step.transform, "victim", (step.number,), half=half)
         with frozen(step.network):
             for _ in range(self.pgd_steps):
                 # The same number at every step keeps crop and flip.

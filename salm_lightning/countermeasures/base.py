@@ -14,7 +14,7 @@ from salm_lightning.data.base import DatasetInfo, Split
 from salm_lightning.data.prepared import Preparation
 from salm_lightning.metrics import classification_loss
 from salm_lightning.noise.methods.base import Described
-from salm_lightning.noise.samples import Samples
+from salm_lightning.noise.pgd import Samples
 from salm_lightning.noise.transforms import CropFlip
 
 

@@ -70,9 +70,9 @@ class ImageDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         batch_size = default_batch_size(info.size) if batch_size is None else batch_size
-        _require_at_least("batch_size", batch_size, 1)
-        _require_at_least("chunk_size", chunk_size, 1)
-        _require_at_least("num_workers", num_workers, 0)
+        for name, value, least in (("batch_size", batch_size, 1), ("chunk_size", chunk_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise ConfigurationError(f"{name}={value} is too small; give a whole number of at least {least}.")
         look_up("resident", resident, get_args(Resident))
         self.info = info
         self.num_classes = info.num_classes
@@ -289,8 +289,3 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.trainer is None:
             return 0, 1, torch.device("cpu")
         return self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.root_device
-
-
-def _require_at_least(argument: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigurationError(f"{argument}={value} is too small; give a whole number of at least {least}.")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from salm_lightning.errors import DataError
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
 
@@ -34,7 +34,12 @@ def image_classes(root: Path, argument: str) -> dict[str, list[Path]]:
             f"{argument}={root} holds the folders {', '.join(splits)}, which are splits and no classes; give the folder above the classes, "
             f"such as {root / splits[-1]}."
         )
-    return {name: _images_below(root / name) for name in folders}
+    images: dict[str, list[Path]] = {name: [] for name in folders}
+    numbers = {name: number for number, name in enumerate(folders)}
+    for path, number in make_dataset(root, numbers, IMG_EXTENSIONS, allow_empty=True):
+        if not any(map(_is_hidden, Path(path).relative_to(root).parts)):
+            images[folders[number]].append(Path(path))
+    return images
 
 
 def read_image(path: Path, argument: str) -> NDArray[np.uint8]:
@@ -55,19 +60,6 @@ def read_image(path: Path, argument: str) -> NDArray[np.uint8]:
         kind = "32-bit" if image.mode == "I" else "floating-point"
         raise DataError(f"{argument}: {path} holds {kind} numbers, whose range is not known; store it with 8 or 16 bits.")
     return np.asarray(image.convert("RGB"))
-
-
-def _images_below(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for parent, below, names in sorted(os.walk(folder, followlinks=True)):
-        hidden = any(_is_hidden(part) for part in Path(parent).relative_to(folder).parts)
-        found += [Path(parent) / name for name in sorted(names) if not hidden and _is_image(name)]
-        below.sort()
-    return found
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(_ENDINGS) and not _is_hidden(name)
 
 
 def _is_hidden(name: str) -> bool:

@@ -53,12 +53,10 @@ class MedMNISTDataModule(ImageDataModule):
             raise ConfigurationError(f"any_finding=True needs several labels per image, and {name} has one; leave it out.")
         self._stored = DatasetInfo(name, known.task, known.class_names, known.channels, size)
         self.any_finding = any_finding
-        super().__init__(
-            replace(self._stored, name=f"{name}-any", task=Task.BINARY, class_names=("no finding", ANY_FINDING))
-            if any_finding
-            else self._stored,
-            **loading,
-        )
+        info = self._stored
+        if any_finding:
+            info = replace(info, name=f"{name}-any", task=Task.BINARY, class_names=("no finding", ANY_FINDING))
+        super().__init__(info, **loading)
         self.download = download
         self._suffix = "" if size == 28 else f"_{size}"
         self.source_path: Path = archive_path(name, size, root)
@@ -171,10 +169,7 @@ class NpzDataModule(ImageDataModule):
         **loading: Any,
     ) -> None:
         path = Path(path).expanduser()
-        super().__init__(
-            infer_info(path, None if task is None else Task(look_up("task", task, map(str, Task)))),
-            **loading,
-        )
+        super().__init__(infer_info(path, None if task is None else Task(look_up("task", task, map(str, Task)))), **loading)
         self.source_path: Path = path
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.data.datamodule import ImageDataModule
@@ -12,20 +12,7 @@ from salm_lightning.data.medmnist import MedMNISTDataModule, NpzDataModule
 from salm_lightning.data.synthetic import SYNTHETIC, SyntheticDataModule
 from salm_lightning.errors import DataError, did_you_mean
 
-
-class Kind(Protocol):
-    """What a DataModule class offers that users can name their images to."""
-
-    def takes(self, word: str) -> bool:
-        """Return whether a user's word means this kind of data."""
-
-    def named(self, word: str, size: int | None, root: Path | None, **options: Any) -> ImageDataModule:
-        """Return the DataModule for a user's word; ``size`` and ``root`` are for names."""
-
-    def options_of(self, word: str, dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options, ``size`` among them, that open what a release with these values in its manifest was made from."""
-
-
+Kind = type[SyntheticDataModule] | type[MedMNISTDataModule] | type[NpzDataModule]
 KINDS: tuple[Kind, ...] = (SyntheticDataModule, MedMNISTDataModule, NpzDataModule)
 """Every kind of data; of those that take a user's word the first one has it."""
 

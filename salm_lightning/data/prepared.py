@@ -53,24 +53,18 @@ class PreparedImages:
         if name not in self._names or (preparation := self._make()) is None:
             return split
         if name not in self._done:
-            self._done[name] = Split(self._prepare(split, rows, preparation, device), split.labels)
+            images = self._scratch.empty(split.images.shape, len(rows) * split.images[:1].nbytes)
+            step = max(1, _CHUNK // split.images[:1].nbytes)
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
+                images[part] = _apply(preparation, split.images[part], part, device)
+            self._done[name] = Split(as_written(images), split.labels)
         return self._done[name]
 
     def close(self) -> None:
         """Remove the scratch files."""
         self._done.clear()
         self._scratch.close()
-
-    def _prepare(
-        self, split: Split, rows: NDArray[np.int64], preparation: Preparation, device: torch.device
-    ) -> NDArray[np.uint8]:
-        bytes_per_image = int(np.prod(split.images.shape[1:]))
-        images = self._scratch.empty(split.images.shape, len(rows) * bytes_per_image)
-        step = max(1, _CHUNK // bytes_per_image)
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step]
-            images[part] = _apply(preparation, split.images[part], part, device)
-        return as_written(images)
 
 
 def _apply(

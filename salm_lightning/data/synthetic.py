@@ -28,23 +28,14 @@ _Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a kind of cell looks; lengths in units of the cell's radius.
-
-    Attributes:
-        name: Class name.
-        lobes: Discs ``(x, y, radius)`` whose union is the nucleus.
-        hole: A disc cut out of the nucleus.
-        granules: Number of granules.
-        granule_radius: Their radius.
-        clumping: How strongly the stain of the nucleus varies, from 0 to 1.
-    """
+    """How a kind of cell looks; lengths in units of the cell's radius."""
 
     name: str
-    lobes: tuple[tuple[float, float, float], ...]
-    hole: tuple[float, float, float] | None = None
+    lobes: tuple[tuple[float, float, float], ...]  # discs (x, y, radius) whose union is the nucleus
+    hole: tuple[float, float, float] | None = None  # a disc that is cut out of it
     granules: int = 0
     granule_radius: float = 0.1
-    clumping: float = 0.2
+    clumping: float = 0.2  # how strongly the stain of the nucleus varies, from 0 to 1
 
 
 _KINDS = (
@@ -111,10 +102,7 @@ class SyntheticDataModule(ImageDataModule):
                 raise ConfigurationError(f"{name}_size={count} is too small; give at least num_classes={num_classes}.")
         task = Task.MULTI_LABEL if multi_label else Task.BINARY if num_classes == 2 else Task.MULTI_CLASS
         names = tuple(kind.name for kind in _KINDS[:num_classes])
-        super().__init__(
-            DatasetInfo(SYNTHETIC, task, names, channels, size),
-            **loading,
-        )
+        super().__init__(DatasetInfo(SYNTHETIC, task, names, channels, size), **loading)
         self.imbalance = imbalance
         self.background: Background = background
 
@@ -193,17 +181,8 @@ def _random_kinds(draws: _Floats, weights: NDArray[np.float64]) -> NDArray[np.in
 
 
 def _draw(kinds: NDArray[np.int64], draws: _Floats, size: int, channels: int, background: Background) -> NDArray[np.uint8]:
-    """Draw a block of images, uint8 ``[B, size, size, channels]``.
-
-    Only operations that IEEE 754 rounds exactly are used (no sine, no exponential), so the bytes are the same everywhere.
-
-    Args:
-        kinds: Kind of each cell, ``[B, cells]``; -1 draws none.
-        draws: Uniform numbers, ``[B, cells, _DRAWS]``.
-        size: Height and width.
-        channels: 1 or 3.
-        background: Light or dark.
-    """
+    """Draw images, uint8 ``[B, size, size, channels]``, of kinds ``[B, cells]``, -1 for none, and draws ``[B, cells, _DRAWS]``."""
+    # Only operations that IEEE 754 rounds exactly are used (no sine, no exponential), so the bytes are the same everywhere.
     density = np.zeros((len(kinds), size, size, channels), np.float32)
     for place in range(kinds.shape[1]):
         for kind in range(len(_KINDS)):
@@ -217,14 +196,7 @@ def _draw(kinds: NDArray[np.int64], draws: _Floats, size: int, channels: int, ba
 
 
 def _draw_cells(density: _Floats, kind: _Kind, draws: _Floats, centre: tuple[float, float] | None) -> _Floats:
-    """Lay one cell over each image.
-
-    Args:
-        density: Stain so far, ``[B, H, W, C]``, 0 where blank.
-        kind: How the cell looks.
-        draws: Uniform numbers, ``[B, _DRAWS]``.
-        centre: Where the cell lies, roughly; ``None`` is a large one in the middle.
-    """
+    """Lay one cell over the stain ``[B, H, W, C]`` of each image, roughly at ``centre``; ``None`` is a large one in the middle."""
     size, channels = density.shape[1], density.shape[3]
     shape, rest = draws[:, 1:_SHAPE_DRAWS], draws[:, _SHAPE_DRAWS:]
     spread, radius = (0.36, 0.26 + 0.13 * shape[:, 0]) if centre is None else (0.08, 0.17 + 0.05 * shape[:, 0])

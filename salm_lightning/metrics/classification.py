@@ -1,11 +1,13 @@
-"""Accuracy, AUC, balanced accuracy, recall and confusion for the four tasks, as MedMNIST and scikit-learn define them."""
+"""The loss, accuracy, AUC, balanced accuracy, recall and confusion of the four tasks, as MedMNIST and scikit-learn define them."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics.classification import (
@@ -153,3 +155,24 @@ def majority_baseline(labels: NDArray[np.integer] | Tensor, task: Task, num_clas
         return float(np.maximum(positive, 1.0 - positive).mean())
     counts = np.bincount(values.reshape(-1).astype(np.int64), minlength=num_classes)
     return float(counts.max() / counts.sum())
+
+
+def classification_loss(logits: Tensor, labels: Tensor, task: Task, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+    """Return the cross-entropy, or for a multi-label task the binary cross-entropy of each label.
+
+    Computed in float32 whatever the logits' type is.
+
+    Args:
+        logits: ``[B, num_classes]``, before softmax or sigmoid.
+        labels: int64 class indices ``[B]``; for a multi-label task 0 and 1, ``[B, num_classes]``.
+        task: What is predicted.
+        reduction: ``"mean"`` over the batch (and over the labels of a multi-label task), or ``"none"``: the loss of each sample,
+            summed over its labels.
+
+    Returns:
+        A float32 scalar; ``[B]`` without reduction.
+    """
+    if task == Task.MULTI_LABEL:
+        losses = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction=reduction)
+        return losses.sum(dim=1) if reduction == "none" else losses
+    return F.cross_entropy(logits.float(), labels, reduction=reduction)

@@ -1,4 +1,4 @@
 from .architecture import ARCHITECTURES, Architecture, NetworkFactory
-from .classifier import Classifier
+from .backbones import Classifier
 
 __all__ = ["ARCHITECTURES", "Architecture", "Classifier", "NetworkFactory"]

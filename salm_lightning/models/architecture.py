@@ -16,7 +16,7 @@ from salm_lightning.errors import ConfigurationError, look_up, require
 if TYPE_CHECKING:
     from torch import nn
 
-    from salm_lightning.models.classifier import Classifier
+    from salm_lightning.models.backbones import Classifier
 
 ARCHITECTURES = ("vgg11", "resnet18", "resnet50", "densenet121", "vit", "linear")
 """Names of the networks in :mod:`salm_lightning.models.backbones`."""
@@ -119,7 +119,7 @@ class Architecture:
         import torch
 
         from salm_lightning.models import backbones
-        from salm_lightning.models.classifier import Classifier
+        from salm_lightning.models.backbones import Classifier
 
         require("width", width, width > 0, "give a factor above 0, such as 0.25 or 1")
         require("num_classes", num_classes, num_classes >= 1, "give 1 or more")
@@ -186,7 +186,7 @@ class Architecture:
         """Build a class and look at what it makes of two images, before any work with it."""
         import torch
 
-        from salm_lightning.models.classifier import Classifier
+        from salm_lightning.models.backbones import Classifier
 
         kind, size = self._class("arch"), given["image_size"]
         takes = inspect.signature(kind).parameters

@@ -1,4 +1,4 @@
-"""torchvision's networks with a stem for small images, any number of input channels, and a width factor; and a linear model.
+"""torchvision's networks with a stem for small images, any number of channels, and a width factor; a linear model; what wraps them all.
 
 torchvision's own stems shrink the image fourfold before the first block, which leaves 7x7 of 28x28 (and stock VGG-11 and DenseNet-121
 crash there); the small stems keep the resolution, as is usual for CIFAR-sized images.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
@@ -96,7 +97,10 @@ class _ScaledVGG(VGG):  # type: ignore[misc]
         self.features = make_layers(layers, batch_norm=True)
         self.features[0] = nn.Conv2d(channels, _scaled(64, width), kernel_size=3, padding=1)
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1) if small else (7, 7))
-        self.classifier = nn.Sequential(nn.Linear(features, num_classes)) if small else _vgg_head(features, num_classes)
+        head: list[nn.Module] = []
+        for inputs in () if small else (features * 7 * 7, 4096):
+            head += [nn.Linear(inputs, 4096), nn.ReLU(True), nn.Dropout()]
+        self.classifier = nn.Sequential(*head, nn.Linear(features if small else 4096, num_classes))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -104,14 +108,6 @@ class _ScaledVGG(VGG):  # type: ignore[misc]
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0, 0.01)
                 nn.init.zeros_(module.bias)
-
-
-def _vgg_head(features: int, num_classes: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(features * 7 * 7, 4096), nn.ReLU(True), nn.Dropout(),
-        nn.Linear(4096, 4096), nn.ReLU(True), nn.Dropout(),
-        nn.Linear(4096, num_classes),
-    )  # fmt: skip
 
 
 def vgg11(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
@@ -154,3 +150,35 @@ def patch_of(size: int) -> int:
 def linear(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
     """Build a linear model on the pixels; it has no width."""
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, num_classes))
+
+
+class Classifier(nn.Module):
+    """A network with its input conventions inside.
+
+    As input, images ``[B, C, H, W]`` in [0, 1]; as output, logits ``[B, num_classes]``. Images smaller than ``min_size`` are padded with
+    black (VGG-11 halves five times and needs 32 px; paper: Appendix B.2), then normalised as ``(x - 0.5) / 0.25``.
+
+    Args:
+        network: Takes normalised images.
+        min_size: Smallest height and width that the network takes, in pixels.
+        as_rgb: Whether a grey image is shown to the network in three equal channels.
+    """
+
+    def __init__(self, network: nn.Module, min_size: int = 0, as_rgb: bool = False) -> None:
+        super().__init__()
+        # Convolutions over NHWC memory are about twice as fast on CPUs and tensor cores.
+        self.network = network.to(memory_format=torch.channels_last)
+        self.min_size = min_size
+        self.as_rgb = as_rgb
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``[B, num_classes]`` for images ``[B, C, H, W]`` in [0, 1]."""
+        missing = self.min_size - images.shape[-1]
+        if missing > 0:
+            before, after = missing // 2, missing - missing // 2
+            images = functional.pad(images, (before, after, before, after))
+        if self.as_rgb:
+            images = images.expand(-1, 3, -1, -1)
+        images = images.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.network((images - 0.5) * 4.0)
+        return logits

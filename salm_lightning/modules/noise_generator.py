@@ -36,9 +36,8 @@ from salm_lightning.modules.schedule import (
 )
 from salm_lightning.noise.keeper import Keeper, fingerprint
 from salm_lightning.noise.methods import Method, Perturbation
-from salm_lightning.noise.pgd import InputGradient, frozen
+from salm_lightning.noise.pgd import Objective, Samples, frozen
 from salm_lightning.noise.rounding import release_images
-from salm_lightning.noise.samples import Samples
 from salm_lightning.noise.selection import Selection
 from salm_lightning.noise.store import snapshot_folder
 from salm_lightning.release.last_pass import ProtectedChunk
@@ -231,7 +230,7 @@ class NoiseGeneratorModule(LightningModule):
         gradient = self._input_gradient(samples, "eot", self.global_step)
         return self._improve(self.noise.begin(samples, self.global_step), gradient, self._updates)
 
-    def _improve(self, delta: Tensor, gradient: InputGradient, steps: int) -> Perturbation:
+    def _improve(self, delta: Tensor, gradient: Objective, steps: int) -> Perturbation:
         with frozen(self.source, self.batch_norm == "batch"):
             noise = self.method.improve(gradient.samples.images, delta, gradient, steps)
         if self._selected is None:
@@ -239,9 +238,9 @@ class NoiseGeneratorModule(LightningModule):
         kept = self._selected[gradient.samples.indices][:, None, None, None]
         return Perturbation(noise.delta * kept, noise.mask * kept)
 
-    def _input_gradient(self, samples: Samples, purpose: str, *counters: int) -> InputGradient:
+    def _input_gradient(self, samples: Samples, purpose: str, *counters: int) -> Objective:
         half = str(self.trainer.precision) == "16-mixed"
-        return InputGradient(self.source, samples, self.method.transform, purpose, counters, self.method.eot_samples, half)
+        return Objective(self.source, samples, self.method.transform, purpose, counters, self.method.eot_samples, half)
 
     def _log_step(self, loss: Tensor, logits: Tensor, labels: Tensor, delta: Tensor, rate: float) -> None:
         require_finite("loss is", [loss], self.global_step)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from salm_lightning.data.base import Split, Task
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.methods import Method
-from salm_lightning.noise.samples import Samples
+from salm_lightning.noise.pgd import Samples
 from salm_lightning.noise.selection import Selection
 from salm_lightning.noise.store import LEVELS, NoiseStore, Snapshot, snapshot_folder
 from salm_lightning.tensors import Tensor

@@ -5,40 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
-from salm_lightning.noise.samples import Samples
+from salm_lightning.data.base import Task
 from salm_lightning.noise.transforms import CropFlip
+from salm_lightning.tensors import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 FP16_SCALE = 4096.0
 """Factor on the summed loss in fp16. 65536 overflows with a confident source and wrong targets."""
 
 
-class Objective(Protocol):
-    """What a method knows of a batch: the loss that its noise is to change, and the samples.
+@dataclass(frozen=True)
+class Samples:
+    """A batch, and what it is part of.
 
     Attributes:
-        samples: The batch, without noise.
+        images: In [0, 1] and without augmentation, ``[B, C, H, W]``.
+        labels: int64 ``[B]``, or for multi-label tasks float32 of 0 and 1 ``[B, L]``.
+        indices: Global sample indices ``[B]``; draws keyed by them depend neither on the batch nor on its order.
+        task: What is predicted.
+        num_classes: Classes or labels.
+        seed: The run's seed.
     """
 
-    samples: Samples
-
-    def __call__(self, delta: Tensor, step: int) -> Tensor:
-        """Return the gradient of the loss with respect to ``delta`` ``[B, C, H, W]``, up to a positive factor.
-
-        Args:
-            delta: Noise in [0, 1] units.
-            step: Settles the draws of the transforms: the same number draws the same.
-        """
-
-    def losses(self, delta: Tensor, step: int) -> Tensor:
-        """Return the loss of each sample, float32 ``[B]``, under the transforms of ``step``."""
-
-    def towards(self, labels: Tensor) -> Objective:
-        """Return the objective of the same batch with other labels."""
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    task: Task
+    num_classes: int
+    seed: int
 
 
 @contextmanager
@@ -73,8 +71,8 @@ def frozen(network: nn.Module, batch_statistics: bool = False) -> Iterator[None]
 
 
 @dataclass
-class InputGradient:
-    """The gradient of the source model's loss with respect to the noise, averaged over transforms (paper: Algorithm 1, line 6).
+class Objective:
+    """The loss that noise is to change, as a function of it: the source model's, averaged over transforms (paper: Algorithm 1, line 6).
 
     Attributes:
         network: The source model f', frozen by the caller; takes images in [0, 1], returns logits.
@@ -96,10 +94,14 @@ class InputGradient:
     _scale: float = field(default=FP16_SCALE, init=False)
 
     def __call__(self, delta: Tensor, step: int) -> Tensor:
-        """Return the gradient for ``delta`` at PGD step ``step``, up to a positive factor that neither sign nor rank depends on.
+        """Return the gradient with respect to ``delta``, up to a positive factor that neither sign nor rank depends on.
 
         The loss is summed over the samples: a mean would divide the gradients of a converged source by the batch size, and in fp16 that
         alone flushes most of them to zero.
+
+        Args:
+            delta: Noise in [0, 1] units, ``[B, C, H, W]``.
+            step: PGD step; it settles the draws of the transforms: the same number draws the same.
         """
         if not self.half:
             return self._gradient(delta, step, 1.0)
@@ -110,7 +112,7 @@ class InputGradient:
             self._scale /= 2
 
     def losses(self, delta: Tensor, step: int) -> Tensor:
-        """Return the loss of each sample, averaged over the transforms that a gradient at ``step`` would draw."""
+        """Return the loss of each sample, float32 ``[B]``, averaged over the transforms that a gradient at ``step`` would draw."""
         import torch
 
         with torch.no_grad():

@@ -42,6 +42,9 @@ class NoiseStore:
         device: Where the noise lives, unless ``scratch`` is given.
         scratch: Folder for the file of a memory map, for noise that does not fit. The file has no name, so that it goes with the
             process, however that ends: what lasts is in the snapshots.
+
+    Attributes:
+        visited: Which of the samples have been written at least once, boolean ``[n]``.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class NoiseStore:
             with tempfile.TemporaryFile(dir=scratch) as file:
                 self._noise = torch.from_numpy(np.memmap(file, dtype=np.int8, mode="w+", shape=size))
         self._slab = max(1, SLAB // math.prod(shape))
-        self._visited = torch.zeros(len(self.indices), dtype=torch.bool, device=home)
+        self.visited = torch.zeros(len(self.indices), dtype=torch.bool, device=home)
         # A sample that another rank owns gets a row past the end, so that asking for it fails instead of hitting the last row.
         rows = torch.full((int(self.indices.max(initial=-1)) + 1,), len(self.indices), dtype=torch.int64)
         rows[torch.from_numpy(self.indices)] = torch.arange(len(self.indices))
@@ -80,17 +83,13 @@ class NoiseStore:
             float32 ``[B, C, H, W]`` on the device of ``start``.
         """
         rows = self._rows[indices.to(self._rows.device)]
-        return _noise_or_start(self._noise[rows], self._visited[rows], start, self.unit)
+        return _noise_or_start(self._noise[rows], self.visited[rows], start, self.unit)
 
     def put(self, indices: Tensor, delta: Tensor) -> None:
         """Keep ``delta`` (float ``[B, C, H, W]`` in [0, 1] units) as the noise of owned samples ``[B]``."""
         rows = self._rows[indices.to(self._rows.device)]
         self._noise[rows] = quantise(delta, self.unit).to(self._noise.device)
-        self._visited[rows] = True
-
-    def visited(self) -> int:
-        """Return how many of the owned samples have been written at least once."""
-        return int(self._visited.sum())
+        self.visited[rows] = True
 
     def save(self, folder: Path, rank: int) -> dict[str, str]:
         """Write this rank's part of a snapshot: the noise of the samples visited so far.
@@ -99,7 +98,7 @@ class NoiseStore:
             SHA-256 by file name.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        rows = self._visited.nonzero()[:, 0]
+        rows = self.visited.nonzero()[:, 0]
         indices = self.indices[rows.cpu().numpy()]
         noise = (self._noise[slab].cpu().numpy() for slab in torch.split(rows, self._slab))
         return {
@@ -116,7 +115,7 @@ class NoiseStore:
             slab = slice(start, start + self._slab)
             noise, known = snapshot.read(self.indices[slab])
             self._noise[slab].copy_(torch.from_numpy(noise))
-            self._visited[slab].copy_(torch.from_numpy(known))
+            self.visited[slab].copy_(torch.from_numpy(known))
 
 
 class Snapshot:

@@ -51,10 +51,7 @@ class PoisonedDataModule(ImageDataModule):
         self.part = look_up("part", part, get_args(Part))
         self.root = Path(root).expanduser()
         self.manifest = Manifest.read(self.root)
-        super().__init__(
-            self.manifest.info,
-            **loading,
-        )
+        super().__init__(self.manifest.info, **loading)
         self.source_path: Path = self.root / archive_name(self.manifest.info)
         self.original = original
         self._clean: ImageDataModule | None = None

@@ -17,8 +17,7 @@ from salm_lightning.audit.networks import features_of
 from salm_lightning.callbacks.checkpoint import latest_checkpoint
 from salm_lightning.countermeasures import FineTune
 from salm_lightning.data import MEDMNIST, Task
-from salm_lightning.metrics.figures import confusion_figure
-from salm_lightning.metrics.style import COLORS
+from salm_lightning.metrics.figures import COLORS, confusion_figure
 from salm_lightning.models import Architecture
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, tested

@@ -9,8 +9,7 @@ from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError, look_up, require
 from salm_lightning.noise.draws import fold, integers, normal, uniform
 from salm_lightning.noise.methods.base import Method, Perturbation, full_mask
-from salm_lightning.noise.pgd import Objective
-from salm_lightning.noise.samples import Samples
+from salm_lightning.noise.pgd import Objective, Samples
 from salm_lightning.tensors import Tensor
 
 CLASS_SEP = 10.0
