@@ -15,8 +15,7 @@ from salm_lightning.data import SPLITS, DatasetInfo, NpzDataModule, Task
 from salm_lightning.data.base import ARRAYS
 from salm_lightning.data.npz import ArraySpec
 from salm_lightning.release import Manifest
-from salm_lightning.release.bound import Bound, Measured
-from salm_lightning.release.manifest import Coverage, FileSum
+from salm_lightning.release.manifest import Bound, Coverage, FileSum, Measured
 from salm_lightning.runs.record import DONE
 from salm_lightning.sweep.job import Job
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.masks import Score
 from salm_lightning.noise.methods import EM, SALM, SP, TAP, Method, Random
-from salm_lightning.noise.rounding import release_images
+from salm_lightning.noise.pgd import release_images
 from salm_lightning.noise.transforms import CropFlip
 
 SHAPE = (7, 3, 16, 16)

@@ -32,8 +32,7 @@ from salm_lightning.data.loaders import DeviceReader
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.modules import FractionalStepLR, NoiseGeneratorModule
 from salm_lightning.noise.methods import SALM, Method, Perturbation, Random
-from salm_lightning.noise.pgd import FP16_SCALE, Objective, frozen
-from salm_lightning.noise.rounding import release_images
+from salm_lightning.noise.pgd import FP16_SCALE, Objective, frozen, release_images
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.release import verify_release
 from salm_lightning.runs.generation import generate
@@ -388,7 +387,7 @@ def test_noise_in_a_memory_map_is_resumed_and_released_alike_and_leaves_no_file(
     noise_bytes, maps = SAMPLES * 3 * SIZE**2, Path("/proc/self/maps")
     releases, left = [], []
     for mapped, limit in ((False, noise_bytes), (True, noise_bytes - 1)):
-        monkeypatch.setattr("salm_lightning.noise.keeper.HOST_LIMIT", limit)
+        monkeypatch.setattr("salm_lightning.noise.store.HOST_LIMIT", limit)
         folder = tmp_path / str(limit)
         data, first = make_data(folder), make_trainer(folder, 3)
         first.fit(make_module(data), datamodule=data)

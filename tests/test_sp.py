@@ -21,8 +21,7 @@ from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.main import main
 from salm_lightning.noise.methods import SP
-from salm_lightning.noise.pgd import Objective, Samples
-from salm_lightning.noise.rounding import release_images
+from salm_lightning.noise.pgd import Objective, Samples, release_images
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.release import Manifest, verify_release
 

@@ -52,6 +52,12 @@ def to_tensor(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.array(planes, order="C", copy=True))
 
 
+def to_array(images: Tensor) -> NDArray[np.uint8]:
+    """Return a tensor uint8 ``[B, C, H, W]`` as images are stored: ``[B, H, W]`` (grey) or ``[B, H, W, C]``."""
+    planes: NDArray[np.uint8] = images.numpy(force=True)
+    return planes[:, 0] if planes.shape[1] == 1 else planes.transpose(0, 2, 3, 1)
+
+
 def labels_to_tensor(labels: NDArray[np.integer], task: Task) -> Tensor:
     """Convert stored labels ``[B, 1]`` or ``[B, L]`` to what the loss takes.
 
@@ -172,18 +178,15 @@ def _what_it_is(path: Path) -> str:
     """Say what a file that is no zip archive looks like, and what to do."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
+    text = b"\0" not in head and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
     kinds = (kind for start, kind in _KINDS.items() if head.startswith(start))
-    kind = next(kinds, "a DICOM file" if head[128:132] == b"DICM" else "a text file" if _is_text(head) else None)
+    kind = next(kinds, "a DICOM file" if head[128:132] == b"DICM" else "a text file" if text else None)
     if kind is None or not head:
         return ", or only part of one. Download or copy it again;"
     return (
         f", but {kind}. Put all images and their labels into one archive, {', '.join(ARRAYS)} (MedMNIST's layout; images uint8 [N, H, H] "
         "or [N, H, H, 3], labels [N, 1]);"
     )
-
-
-def _is_text(head: bytes) -> bool:
-    return b"\0" not in head and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
 
 
 def _check_image_layout(path: Path, name: str, shape: tuple[int, ...]) -> None:
@@ -263,16 +266,11 @@ def _check_label_values(path: Path, split: str, labels: NDArray[Any], info: Data
         )
 
 
-def _cache_folder(path: Path) -> Path:
-    """Name the folder that belongs to this very file: another size or time of change is another file."""
-    stat = path.stat()
-    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    return cache_root() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-
-
 def _unpack(archive: NpzReader, names: Sequence[str]) -> list[NDArray[np.uint8]]:
     """Unpack the images beside each other and map them; a finished folder appears in one rename or not at all."""
-    path, folder = archive.path, _cache_folder(archive.path)
+    path, stat = archive.path, archive.path.stat()
+    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"  # another size or time of change is another file
+    folder = cache_root() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)

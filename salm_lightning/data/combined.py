@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
 
+from salm_lightning.data.arrays import to_array, to_tensor
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.data.batches import permutation
 from salm_lightning.data.datamodule import ImageDataModule
@@ -150,14 +150,12 @@ def fit_images(images: NDArray[np.uint8], size: int, channels: int) -> NDArray[n
     Returns:
         uint8 ``[N, size, size]`` or ``[N, size, size, 3]``.
     """
-    tensor = torch.from_numpy(np.ascontiguousarray(images))
-    tensor = tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+    tensor = to_tensor(images)
     if tensor.shape[-1] != size:
         tensor = resize(tensor, [size, size], antialias=True)
     if tensor.shape[1] != channels:
         tensor = rgb_to_grayscale(tensor) if channels == 1 else tensor.expand(-1, 3, -1, -1)
-    fitted: NDArray[np.uint8] = (tensor[:, 0] if channels == 1 else tensor.permute(0, 2, 3, 1)).numpy()
-    return fitted
+    return to_array(tensor)
 
 
 def _choose(available: int, number: int | None, seed: int, name: str) -> list[int]:
@@ -179,12 +177,11 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 def _read(path: Path, size: int) -> NDArray[np.uint8]:
-    image = torch.from_numpy(read_image(path, "support").copy()).permute(2, 0, 1)
-    shorter = min(image.shape[1:])
-    top, left = ((side - shorter) // 2 for side in image.shape[1:])
-    square = image[:, top : top + shorter, left : left + shorter]
-    pixels: NDArray[np.uint8] = resize(square, [size, size], antialias=True).permute(1, 2, 0).numpy()
-    return pixels
+    image = read_image(path, "support")
+    shorter = min(image.shape[:2])
+    top, left = ((side - shorter) // 2 for side in image.shape[:2])
+    square = image[None, top : top + shorter, left : left + shorter]
+    return to_array(resize(to_tensor(square), [size, size], antialias=True))
 
 
 def _read_all(parts: list[tuple[list[Path], int]], size: int, scratch: Scratch) -> Split:
@@ -192,5 +189,5 @@ def _read_all(parts: list[tuple[list[Path], int]], size: int, scratch: Scratch) 
     labels = np.concatenate([np.full((len(files), 1), label, np.int64) for files, label in parts])
     images = scratch.empty((len(labels), size, size, 3))
     for position, path in enumerate(itertools.chain.from_iterable(files for files, _ in parts)):
-        images[position] = _read(path, size)
+        images[position] = _read(path, size)[0]
     return Split(as_written(images), labels)

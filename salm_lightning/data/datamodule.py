@@ -90,7 +90,6 @@ class ImageDataModule(LightningDataModule, ABC):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._splits: dict[str, Split] | None = None
         self._prepared: PreparedImages | None = None
-        self._checksum: str | None = None
 
     @abstractmethod
     def load_splits(self) -> dict[str, Split]:
@@ -150,19 +149,16 @@ class ImageDataModule(LightningDataModule, ABC):
             splits: Names of the splits that are prepared.
             monitor_test: Whether ``val_dataloader`` also yields the test split, second, for learning curves on it.
         """
-        self._end_preparation()
+        self.teardown("fit")
         self._monitors_test = monitor_test
         self._prepared = PreparedImages(make, splits, self._resident_limit())
 
-    def teardown(self, stage: str) -> None:
-        """Let go of prepared images."""
-        self._end_preparation()
-
     def on_exception(self, exception: BaseException) -> None:
         """Let go of prepared images, or whoever uses this object next would get them."""
-        self._end_preparation()
+        self.teardown("fit")
 
-    def _end_preparation(self) -> None:
+    def teardown(self, stage: str) -> None:
+        """Let go of prepared images."""
         if self._prepared is not None:
             self._prepared.close()
         self._prepared = None
@@ -172,14 +168,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the SHA-256 of the file that the splits come from, or of their arrays where there is none."""
         if self.source_path is not None:
             return file_sums(self.source_path).sha256
-        if self._checksum is None:
-            total = hashlib.sha256()
-            for name in SPLITS:
-                split = self.split(name)
-                total.update(np.ascontiguousarray(split.images).tobytes())
-                total.update(np.ascontiguousarray(split.labels).tobytes())
-            self._checksum = total.hexdigest()
-        return self._checksum
+        total = hashlib.sha256()
+        for split in map(self.split, SPLITS):
+            total.update(np.ascontiguousarray(split.images).data)
+            total.update(np.ascontiguousarray(split.labels).data)
+        return total.hexdigest()
 
     @property
     def source_file(self) -> FileSum | None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from salm_lightning.data.arrays import to_tensor
+from salm_lightning.data.arrays import to_array, to_tensor
 from salm_lightning.data.base import Split
 from salm_lightning.data.mapped import Scratch, as_written
 from salm_lightning.errors import ConfigurationError
@@ -77,5 +77,4 @@ def _apply(
             f"A countermeasure made {after.dtype} {list(after.shape)} of images uint8 {list(before.shape)}; its preparation has to keep "
             "shape and type."
         )
-    planes: NDArray[np.uint8] = after.cpu().numpy()
-    return planes[:, 0] if images.ndim == 3 else planes.transpose(0, 2, 3, 1)
+    return to_array(after)

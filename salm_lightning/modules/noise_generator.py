@@ -34,12 +34,10 @@ from salm_lightning.modules.schedule import (
     training_settings,
     warn_of_changes,
 )
-from salm_lightning.noise.keeper import Keeper, fingerprint
 from salm_lightning.noise.methods import Method, Perturbation
-from salm_lightning.noise.pgd import Objective, Samples, frozen
-from salm_lightning.noise.rounding import release_images
+from salm_lightning.noise.pgd import Objective, Samples, frozen, release_images
 from salm_lightning.noise.selection import Selection
-from salm_lightning.noise.store import snapshot_folder
+from salm_lightning.noise.store import Keeper, fingerprint, snapshot_folder
 from salm_lightning.release.last_pass import ProtectedChunk
 
 

@@ -1,5 +1,4 @@
-from .bound import Bound, Measured
-from .manifest import Manifest
+from .manifest import Bound, Manifest, Measured
 from .measure import Meter
 from .parts import Parts
 from .poisoned import PoisonedDataModule

@@ -19,8 +19,7 @@ from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import SalmError
 from salm_lightning.interruption import Interruption
 from salm_lightning.noise.methods import Method
-from salm_lightning.release.bound import Bound
-from salm_lightning.release.manifest import MANIFEST, Publish
+from salm_lightning.release.manifest import MANIFEST, Bound, Publish
 from salm_lightning.release.parts import Parts, is_announced
 from salm_lightning.release.writer import recover, write_release
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from salm_lightning.data.arrays import to_tensor
 from salm_lightning.errors import ReleaseError
-from salm_lightning.release.bound import Measured
+from salm_lightning.release.manifest import Measured
 
 _VALUES_AT_ONCE = 2**18  # per comparison: a dozen float64 arrays of that size are needed, and small ones stay in the cache
 _SSIM_SIGMA = 1.5

@@ -19,8 +19,16 @@ from salm_lightning.data.catalogue import INFO
 from salm_lightning.data.npz import ArraySpec, NpzReader, slices
 from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import ReleaseError
-from salm_lightning.release.bound import Measured
-from salm_lightning.release.manifest import DATAMODULE, MANIFEST, Coverage, Manifest, Publish, archive_name, extra_arrays
+from salm_lightning.release.manifest import (
+    DATAMODULE,
+    MANIFEST,
+    Coverage,
+    Manifest,
+    Measured,
+    Publish,
+    archive_name,
+    extra_arrays,
+)
 
 if TYPE_CHECKING:
     from salm_lightning.data.datamodule import ImageDataModule

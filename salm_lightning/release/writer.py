@@ -21,11 +21,11 @@ from salm_lightning.data.npz import ArraySpec, NpzReader, copy_array, slices, wr
 from salm_lightning.data.sums import FileSum, file_sums
 from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
 from salm_lightning.files import flush, write_text
-from salm_lightning.release.bound import Bound
 from salm_lightning.release.manifest import (
     DATAMODULE,
     DATAMODULE_TEXT,
     MANIFEST,
+    Bound,
     Coverage,
     Manifest,
     Publish,

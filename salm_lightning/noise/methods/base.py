@@ -54,7 +54,7 @@ class Method(Described, ABC):
         eot_samples: J, transforms averaged per gradient.
 
     Attributes:
-        norm: Norm of the bound that the released bytes keep, ``linf`` or ``l2``; see :class:`~salm_lightning.release.bound.Bound`.
+        norm: Norm of the bound that the released bytes keep, ``linf`` or ``l2``; see :class:`~salm_lightning.release.manifest.Bound`.
         noise_per: What has a noise of its own: each ``sample``, or each ``class``, whose samples share it.
         trains_source_on: What the source model is trained on: images with the noise, which is then improved at each visit; clean
             images, with noise in the last pass alone; or ``None`` for a method without a source model.
