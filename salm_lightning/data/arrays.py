@@ -38,14 +38,7 @@ _KINDS = {
 
 
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """Copy images into a tensor.
-
-    Args:
-        images: uint8 ``[B, H, W]`` (grey) or ``[B, H, W, C]``.
-
-    Returns:
-        uint8 ``[B, C, H, W]``, contiguous, sharing no memory with ``images``.
-    """
+    """Copy stored images, uint8 ``[B, H, W]`` (grey) or ``[B, H, W, C]``, into a contiguous tensor, uint8 ``[B, C, H, W]``."""
     import torch
 
     planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
@@ -59,11 +52,7 @@ def to_array(images: Tensor) -> NDArray[np.uint8]:
 
 
 def labels_to_tensor(labels: NDArray[np.integer], task: Task) -> Tensor:
-    """Convert stored labels ``[B, 1]`` or ``[B, L]`` to what the loss takes.
-
-    Returns:
-        int64 class indices ``[B]``, or for multi-label tasks float32 of 0 and 1 ``[B, L]``.
-    """
+    """Return stored labels ``[B, 1]`` or ``[B, L]`` as the loss takes them: int64 ``[B]``, or for multi-label tasks float32 ``[B, L]``."""
     import torch
 
     if task is Task.MULTI_LABEL:
@@ -111,7 +100,7 @@ def infer_info(path: str | Path, task: Task | None = None) -> DatasetInfo:
         classes = 1
     if task is not Task.MULTI_LABEL:
         _check_classes(path, labels, classes)
-    names = tuple(str(number) for number in range(max(classes, 2) if task is not Task.MULTI_LABEL else classes))
+    names = tuple(map(str, range(classes if task is Task.MULTI_LABEL else max(classes, 2))))
     return DatasetInfo(path.stem, task, names, channels=1 if len(shape) == 3 else shape[3], size=shape[1])
 
 
@@ -140,8 +129,8 @@ def read_npz(
         labels = {split: archive.read(f"{split}_labels") for split in splits}
         for split in splits:
             _check_label_values(path, split, labels[split], info)
-        total = sum(math.prod(archive.specs[f"{split}_images"].shape) for split in splits)
         names = [f"{split}_images" for split in splits]
+        total = sum(math.prod(archive.specs[name].shape) for name in names)
         images = _unpack(archive, names) if total > resident_limit else [archive.read(name) for name in names]
         if archive.objects:
             warnings.warn(
@@ -279,12 +268,13 @@ def _unpack(archive: NpzReader, names: Sequence[str]) -> list[NDArray[np.uint8]]
                 unpacked.mkdir()
                 for name in names:
                     _unpack_member(archive, name, unpacked)
-                _rename_folder(unpacked, folder)
+                unpacked.rename(folder)
         except OSError as error:
-            raise DataError(
-                f"{path} cannot be unpacked into {folder.parent} ({error}). Set SALM_CACHE_DIR to a writable folder with "
-                "room for the unpacked images."
-            ) from error
+            if not folder.is_dir():  # else another process finished it first
+                raise DataError(
+                    f"{path} cannot be unpacked into {folder.parent} ({error}). Set SALM_CACHE_DIR to a writable folder with "
+                    "room for the unpacked images."
+                ) from error
     try:
         return [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names]
     except (OSError, ValueError) as error:
@@ -296,12 +286,3 @@ def _unpack_member(archive: NpzReader, name: str, folder: Path) -> None:
         for block in archive.stored(name, f"Unpacking {name}"):
             target.write(block)
     flush(folder / f"{name}.npy")
-
-
-def _rename_folder(source: Path, target: Path) -> None:
-    """Rename, unless another process finished the same folder first."""
-    try:
-        source.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise

@@ -61,7 +61,7 @@ class MedMNISTDataModule(ImageDataModule):
         self._suffix = "" if size == 28 else f"_{size}"
         self.source_path: Path = archive_path(name, size, root)
         self.root = self.source_path.parent
-        self._sum_compared = False
+        self._warned = False
 
     @classmethod
     def takes(cls, word: str) -> bool:
@@ -88,9 +88,14 @@ class MedMNISTDataModule(ImageDataModule):
         """
         if not self.source_path.is_file():
             self._download()
-        if not self._sum_compared:
-            self._compare_sum()
-            self._sum_compared = True
+        official, found = INFO[self._stored.name][f"MD5{self._suffix}"], file_sums(self.source_path).md5
+        if found != official and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.source_path} is not the official MedMNIST file: its MD5 sum is {found}, the official one {official}. "
+                "It is used as it is; results are not comparable with published ones.",
+                stacklevel=2,
+            )
 
     def load_splits(self) -> dict[str, Split]:
         """Read and check the file.
@@ -134,15 +139,6 @@ class MedMNISTDataModule(ImageDataModule):
             f"Put {self.source_path.name} from {url} into {self.root}, or set root (or the environment variable SALM_DATA_ROOT) "
             "to the folder that holds it."
         )
-
-    def _compare_sum(self) -> None:
-        official, found = INFO[self._stored.name][f"MD5{self._suffix}"], file_sums(self.source_path).md5
-        if found != official:
-            warnings.warn(
-                f"{self.source_path} is not the official MedMNIST file: its MD5 sum is {found}, the official one {official}. "
-                "It is used as it is; results are not comparable with published ones.",
-                stacklevel=2,
-            )
 
 
 class NpzDataModule(ImageDataModule):
