@@ -207,13 +207,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return -(-len(self.split("train")) // self.chunk_size)
 
     def shard(self, rank: int, world: int) -> NDArray[np.int64]:
-        """Return the training images that a rank owns: ascending global indices, int64.
-
-        Shards are label-stratified, a function of ``seed`` alone, and cover every image once over the ranks.
-
-        Raises:
-            ConfigurationError: There are more ranks than images.
-        """
+        """Return the training images that a rank owns, int64; see :func:`~salm_lightning.data.batches.stratified_shard`."""
         return stratified_shard(self.split("train").labels, self.seed, rank, world)
 
     def train_dataloader(self) -> TrainLoader:

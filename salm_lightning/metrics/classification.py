@@ -118,10 +118,8 @@ class ClassificationMetrics(nn.Module):
 
     def reset(self) -> None:
         """Forget everything that was added."""
-        self.confusion.reset()
-        self.auroc.reset()
-        if self.task == Task.ORDINAL:
-            self.kappa.reset()
+        for metric in (self.confusion, self.auroc, *([self.kappa] if self.task == Task.ORDINAL else [])):
+            metric.reset()
 
     def _auc(self, confusion: Tensor) -> Tensor:
         with warnings.catch_warnings():

@@ -51,7 +51,10 @@ class Selection:
         Raises:
             ConfigurationError: There is no such class, or nothing is selected.
         """
-        candidates = self._candidates(labels, info)
+        candidates: NDArray[np.bool_] = np.ones(len(labels), dtype=bool)
+        if self.classes is not None:
+            numbers = [class_number(name, info) for name in self.classes]
+            candidates = np.isin(labels[:, 0], numbers) if labels.shape[1] == 1 else np.asarray(labels[:, numbers].any(axis=1))
         selected = np.zeros(len(labels), dtype=bool)
         order = permutation(len(labels), self.seed, "selection")
         _, strata = np.unique(labels, axis=0, return_inverse=True)
@@ -64,14 +67,6 @@ class Selection:
         if not selected.any():
             raise ConfigurationError(f"selection {asdict(self)} selects none of the {len(labels)} training samples; select more.")
         return selected
-
-    def _candidates(self, labels: NDArray[np.integer], info: DatasetInfo) -> NDArray[np.bool_]:
-        if self.classes is None:
-            return np.ones(len(labels), dtype=bool)
-        numbers = [class_number(name, info) for name in self.classes]
-        if labels.shape[1] > 1:
-            return np.asarray(labels[:, numbers].any(axis=1))
-        return np.isin(labels[:, 0], numbers)
 
 
 def class_number(name: int | str, info: DatasetInfo) -> int:

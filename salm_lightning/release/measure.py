@@ -70,7 +70,12 @@ class Meter:
         black = after.flatten(1).amax(1).eq(0) & before.flatten(1).amax(1).ne(0)
         self.blackened += (black.nonzero()[:, 0] + self._images).tolist()
         self._images += len(original)
-        self._compare(before.double() / 255, after.double() / 255, changed.ne(0))
+        clean, noisy, differs = before.double() / 255, after.double() / 255, changed.ne(0)
+        self._ssim += ssim_per_image(noisy, clean).tolist()
+        psnr = torch.full(differs.shape, math.inf, dtype=torch.float64)
+        if differs.any():
+            psnr[differs] = _psnr(noisy[differs], clean[differs])
+        self._psnr += psnr.tolist()
 
     def changed(self) -> NDArray[np.bool_]:
         """Say of each image added so far whether it differs from its original, boolean ``[N]``."""
@@ -101,13 +106,6 @@ class Meter:
             ssim=math.fsum(self._ssim) / self._images,
             psnr=math.fsum(psnr) / len(psnr) if psnr else None,
         )
-
-    def _compare(self, before: Tensor, after: Tensor, differs: Tensor) -> None:
-        self._ssim += ssim_per_image(after, before).tolist()
-        psnr = torch.full(differs.shape, math.inf, dtype=torch.float64)
-        if differs.any():
-            psnr[differs] = _psnr(after[differs], before[differs])
-        self._psnr += psnr.tolist()
 
 
 def _psnr(a: Tensor, b: Tensor) -> Tensor:

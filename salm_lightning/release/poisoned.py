@@ -101,7 +101,13 @@ class PoisonedDataModule(ImageDataModule):
             raise ReleaseError(f"root={self.root} is not what was released ({problems}). Get it again, or protect anew.")
         splits = read_npz(self.source_path, self.info, self._resident_limit(), self.manifest.published)
         if self.part != "all":
-            splits["train"] = self._partial(splits["train"])
+            selected, train = self.manifest.coverage.mask(), splits["train"]
+            rows = np.flatnonzero(selected if self.part == "protected" else ~selected)
+            if len(rows) == 0:
+                raise ConfigurationError(
+                    f"part={self.part!r} is empty: all training images of root={self.root} are protected; use all."
+                )
+            splits["train"] = Split(rows_of(train.images, rows), train.labels[rows])
         return splits
 
     def open_original(self, word: str, root: Path | None = None, **options: Any) -> ImageDataModule:
@@ -147,12 +153,3 @@ class PoisonedDataModule(ImageDataModule):
         if name == "train":
             return self.part != "all" or np.array_equal(ours.labels, split.labels)
         return np.array_equal(ours.labels, split.labels) and np.array_equal(ours.images[:], split.images[:])
-
-    def _partial(self, train: Split) -> Split:
-        selected = self.manifest.coverage.mask()
-        rows = np.flatnonzero(selected if self.part == "protected" else ~selected)
-        if len(rows) == 0:
-            raise ConfigurationError(
-                f"part={self.part!r} is empty: all training images of root={self.root} are protected; use all."
-            )
-        return Split(rows_of(train.images, rows), train.labels[rows])

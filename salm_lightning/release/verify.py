@@ -22,7 +22,6 @@ from salm_lightning.errors import ReleaseError
 from salm_lightning.release.manifest import (
     DATAMODULE,
     MANIFEST,
-    Coverage,
     Manifest,
     Measured,
     Publish,
@@ -271,21 +270,16 @@ def _check_images(release: NpzReader, original: _Arrays, manifest: Manifest, on_
     kept = f"{bound.reached(measured)}; at most {measured.l0_max} pixels changed{pixels}"
     yield Check("bound", violation is None, violation or kept)
     if manifest.coverage.selection is not None:
-        yield _check_unselected(meter.changed(), manifest.coverage)
+        selected = manifest.coverage.mask()
+        # a mask of another length has failed the coverage check already
+        touched = np.flatnonzero(meter.changed() & ~selected).tolist() if len(selected) == total else []
+        wrong = f"{len(touched)} images that were not selected differ from the source, first indices {touched[:10]}"
+        untouched = f"{total - manifest.coverage.selected} training images untouched"
+        yield Check("not selected", not touched, wrong if touched else untouched)
     black = meter.blackened
     first = f"{len(black)} training images are all black and were not, first indices {black[:10]}"
     yield Check("black images", not black, first if black else "none that was not black before")
     yield _check_measured(measured, manifest.measured)
-
-
-def _check_unselected(changed: NDArray[np.bool_], coverage: Coverage) -> Check:
-    selected = coverage.mask()
-    if len(selected) != len(changed):  # the coverage check has failed already
-        selected = np.ones(len(changed), dtype=bool)
-    touched = np.flatnonzero(changed & ~selected).tolist()
-    wrong = f"{len(touched)} images that were not selected differ from the source, first indices {touched[:10]}"
-    untouched = f"{len(selected) - coverage.selected} training images untouched"
-    return Check("not selected", not touched, wrong if touched else untouched)
 
 
 def _check_measured(found: Measured, stated: Measured) -> Check:
