@@ -728,7 +728,7 @@ def test_ranks_prepare_their_own_images_and_all_the_same(tmp_path: Path, monkeyp
     seen: dict[str, list[int]] = {"train": [], "test": []}
     for rank in range(2):
         data = make_data(tmp_path)
-        monkeypatch.setattr(data, "_rank_and_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(data, "_place", lambda rank=rank: (rank, 2, torch.device("cpu")))
         done: list[int] = []
 
         def note(images: Tensor, indices: Tensor, done: list[int] = done) -> Tensor:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from salm_lightning.data.base import SPLITS, Batch, DatasetInfo, Split
 from salm_lightning.data.batches import chunk_indices, evaluation_batches, per_rank_batch_size, stratified_shard
 from salm_lightning.data.loaders import DeviceReader, EvaluationLoader, MappedReader, Reader, TrainLoader
-from salm_lightning.data.mapped import RESIDENT_LIMIT, MappedRows
-from salm_lightning.data.prepared import Preparation, PreparedImages
+from salm_lightning.data.mapped import RESIDENT_LIMIT, MappedRows, Scratch
+from salm_lightning.data.prepared import Preparation, prepare
 from salm_lightning.data.sums import FileSum, file_sums
 from salm_lightning.errors import ConfigurationError, look_up
 
@@ -57,6 +58,8 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     source_path: Path | None = None
+    _preparation: Callable[[], Preparation | None]
+    _to_prepare: Collection[str]
 
     def __init__(
         self,
@@ -84,12 +87,11 @@ class ImageDataModule(LightningDataModule, ABC):
         self.resident = resident
         self.num_workers = num_workers
         self.chunk_size = chunk_size
-        self._monitors_test = False
         self._predicted: Sequence[int] | Literal["test"] | None = None
         # A rank may be left without a chunk when the last pass is resumed.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._splits: dict[str, Split] | None = None
-        self._prepared: PreparedImages | None = None
+        self._end_preparation()
 
     @abstractmethod
     def load_splits(self) -> dict[str, Split]:
@@ -136,7 +138,7 @@ class ImageDataModule(LightningDataModule, ABC):
         other = copy.copy(self)
         other.seed = self.seed if seed is None else seed
         other._predicted = self._predicted if predicted is None else predicted
-        other._prepared = None
+        other._end_preparation()
         return other
 
     def prepare_images(self, make: Callable[[], Preparation | None], splits: Collection[str], monitor_test: bool = False) -> None:
@@ -150,8 +152,7 @@ class ImageDataModule(LightningDataModule, ABC):
             monitor_test: Whether ``val_dataloader`` also yields the test split, second, for learning curves on it.
         """
         self.teardown("fit")
-        self._monitors_test = monitor_test
-        self._prepared = PreparedImages(make, splits, self._resident_limit())
+        self._monitors_test, self._preparation, self._to_prepare = monitor_test, cache(make), splits
 
     def on_exception(self, exception: BaseException) -> None:
         """Let go of prepared images, or whoever uses this object next would get them."""
@@ -159,10 +160,15 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def teardown(self, stage: str) -> None:
         """Let go of prepared images."""
-        if self._prepared is not None:
-            self._prepared.close()
-        self._prepared = None
+        self._room.close()
+        self._end_preparation()
+
+    def _end_preparation(self) -> None:
         self._monitors_test = False
+        self._preparation = lambda: None
+        self._to_prepare = ()
+        self._prepared: dict[str, Split] = {}  # each made when a loader first asks for it
+        self._room = Scratch(self._resident_limit())
 
     def checksum(self) -> str:
         """Return the SHA-256 of the file that the splits come from, or of their arrays where there is none."""
@@ -254,8 +260,10 @@ class ImageDataModule(LightningDataModule, ABC):
     def _reader(self, name: str, rows: NDArray[np.int64], device: torch.device) -> Reader:
         """Return what reads some rows of a split, prepared if that is asked for."""
         split = self.split(name)
-        if self._prepared is not None:
-            split = self._prepared.split(name, split, rows, device)
+        if name in self._to_prepare and (preparation := self._preparation()) is not None:
+            if name not in self._prepared:
+                self._prepared[name] = prepare(split, rows, preparation, device, self._room)
+            split = self._prepared[name]
         if self._fits(split.images[:1].nbytes * len(rows), device):
             return DeviceReader(split, rows, self.task, device)
         return MappedReader(split, self.task, self.num_workers, pin_memory=device.type == "cuda")

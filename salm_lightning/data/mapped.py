@@ -91,7 +91,7 @@ class Scratch:
                 cache_root().mkdir(parents=True, exist_ok=True)
                 self._folder = Path(tempfile.mkdtemp(prefix=".scratch-", dir=cache_root()))
                 self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-            path = self._folder / f"{len(list(self._folder.iterdir()))}.npy"
+            path = self._folder / f"{len(list(self._folder.iterdir())) + 1}.npy"
             return np.lib.format.open_memmap(path, "w+", np.uint8, tuple(shape))
         except OSError as error:
             raise DataError(

@@ -51,13 +51,6 @@ class ArraySpec:
         return f"{np.dtype(self.dtype).name} {list(self.shape)}"
 
 
-@dataclass(frozen=True)
-class _Member:
-    spec: ArraySpec
-    fortran_order: bool
-    offset: int  # bytes of the header before the data
-
-
 class NpzReader:
     """Reads the arrays of an ``.npz`` file block by block; a context manager.
 
@@ -84,11 +77,10 @@ class NpzReader:
         with self._explained():
             self._zip = zipfile.ZipFile(path)
         try:
-            self._members = self._read_headers(needed)
+            self.specs = self._read_headers(needed)
         except BaseException:
             self._zip.close()
             raise
-        self.specs = {name: member.spec for name, member in self._members.items()}
 
     def __enter__(self) -> NpzReader:
         return self
@@ -102,10 +94,15 @@ class NpzReader:
         Raises:
             SalmError: The data is damaged or its checksum in the zip file is wrong.
         """
-        member = self._members[name]
+        total, *row_shape = self.specs[name].shape
         with self._explained(name), self._zip.open(f"{name}.npy") as stream:
-            stream.read(member.offset)
-            yield from _blocks(stream, member, rows)
+            shape, fortran_order, dtype = _read_header(stream)
+            if fortran_order:
+                yield from slices(_read_exactly(stream, dtype, math.prod(shape)).reshape(shape, order="F"), rows)
+                total = 0
+            for start in range(0, total, rows):
+                count = min(rows, total - start)
+                yield _read_exactly(stream, dtype, count * math.prod(row_shape)).reshape(count, *row_shape)
             if stream.read(1):  # zipfile compares its checksum when it sees the end
                 raise ValueError("there is more than its header says")
 
@@ -115,13 +112,11 @@ class NpzReader:
         Raises:
             SalmError: The data is damaged or its checksum in the zip file is wrong.
         """
-        spec = self.specs[name]
-        array: NDArray[Any] = np.empty(spec.shape, spec.dtype)
-        rows, start = max(1, _BLOCK * spec.shape[0] // max(1, array.nbytes)), 0
-        for block in self.chunks(name, rows):
-            array[start : start + len(block)] = block
-            start += len(block)
-        return array
+        with self._explained(name), self._zip.open(f"{name}.npy") as stream:
+            array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+            if stream.read(1):  # zipfile compares its checksum when it sees the end
+                raise ValueError("there is more than its header says")
+        return np.ascontiguousarray(array)
 
     def stored(self, name: str, what: str = "") -> Iterator[bytes]:
         """Yield an array's bytes as an ``.npy`` file has them, its header included.
@@ -146,21 +141,25 @@ class NpzReader:
         """Close the file."""
         self._zip.close()
 
-    def _read_headers(self, needed: Collection[str] | None) -> dict[str, _Member]:
-        members: dict[str, _Member] = {}
+    def _read_headers(self, needed: Collection[str] | None) -> dict[str, ArraySpec]:
+        """Return what the heads of the arrays say, once it is compared with the bytes that are there."""
+        specs: dict[str, ArraySpec] = {}
         for info in self._zip.infolist():
             name = info.filename.removesuffix(".npy")
             with self._explained(name):
                 if needed is not None and name == info.filename:
                     continue  # no array
-                if name == info.filename or name in members:
+                if name == info.filename or name in specs:
                     raise ValueError("a member is not an array, or there twice")
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise ValueError("it is compressed in a way that NumPy does not write")
                 with self._zip.open(info) as stream:
-                    member = _read_header(stream, info.file_size)
-            if member is not None:
-                members[name] = member
+                    shape, _, dtype = _read_header(stream)
+                    whole = min(shape, default=0) >= 0 and stream.tell() + math.prod(shape) * dtype.itemsize == info.file_size
+                if not dtype.hasobject and not whole:
+                    raise ValueError(f"its header says shape {shape}, which is not what the file holds")
+            if not dtype.hasobject:
+                specs[name] = ArraySpec(dtype.str, shape)
             elif needed is not None and name not in needed:
                 self.objects.append(name)
             else:
@@ -168,7 +167,7 @@ class NpzReader:
                     f"{self.path}: {name} holds Python objects (pickle), which are never loaded: they could run code. Store it as "
                     "numbers or text."
                 )
-        return members
+        return specs
 
     @contextmanager
     def _explained(self, name: str | None = None) -> Iterator[None]:
@@ -233,33 +232,14 @@ def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     return archive.open(info, "w", force_zip64=True)
 
 
-def _read_header(stream: IO[bytes], size: int) -> _Member | None:
-    """Read what the head of an array says, and compare it with the bytes that are there; ``None`` for Python objects."""
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return an array's shape, whether it is in Fortran order, and its type; the stream is then at its data."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
-        raise ValueError(f"version {version} of the array format is not supported")
-    if dtype.hasobject:
-        return None
-    offset = stream.tell()
-    if min(shape, default=0) < 0 or offset + math.prod(shape) * dtype.itemsize != size:
-        raise ValueError(f"its header says shape {shape}, which is not what the file holds")
-    return _Member(ArraySpec(dtype.str, shape), fortran_order, offset)
-
-
-def _blocks(stream: IO[bytes], member: _Member, rows: int) -> Iterator[NDArray[Any]]:
-    total, row_shape = member.spec.shape[0], member.spec.shape[1:]
-    dtype = np.dtype(member.spec.dtype)
-    if member.fortran_order:
-        whole = _read_exactly(stream, dtype, math.prod(member.spec.shape))
-        yield from slices(whole.reshape(member.spec.shape, order="F"), rows)
-        return
-    for start in range(0, total, rows):
-        count = min(rows, total - start)
-        yield _read_exactly(stream, dtype, count * math.prod(row_shape)).reshape(count, *row_shape)
+        return np.lib.format.read_array_header_1_0(stream)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(stream)
+    raise ValueError(f"version {version} of the array format is not supported")
 
 
 def _read_exactly(stream: IO[bytes], dtype: np.dtype[Any], count: int) -> NDArray[Any]:
