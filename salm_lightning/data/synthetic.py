@@ -139,7 +139,9 @@ class SyntheticDataModule(ImageDataModule):
         weights /= weights.sum()
         draws = _uniform(self.seed, f"{name} cells", (count, 4 if self.task is Task.MULTI_LABEL else 1, _DRAWS))
         if self.task is Task.MULTI_LABEL:
-            kinds = _random_kinds(_uniform(self.seed, f"{name} kinds", (count, 4)), weights)
+            # a kind for every place in an image, or -1 where it stays empty, which is every second place
+            places = np.searchsorted(np.cumsum(weights), 2.0 * _uniform(self.seed, f"{name} kinds", (count, 4)), side="right")
+            kinds = np.where(places < len(weights), places, -1)
             labels = (kinds[:, :, None] == np.arange(self.num_classes)).any(axis=1).astype(np.uint8)
         else:
             kinds = _exact_kinds(count, weights)[permutation(count, self.seed, f"{name} labels")][:, None]
@@ -172,12 +174,6 @@ def _exact_kinds(count: int, weights: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return ``count`` sorted classes whose shares are ``weights`` up to rounding, each at least once."""
     edges = np.rint(np.cumsum(weights) * (count - len(weights))).astype(np.int64)
     return np.repeat(np.arange(len(weights)), np.diff(edges, prepend=0) + 1)
-
-
-def _random_kinds(draws: _Floats, weights: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return a kind for every place in an image, or -1 where it stays empty, which is every second place."""
-    kinds = np.searchsorted(np.cumsum(weights), draws * 2.0, side="right")
-    return np.where(kinds < len(weights), kinds, -1)
 
 
 def _draw(kinds: NDArray[np.int64], draws: _Floats, size: int, channels: int, background: Background) -> NDArray[np.uint8]:

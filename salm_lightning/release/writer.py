@@ -112,12 +112,27 @@ def write_release(
     """
     folder = _absolute(folder)
     check_destination(folder, overwrite)
-    plain, promise = _plain(settings), Bound.from_dict(bound)
+    plain, promise, dataset = _plain(settings), Bound.from_dict(bound), _plain(source.describe())
+    dataset["name"] = safe_name(dataset["name"])
     recover(folder)
     building = _building(folder)
     building.mkdir(parents=True)
     try:
-        manifest = _build(building, source, protected, plain, promise, selected, publish)
+        path, meter = building / archive_name(info_of(dataset)), Meter()
+        specs = _write_archive(path, source, _measured_blocks(source.split("train"), protected, meter), publish)
+        measured = meter.compute()
+        _refuse_bad_images(promise.violation(measured), meter, selected)
+        manifest = Manifest(
+            dataset=dataset,
+            settings=plain,
+            bound=promise,
+            measured=measured,
+            coverage=Coverage.of(measured.images, selected),
+            source=source.source_file,
+            archive=FileSum(path.name, file_sums(path).sha256),
+            arrays=specs,
+            versions=_versions(),
+        )
         write_text(building / DATAMODULE, DATAMODULE_TEXT)
         write_text(building / MANIFEST, manifest.to_json())
         announce(manifest.to_json())
@@ -137,35 +152,6 @@ def recover(folder: Path | str) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _build(
-    building: Path,
-    source: ImageDataModule,
-    protected: Iterable[NDArray[np.uint8]],
-    settings: dict[str, Any],
-    bound: Bound,
-    selected: NDArray[np.bool_] | None,
-    publish: Publish,
-) -> Manifest:
-    dataset = _plain(source.describe())
-    dataset["name"] = safe_name(dataset["name"])
-    path = building / archive_name(info_of(dataset))
-    meter = Meter()
-    specs = _write_archive(path, source, _measured_blocks(source.split("train"), protected, meter), publish)
-    measured = meter.compute()
-    _refuse_bad_images(bound.violation(measured), meter, selected)
-    return Manifest(
-        dataset=dataset,
-        settings=settings,
-        bound=bound,
-        measured=measured,
-        coverage=Coverage.of(measured.images, selected),
-        source=source.source_file,
-        archive=FileSum(path.name, file_sums(path).sha256),
-        arrays=specs,
-        versions=_versions(),
-    )
-
-
 def _write_archive(
     path: Path, source: ImageDataModule, train_images: Iterator[NDArray[np.uint8]], publish: Publish
 ) -> dict[str, ArraySpec]:
@@ -178,20 +164,13 @@ def _write_archive(
             array = getattr(source.split(split), kind)
             specs[name] = ArraySpec.of(array)
             write_array(archive, name, specs[name], train_images if name == "train_images" else slices(array, _ROWS))
-        specs |= _copy_extras(archive, source, publish)
+        if source.source_path is not None:
+            with NpzReader(source.source_path, needed=ARRAYS) as original:
+                for name in extra_arrays(original.specs, publish):  # such as names, copied byte for byte
+                    copy_array(archive, name, original.stored(name))
+                    specs[name] = original.specs[name]
     flush(path)
     return specs
-
-
-def _copy_extras(archive: zipfile.ZipFile, source: ImageDataModule, publish: Publish) -> dict[str, ArraySpec]:
-    """Copy the arrays that MedMNIST's layout does not know, such as names, byte for byte."""
-    if source.source_path is None:
-        return {}
-    with NpzReader(source.source_path, needed=ARRAYS) as original:
-        extras = extra_arrays(original.specs, publish)
-        for name in extras:
-            copy_array(archive, name, original.stored(name))
-        return {name: original.specs[name] for name in extras}
 
 
 def _measured_blocks(train: Split, protected: Iterable[NDArray[np.uint8]], meter: Meter) -> Iterator[NDArray[np.uint8]]:
