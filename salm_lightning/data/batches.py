@@ -26,17 +26,10 @@ def random_words(count: int, seed: int, purpose: str, *counters: int) -> NDArray
 
 
 def stratified_shard(labels: NDArray[np.integer], seed: int, rank: int, world: int) -> NDArray[np.int64]:
-    """Return the samples that one rank owns.
+    """Return the samples that one rank, in ``[0, world)``, owns: ascending global indices, int64.
 
-    Args:
-        labels: Integer ``[N, L]``; samples with equal rows form a stratum.
-        seed: Seed of the assignment.
-        rank: This rank, in ``[0, world)``.
-        world: Number of ranks.
-
-    Returns:
-        Ascending global indices, int64. Over the ranks the shards cover every sample once; their lengths, and their numbers
-        of samples of each stratum, differ by one at most.
+    Over the ranks the shards cover every sample once; their lengths, and their numbers of samples of each stratum, which are those
+    with equal rows of the integer ``labels`` ``[N, L]``, differ by one at most.
 
     Raises:
         ConfigurationError: There are more ranks than samples.
@@ -62,19 +55,10 @@ def per_rank_batch_size(batch_size: int, world: int) -> int:
 
 
 def evaluation_batches(count: int, batch_size: int, rank: int, world: int) -> list[NDArray[np.int64]]:
-    """Split a split for evaluation: every sample once over the ranks, equally many batches on each.
+    """Return the batches of one rank for evaluation, ascending global indices, int64: over the ranks every sample once.
 
-    Sample ``i`` goes to rank ``i % world``. Where shards differ by one sample, the last batch takes one more, so that no rank
-    needs padding and no rank waits for another's extra batch.
-
-    Args:
-        count: Number of samples in the split.
-        batch_size: Samples per batch on this rank.
-        rank: This rank.
-        world: Number of ranks.
-
-    Returns:
-        Ascending global indices per batch, int64.
+    Sample ``i`` goes to rank ``i % world``, in batches of ``batch_size`` on each. Where shards differ by one sample, the last batch takes
+    one more, so that no rank needs padding and no rank waits for another's extra batch.
 
     Raises:
         ConfigurationError: There are more ranks than samples.

@@ -80,12 +80,7 @@ class ClassWithSupport(ImageDataModule):
 
 
 def support_of(data: ImageDataModule, number: int | None, seed: int) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Return the classes of a dataset as support classes.
-
-    Args:
-        data: A single-label dataset.
-        number: How many of its classes, drawn with the seed; ``None`` is all.
-        seed: Settles which.
+    """Return ``number`` classes of a dataset, drawn with the seed, or all, as support classes.
 
     Returns:
         Splits whose labels ``[N, 1]`` count from 0, and the names of the classes.
@@ -140,15 +135,9 @@ def support_of_folder(
 
 
 def fit_images(images: NDArray[np.uint8], size: int, channels: int) -> NDArray[np.uint8]:
-    """Return images in another size and number of channels.
+    """Return images, uint8 ``[N, S, S]`` or ``[N, S, S, 3]``, in another size and number of channels, ``[N, size, size(, 3)]``.
 
-    Args:
-        images: uint8 ``[N, S, S]`` or ``[N, S, S, 3]``.
-        size: Height and width of the result; scaled bilinearly with antialiasing.
-        channels: 1: grey (ITU-R 601 luma); 3: grey images are repeated.
-
-    Returns:
-        uint8 ``[N, size, size]`` or ``[N, size, size, 3]``.
+    They are scaled bilinearly with antialiasing. For 1 channel they become grey (ITU-R 601 luma), for 3 grey ones are repeated.
     """
     tensor = to_tensor(images)
     if tensor.shape[-1] != size:

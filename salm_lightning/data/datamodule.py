@@ -98,10 +98,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """Read or draw the splits ``train``, ``val`` and ``test``; called once."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and check the splits.
-
-        Args:
-            stage: Lightning's stage; all of them need the same.
+        """Load and check the splits, the same for every stage.
 
         Raises:
             DataError: A file is missing, damaged or not in the right layout.

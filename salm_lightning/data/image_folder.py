@@ -18,10 +18,6 @@ _SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 def image_classes(root: Path, argument: str) -> dict[str, list[Path]]:
     """Return the images of a folder by class, both sorted by name; what is hidden, as programs leave it behind, does not count.
 
-    Args:
-        root: The folder.
-        argument: What the user calls it.
-
     Raises:
         DataError: It holds no subfolder, or subfolders that are splits.
     """

@@ -75,11 +75,7 @@ class Scratch:
         self._folder: Path | None = None
 
     def empty(self, shape: Sequence[int], num_bytes: int | None = None) -> NDArray[np.uint8]:
-        """Return an array to be written; a file takes no room before that.
-
-        Args:
-            shape: Its shape.
-            num_bytes: How much of it will be written; all by default.
+        """Return an array of which ``num_bytes`` will be written, all by default; a file takes no room before that.
 
         Raises:
             DataError: There is no room for the file.

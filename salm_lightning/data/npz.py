@@ -119,11 +119,7 @@ class NpzReader:
         return np.ascontiguousarray(array)
 
     def stored(self, name: str, what: str = "") -> Iterator[bytes]:
-        """Yield an array's bytes as an ``.npy`` file has them, its header included.
-
-        Args:
-            name: The array.
-            what: What is done with it, for people who wait for a large one.
+        """Yield an array's bytes as an ``.npy`` file has them, its header included; ``what`` tells people who wait for a large one.
 
         Raises:
             SalmError: The data is damaged or its checksum in the zip file is wrong.
@@ -188,13 +184,7 @@ def write_array(archive: zipfile.ZipFile, name: str, spec: ArraySpec, blocks: It
     """Write one array into a zip file as ``<name>.npy``, block by block, uncompressed.
 
     Noise does not compress, and what a compressor writes depends on its version: stored members cost little and keep the bytes
-    the same everywhere.
-
-    Args:
-        archive: Zip file open for writing.
-        name: Name of the array.
-        spec: What the blocks add up to.
-        blocks: Consecutive rows.
+    the same everywhere. The blocks are consecutive rows.
 
     Raises:
         ReleaseError: A block has another type or row shape, or the number of rows is not the one in ``spec``.

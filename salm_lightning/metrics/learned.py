@@ -23,12 +23,8 @@ def floors_of(task: Task, num_classes: int, majority: float) -> dict[str, float]
 
     Accuracy alone would let imbalanced data pass: a model can stay below the most common class's share and yet tell classes apart,
     so balanced accuracy counts too, and the larger share of the two is what a victim keeps. Of several labels per image both say
-    next to nothing, as most labels are absent; the AUC stands for them.
-
-    Args:
-        task: What is predicted.
-        num_classes: Number of classes or labels.
-        majority: Accuracy of always giving the most common answer.
+    next to nothing, as most labels are absent; the AUC stands for them. ``majority`` is the accuracy of always giving the most common
+    answer.
     """
     if task is Task.MULTI_LABEL:
         return {"auc": 0.5}

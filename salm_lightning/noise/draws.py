@@ -41,12 +41,9 @@ def _mix(words: Tensor) -> Tensor:
 
 
 def fold(seed: int, purpose: str, *counters: int) -> int:
-    """Fold a seed, the name of what is drawn, and counters (step, pass, draw) into one 64-bit key.
+    """Fold the run's seed, the name of what is drawn, and counters (step, pass, draw), whose order matters, into one 64-bit key.
 
-    Args:
-        seed: The run's seed.
-        purpose: Keeps streams apart that share their counters, such as ``"start"`` and ``"transform"``.
-        *counters: Host integers; order matters.
+    The name keeps streams apart that share their counters, such as ``"start"`` and ``"transform"``.
     """
     key = _mix_int((seed + _GOLDEN) & _MASK)
     for part in (zlib.crc32(purpose.encode()), *counters):
@@ -55,12 +52,9 @@ def fold(seed: int, purpose: str, *counters: int) -> int:
 
 
 def uniform(key: int, indices: Tensor, numel: int) -> Tensor:
-    """Draw ``numel`` uniform numbers for each sample.
+    """Draw ``numel`` uniform numbers for each sample, from a key of :func:`fold`.
 
-    Args:
-        key: What :func:`fold` returned.
-        indices: Global sample indices, int64 of shape ``[B]``; the draw of a sample depends on its index and not on its batch.
-        numel: Numbers per sample.
+    The draw of a sample depends on its global index, int64 ``[B]``, and not on its batch.
 
     Returns:
         float32 of shape ``[B, numel]`` in [0, 1), on the device of ``indices``; multiples of 2^-24.

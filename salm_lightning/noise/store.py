@@ -87,14 +87,9 @@ class NoiseStore:
         self._rows = rows.to(home)
 
     def get(self, indices: Tensor, start: Tensor) -> Tensor:
-        """Return the noise of owned samples, and ``start`` for those never written.
+        """Return the noise of owned samples ``[B]``, and ``start`` for those never written; both float ``[B, C, H, W]`` in [0, 1] units.
 
-        Args:
-            indices: Global indices ``[B]``.
-            start: First noise of these samples, float ``[B, C, H, W]`` in [0, 1] units.
-
-        Returns:
-            float32 ``[B, C, H, W]`` on the device of ``start``.
+        The noise is float32, on the device of ``start``.
         """
         rows = self._rows[indices.to(self._rows.device)]
         return _noise_or_start(self._noise[rows], self.visited[rows], start, self.unit)

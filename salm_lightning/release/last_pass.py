@@ -150,12 +150,6 @@ def is_published(module: NoiseGenerator, data: ImageDataModule, folder: Path, ck
     """Return whether a release stands that :func:`last_pass` made of this checkpoint and was killed before it could clean up.
 
     It only looks, so all ranks may call it.
-
-    Args:
-        module: The noise generator.
-        data: The images to protect.
-        folder: Where the release goes.
-        ckpt_path: Checkpoint that the last pass loads.
     """
     manifest = folder / MANIFEST
     if not manifest.is_file():

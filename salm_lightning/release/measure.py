@@ -41,11 +41,7 @@ class Meter:
         self._psnr: list[float] = []
 
     def update(self, original: NDArray[np.uint8], protected: NDArray[np.uint8]) -> None:
-        """Add consecutive images.
-
-        Args:
-            original: uint8 ``[B, H, W]`` or ``[B, H, W, C]``.
-            protected: The same shape and type.
+        """Add consecutive images, both uint8 ``[B, H, W]`` or ``[B, H, W, C]``.
 
         Raises:
             ReleaseError: The shapes differ.

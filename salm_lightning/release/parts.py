@@ -71,11 +71,9 @@ class Parts:
         return range(chunk * self.chunk_size, min((chunk + 1) * self.chunk_size, self.num_samples))
 
     def save(self, chunk: int, images: NDArray[np.uint8] | Tensor) -> None:
-        """Store a finished chunk; it is there completely or not at all.
+        """Store the images of a finished chunk, completely or not at all; padding after the last sample is cut off.
 
-        Args:
-            chunk: Its number.
-            images: uint8, as the dataset stores them or ``[B, C, H, W]``; padding after the last sample is cut off.
+        They are uint8, as the dataset stores them or ``[B, C, H, W]``.
 
         Raises:
             ReleaseError: The images have another type or shape than this folder is for.
@@ -112,11 +110,7 @@ class Parts:
         return (self.read(chunk) for chunk in range(self.num_chunks))
 
     def announce(self, manifest: str) -> None:
-        """Note which release the chunks make up, before it gets its name; see :func:`is_announced`.
-
-        Args:
-            manifest: Text of its manifest.
-        """
+        """Note which release, by the text of its manifest, the chunks make up, before it gets its name; see :func:`is_announced`."""
         write_bytes(self.folder.parent / _ANNOUNCED, _announcement(self._fingerprint, manifest))
 
     def remove(self) -> None:
@@ -136,26 +130,17 @@ class Parts:
 
 
 def is_announced(folder: Path, fingerprint: str, manifest: str) -> bool:
-    """Return whether the parts kept in ``folder`` announced a release: it is theirs, and only their removal is left.
-
-    Args:
-        folder: Where the parts are kept.
-        fingerprint: Of the run that asks.
-        manifest: Text of the release's manifest.
-    """
+    """Return whether the parts kept in ``folder`` announced the release with this text as manifest: only their removal is left."""
     path = folder / _ANNOUNCED
     return path.is_file() and path.read_bytes() == _announcement(fingerprint, manifest)
 
 
 def as_stored(images: NDArray[np.uint8] | Tensor, image_shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return images in the layout of the dataset.
+    """Return images in the layout of the dataset, uint8 ``[B, *image_shape]``.
 
     Args:
         images: uint8 ``[B, *image_shape]`` or ``[B, C, H, W]``, an array or a tensor on any device.
         image_shape: ``(H, W)`` or ``(H, W, C)``.
-
-    Returns:
-        uint8 ``[B, *image_shape]``.
 
     Raises:
         ReleaseError: The type or shape is another one.

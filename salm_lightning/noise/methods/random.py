@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
 from salm_lightning.noise.methods.base import Method, Perturbation, full_mask
 from salm_lightning.noise.pgd import Objective
 from salm_lightning.tensors import Tensor
@@ -16,7 +14,7 @@ class Random(Method):
         radius: rho_u in units of 1/255.
     """
 
-    trains_source_on: ClassVar[Literal["protected", "clean"] | None] = None
+    trains_source_on = None
 
     def __init__(self, radius: float = 8.0) -> None:
         super().__init__(radius)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import ClassVar, Literal
+from typing import Literal
 
 from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError, look_up, require
@@ -37,7 +37,7 @@ class SP(Method):
         patch: Side of a patch in pixels; ``None`` is 8 up to 32 px and a quarter of the image above.
     """
 
-    trains_source_on: ClassVar[Literal["protected", "clean"] | None] = None
+    trains_source_on = None
 
     def __init__(self, radius: float = 8.0, norm: Literal["l2", "linf"] = "l2", patch: int | None = None) -> None:
         super().__init__(radius)
@@ -57,13 +57,14 @@ class SP(Method):
         """
         import torch
 
-        patch = default_patch(images.shape[-1]) if self.patch is None else self.patch
+        side = images.shape[-1]
+        patch = self.patch or (8 if side <= 32 else round(side / 4))
         rows, columns = (torch.arange(side, device=images.device) // patch for side in images.shape[2:])
         heights, widths = rows.bincount(), columns.bincount()
         features = images.shape[1] * len(heights) * len(widths)
         if features > _MOST_FEATURES:
             raise ConfigurationError(
-                f"patch={patch} makes {features} patches (over the channels) of an image of {images.shape[-1]} px, and a code of more than "
+                f"patch={patch} makes {features} patches (over the channels) of an image of {side} px, and a code of more than "
                 f"{_MOST_FEATURES} needs too much memory; give a larger patch."
             )
         codes = _codes(objective.samples, features).view(-1, images.shape[1], len(heights), len(widths))
@@ -74,11 +75,6 @@ class SP(Method):
             size = codes.abs().amax(dim=(1, 2, 3), keepdim=True)
         noise = (self.radius_unit * codes / size).to(images.dtype)[:, :, rows][:, :, :, columns]
         return Perturbation(noise, full_mask(noise))
-
-
-def default_patch(size: int) -> int:
-    """Return the side of a patch in pixels: 8 up to 32 px, a quarter of the image above."""
-    return 8 if size <= 32 else round(size / 4)
 
 
 def _codes(samples: Samples, features: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import inf
-from typing import ClassVar, Literal
 
 from salm_lightning.data.base import Task
 from salm_lightning.errors import require
@@ -30,7 +29,7 @@ class TAP(Method):
         eot_samples: J, transforms averaged per gradient.
     """
 
-    trains_source_on: ClassVar[Literal["protected", "clean"] | None] = "clean"
+    trains_source_on = "clean"
 
     def __init__(
         self,
