@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision import models as tv
 
 from salm_lightning.errors import ConfigurationError
@@ -20,7 +21,7 @@ STOCK: dict[str, Callable[..., nn.Module]] = {
     "resnet50": tv.resnet50,
     "densenet121": tv.densenet121,
 }
-OTHER = ("vit", "linear")
+OTHER = ("vit", "cnn", "linear")
 """What torchvision does not have under that name."""
 
 
@@ -48,6 +49,31 @@ def test_gradients_reach_every_parameter(arch: str, size: int) -> None:
 
 def test_all_architectures_are_tested() -> None:
     assert {*STOCK, *OTHER} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_cnn_is_what_its_docstring_says(channels: int) -> None:
+    """Against functional calls: 5x5 and 3x3 convolutions of 16, 32, 64 channels with stride 2, a 2x2 pool, a linear layer."""
+    network = Architecture.parse("cnn").build(8, channels, 28, width=0.5, seed=3).network.train()
+    weights = dict(network.named_parameters())
+    assert sum(weight.numel() for weight in weights.values()) == 25 * channels * 16 + 9 * (16 * 32 + 32 * 64) + 2 * 112 + 256 * 8 + 8
+    images = torch.rand(4, channels, 28, 28, generator=torch.Generator().manual_seed(0))
+    kernels = [weight for weight in weights.values() if weight.ndim == 4]
+    assert [tuple(kernel.shape) for kernel in kernels] == [(16, channels, 5, 5), (32, 16, 3, 3), (64, 32, 3, 3)]
+    hidden = images
+    for kernel in kernels:
+        hidden = functional.conv2d(hidden, kernel, stride=2, padding=kernel.shape[-1] // 2)
+        hidden = functional.relu(functional.batch_norm(hidden, None, None, training=True))
+    assert hidden.shape == (4, 64, 4, 4)
+    pooled = hidden.unflatten(3, (2, 2)).unflatten(2, (2, 2)).mean((3, 5)).flatten(1)
+    (head,) = (module for module in network.modules() if isinstance(module, nn.Linear))
+    torch.testing.assert_close(network(images), pooled @ head.weight.T + head.bias)
+
+
+def test_another_size_of_the_cnn() -> None:
+    given = {"class_path": "salm_lightning.models.cnn.CNN", "init_args": {"features": 8, "depth": 2, "stride": 1}}
+    shapes = [tuple(weight.shape) for weight in Architecture.parse(given).build(5, 3, 28).parameters() if weight.ndim == 4]
+    assert shapes == [(8, 3, 5, 5), (16, 8, 3, 3)]
 
 
 def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

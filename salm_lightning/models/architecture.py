@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from salm_lightning.models.backbones import Classifier
 
-ARCHITECTURES = ("vgg11", "resnet18", "resnet50", "densenet121", "vit", "linear")
+ARCHITECTURES = ("vgg11", "resnet18", "resnet50", "densenet121", "vit", "cnn", "linear")
 """Names of the networks in :mod:`salm_lightning.models.backbones`."""
 _FROM_RUN = ("num_classes", "channels", "image_size", "width")
 """Arguments that a class gets where its constructor has them."""

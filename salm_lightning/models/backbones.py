@@ -17,6 +17,8 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vgg import VGG, cfgs, make_layers
 
+from salm_lightning.models.cnn import CNN
+
 SMALL_IMAGE = 64
 """Largest image, in pixels, that gets a stem without early downsampling."""
 
@@ -145,6 +147,11 @@ def vit(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
 def patch_of(size: int) -> int:
     """Return the side of a transformer's patches in pixels: the largest divisor of the image's side of at most a seventh of it."""
     return next(side for side in range(max(1, size // 7), 0, -1) if size % side == 0)
+
+
+def cnn(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
+    """Build :class:`~salm_lightning.models.cnn.CNN` as it is by default; it has no width."""
+    return CNN(num_classes, channels)
 
 
 def linear(num_classes: int, channels: int, size: int, width: float) -> nn.Module:

@@ -33,6 +33,7 @@ _NAMES = {
     "densenet121": "DenseNet-121",
     "vgg11": "VGG-11",
     "vit": "vision transformer",
+    "cnn": "tiny CNN",
     "otsu": "Otsu's threshold",
 }
 _NAMED = re.compile(rf"\b({'|'.join(_NAMES)})\b")
