@@ -298,7 +298,7 @@ def test_print_config_shows_what_a_combination_amounts_to(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("protect mine.npz --steps 7", {"data": "mine.npz", "steps": 7, "source_model": "resnet18"}),
+        ("protect mine.npz --steps 7", {"data": "mine.npz", "steps": 7, "source_model": None}),
         ("classwise mine.npz pathmnist --num_support 3", {"data": "mine.npz", "support": "pathmnist", "num_support": 3}),
         ("sweep --workers 2", {"workers": 2, "clean": True}),
         ("reproduce case7.1 --scale 0.1", {"target": "case7.1", "scale": 0.1, "dry_run": False}),

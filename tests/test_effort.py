@@ -30,7 +30,7 @@ def images(tmp_path: Path) -> ImageDataModule:
 
 def test_what_is_given_beside_an_effort_wins() -> None:
     assert Training(effort="normal").lengths == EFFORTS["normal"]
-    assert Training(effort="paper", width=0.25, victim_steps=7).lengths == (0.25, 5000, 7)
+    assert Training(effort="paper", width=0.25, victim_steps=7).lengths == ("resnet18", 0.25, 5000, 7)
     assert Training(effort="paper").settings()["steps"] == Training(width=1.0, steps=5000, victim_steps=20000).settings()["steps"]
 
 

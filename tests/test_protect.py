@@ -71,7 +71,7 @@ def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Time taken:        0:00:" in shown
 
     assert (
-        shown.index("width 0.125, 2 steps for the noise, 11 for each victim.")
+        shown.index("width 0.125, 2 steps for the noise with cnn, 11 for each victim")
         < shown.index("This takes about")
         < shown.index("[1/3]")
     )

@@ -38,8 +38,8 @@ def make_release(
     Returns:
         The folder of the release.
     """
-    width, steps, _ = training.lengths
-    architecture = Architecture.parse(training.source_model)
+    source, width, steps, _ = training.lengths
+    architecture = Architecture.parse(source)
     module = NoiseGeneratorModule(
         method,
         **facts_of(images),
@@ -74,7 +74,7 @@ def train_victims(
     Returns:
         Results on the clean test split under ``clean`` and ``protected``.
     """
-    width, _, steps = training.lengths
+    _, width, _, steps = training.lengths
     architecture = Architecture.parse(training.victim)
     settings = VictimSettings(
         architecture, width, steps, training.precision, learning_rate=training.learning_rate, seed=training.seed
