@@ -20,7 +20,6 @@ from salm_lightning.files import file_sha256
 from salm_lightning.noise.store import (
     NoiseStore,
     Snapshot,
-    check_files,
     dequantise,
     quantise,
     snapshot_folder,
@@ -230,7 +229,7 @@ def test_hostile_file_names_are_refused(tmp_path: Path, name: str) -> None:
     outside = tmp_path / "outside.npy"
     outside.write_bytes(b"")
     with pytest.raises(ReleaseError, match="names a noise file"):
-        check_files(tmp_path, {name: "0" * 64})
+        Snapshot(tmp_path, RADIUS, {name: "0" * 64})
 
 
 @pytest.mark.parametrize("name", ["..", "step=1/../../x", "/tmp", "step=", "step=-1", "step=1.ckpt", "", "step=1\n", "step=x"])

@@ -140,7 +140,18 @@ class Snapshot:
     """
 
     def __init__(self, folder: Path, radius: float, checksums: dict[str, str]) -> None:
-        check_files(folder, checksums)
+        for name, expected in checksums.items():
+            path, fault = folder / name, ""
+            if not re.fullmatch(r"rank=\d+\.(noise|indices)\.npy", name):
+                fault = (
+                    f"The checkpoint names a noise file {name!r}; expected 'rank=R.noise.npy'. The file is damaged or not ours."
+                )
+            elif not path.is_file():
+                fault = f"{path} is missing: the noise that belongs to the checkpoint. Copy the folder next to the checkpoint."
+            elif file_sha256(path) != expected:
+                fault = f"{path} is not the file that the checkpoint names (its SHA-256 differs). Resume from another checkpoint."
+            if fault:
+                raise ReleaseError(fault)
         self.unit = radius / LEVELS
         owned, self._noise = (
             [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in sorted(checksums) if name.endswith(kind)]
@@ -190,24 +201,6 @@ def snapshot_folder(checkpoints: Path, name: str) -> Path:
     if not _SNAPSHOT_NAME.fullmatch(name):
         raise ReleaseError(f"The checkpoint names a noise snapshot {name!r}; expected 'step=N'. The file is damaged or not ours.")
     return checkpoints / "noise" / name
-
-
-def check_files(folder: Path, checksums: dict[str, str]) -> None:
-    """Compare the files of a snapshot with their SHA-256 sums.
-
-    Raises:
-        ReleaseError: A file is missing, differs, or has an unexpected name.
-    """
-    for name, expected in checksums.items():
-        path, fault = folder / name, ""
-        if not re.fullmatch(r"rank=\d+\.(noise|indices)\.npy", name):
-            fault = f"The checkpoint names a noise file {name!r}; expected 'rank=R.noise.npy'. The file is damaged or not ours."
-        elif not path.is_file():
-            fault = f"{path} is missing: the noise that belongs to the checkpoint. Copy the folder next to the checkpoint."
-        elif file_sha256(path) != expected:
-            fault = f"{path} is not the file that the checkpoint names (its SHA-256 differs). Resume from another checkpoint."
-        if fault:
-            raise ReleaseError(fault)
 
 
 def _save_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> str:

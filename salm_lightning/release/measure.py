@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,10 +36,7 @@ class Meter:
         self._pixels = 0
         self._images = 0
         self._mean_square = 0.0
-        self._linf: list[int] = []
-        self._l0: list[int] = []
-        self._ssim: list[float] = []
-        self._psnr: list[float] = []
+        self._values: dict[str, list[Any]] = {"ssim": [], "psnr": [], "linf": [], "l0": []}
 
     def update(self, original: NDArray[np.uint8], protected: NDArray[np.uint8]) -> None:
         """Add consecutive images, both uint8 ``[B, H, W]`` or ``[B, H, W, C]``.
@@ -58,24 +56,24 @@ class Meter:
         before, after = to_tensor(original), to_tensor(protected)
         self._pixels += before[:, 0].numel()
         difference = (after.to(torch.int16) - before.to(torch.int16)).abs()
-        self._linf += difference.flatten(1).amax(1).tolist()
+        self._values["linf"] += difference.flatten(1).amax(1).tolist()
         square = difference.flatten(1).to(torch.int64).square().sum(dim=1)
         self._mean_square = max(self._mean_square, int(square.max()) / difference[0].numel())
         changed = difference.amax(1).ne(0).flatten(1).sum(1)
-        self._l0 += changed.tolist()
+        self._values["l0"] += changed.tolist()
         black = after.flatten(1).amax(1).eq(0) & before.flatten(1).amax(1).ne(0)
         self.blackened += (black.nonzero()[:, 0] + self._images).tolist()
         self._images += len(original)
         clean, noisy, differs = before.double() / 255, after.double() / 255, changed.ne(0)
-        self._ssim += ssim_per_image(noisy, clean).tolist()
+        self._values["ssim"] += ssim_per_image(noisy, clean).tolist()
         psnr = torch.full(differs.shape, math.inf, dtype=torch.float64)
         if differs.any():
             psnr[differs] = _psnr(noisy[differs], clean[differs])
-        self._psnr += psnr.tolist()
+        self._values["psnr"] += psnr.tolist()
 
     def changed(self) -> NDArray[np.bool_]:
         """Say of each image added so far whether it differs from its original, boolean ``[N]``."""
-        return np.array(self._l0, dtype=np.int64) > 0
+        return np.array(self._values["l0"], dtype=np.int64) > 0
 
     def per_image(self) -> dict[str, NDArray[np.float64]]:
         """Return the values of every image added so far, each ``[N]``.
@@ -84,23 +82,23 @@ class Meter:
             ``ssim``, ``psnr`` (in dB; infinite for an image that equals its original), ``linf`` (in grey levels), ``l0`` (changed
             pixels) and ``changed_share`` (of the image's pixels); at least one image is needed.
         """
-        lists = {"ssim": self._ssim, "psnr": self._psnr, "linf": self._linf, "l0": self._l0}
-        values = {name: np.array(found, dtype=np.float64) for name, found in lists.items()}
+        values = {name: np.array(found, dtype=np.float64) for name, found in self._values.items()}
         return values | {"changed_share": values["l0"] / (self._pixels // self._images)}
 
     def compute(self) -> Measured:
         """Return the values over everything added so far; at least one image is needed."""
-        psnr = [value for value in self._psnr if math.isfinite(value)]
+        ssim, psnr, linf, l0 = self._values.values()
+        differing = [value for value in psnr if math.isfinite(value)]
         return Measured(
             images=self._images,
-            images_unchanged=self._l0.count(0),
-            linf=max(self._linf),
+            images_unchanged=l0.count(0),
+            linf=max(linf),
             rms_max=math.sqrt(self._mean_square),
-            l0_mean=sum(self._l0) / self._images,
-            l0_max=max(self._l0),
-            changed_share=sum(self._l0) / self._pixels,
-            ssim=math.fsum(self._ssim) / self._images,
-            psnr=math.fsum(psnr) / len(psnr) if psnr else None,
+            l0_mean=sum(l0) / self._images,
+            l0_max=max(l0),
+            changed_share=sum(l0) / self._pixels,
+            ssim=math.fsum(ssim) / self._images,
+            psnr=math.fsum(differing) / len(differing) if differing else None,
         )
 
 
