@@ -38,14 +38,9 @@ def named_images(
 def images_of_release(
     word: str, dataset: Mapping[str, Any], settings: Mapping[str, Any], root: Path | None = None, **options: Any
 ) -> ImageDataModule:
-    """Return what a release was made from; its manifest says what the user's word for it leaves open.
+    """Return what a release was made from, as :func:`named_images` does.
 
-    Args:
-        word: See :func:`named_images`.
-        dataset: ``dataset`` of the manifest.
-        settings: ``settings`` of the manifest.
-        root: Folder of MedMNIST's files.
-        **options: Further options of the DataModule.
+    ``dataset`` and ``settings`` of its manifest say what the user's word for it leaves open.
 
     Raises:
         SalmError: There is nothing of that name, or an option cannot work.

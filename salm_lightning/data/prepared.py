@@ -21,14 +21,7 @@ _CHUNK = 2**22  # bytes of images that are prepared at a time: filters need some
 
 
 def prepare(split: Split, rows: NDArray[np.int64], preparation: Preparation, device: torch.device, scratch: Scratch) -> Split:
-    """Return a split with some of its images prepared.
-
-    Args:
-        split: The images as they are stored.
-        rows: Which images; the others are not prepared and must not be used.
-        preparation: What is done to them.
-        device: Where the work is done.
-        scratch: What holds the prepared images.
+    """Return a split with some of its images prepared on ``device`` and kept in ``scratch``; the others must not be used.
 
     Raises:
         ConfigurationError: The preparation changes the images' shape or type.

@@ -137,15 +137,12 @@ class ClassificationMetrics(nn.Module):
 
 
 def majority_baseline(labels: NDArray[np.integer] | Tensor, task: Task, num_classes: int) -> float:
-    """Return the accuracy of always giving a split's most common answer, the line beside every accuracy.
+    """Return the accuracy in [0, 1] of always giving a split's most common answer, the line beside every accuracy.
 
     Args:
         labels: Class indices ``[N]`` or ``[N, 1]``; for a multi-label task 0 and 1, ``[N, num_classes]``; ``N`` at least 1.
         task: What is predicted; a multi-label task is answered and counted label by label.
         num_classes: Number of classes or labels.
-
-    Returns:
-        The share of right answers, in [0, 1].
     """
     values = np.asarray(labels)
     if task == Task.MULTI_LABEL:
@@ -156,9 +153,7 @@ def majority_baseline(labels: NDArray[np.integer] | Tensor, task: Task, num_clas
 
 
 def classification_loss(logits: Tensor, labels: Tensor, task: Task, reduction: Literal["mean", "none"] = "mean") -> Tensor:
-    """Return the cross-entropy, or for a multi-label task the binary cross-entropy of each label.
-
-    Computed in float32 whatever the logits' type is.
+    """Return the cross-entropy, or for a multi-label task the binary cross-entropy of each label, in float32 whatever the logits' type.
 
     Args:
         logits: ``[B, num_classes]``, before softmax or sigmoid.

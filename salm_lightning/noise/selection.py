@@ -38,11 +38,7 @@ class Selection:
             raise ConfigurationError("classes=[] selects nothing; name a class, or leave it out to protect all.")
 
     def mask(self, labels: NDArray[np.integer], info: DatasetInfo) -> NDArray[np.bool_]:
-        """Say of each training sample whether it is selected.
-
-        Args:
-            labels: Integer ``[N, L]``, as the dataset stores them.
-            info: The dataset, for the names of its classes.
+        """Say of each training sample, whose labels are integer ``[N, L]`` as stored, whether it is selected.
 
         Returns:
             Boolean ``[N]``: of each class, or of each combination of labels, ``percent / 100 * n`` samples, rounded up or down at

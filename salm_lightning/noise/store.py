@@ -252,14 +252,9 @@ class Keeper:
     def open(
         self, shard: NDArray[np.int64], world: int, shape: tuple[int, int, int], device: torch.device, scratch: Callable[[], Path]
     ) -> None:
-        """Make room for the noise of a training.
+        """Make room for the noise of a training, ``(C, H, W)`` for each global index of this rank's shard, on the device.
 
-        Args:
-            shard: Global indices of this rank's samples.
-            world: Number of ranks.
-            shape: ``(C, H, W)``.
-            device: Where the noise lives while there is room.
-            scratch: Returns the folder of its file where there is none.
+        Where there is no room, it lies in a file in the folder that ``scratch`` returns.
 
         Raises:
             ConfigurationError: There are several ranks, and one noise for a class.

@@ -112,18 +112,11 @@ def _psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim_per_image(a: Tensor, b: Tensor) -> Tensor:
-    """Return the structural similarity of each pair of images (Wang et al., 2004).
+    """Return the structural similarity ``[B]``, at most 1, of floating-point images ``[B, C, H, W]`` in [0, 1] (Wang et al., 2004).
 
     It is what ``torchmetrics.functional.image.structural_similarity_index_measure`` computes with ``data_range=1`` (to 1e-12 in
     float64), but the Gaussian window is applied as products with the band of a matrix instead of an 11x11 convolution: many times
     faster in float64 on a CPU, which a large dataset needs.
-
-    Args:
-        a: Floating-point ``[B, C, H, W]`` in [0, 1].
-        b: The same shape and type.
-
-    Returns:
-        ``[B]``, at most 1.
     """
     mean_a, mean_b = _smooth(a), _smooth(b)
     means = mean_a * mean_b

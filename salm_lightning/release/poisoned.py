@@ -57,10 +57,7 @@ class PoisonedDataModule(ImageDataModule):
         self._clean: ImageDataModule | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and check the splits.
-
-        Args:
-            stage: Lightning's stage; models are measured in all of them but ``predict``.
+        """Load and check the splits, also clean ones, on which models are measured in every stage but ``predict``.
 
         Raises:
             ReleaseError: A file was changed, is missing, or is one too many.
@@ -113,10 +110,7 @@ class PoisonedDataModule(ImageDataModule):
     def open_original(self, word: str, root: Path | None = None, **options: Any) -> ImageDataModule:
         """Open and load what this release was made from, for comparisons and for splits that it does not hold.
 
-        Args:
-            word: What a user calls it; see :func:`~salm_lightning.data.original.named_images`.
-            root: Folder of MedMNIST's files.
-            **options: Further options of the DataModule.
+        It is named as :func:`~salm_lightning.data.original.named_images` takes it.
 
         Raises:
             SalmError: There is nothing of that name, or it cannot be read.
