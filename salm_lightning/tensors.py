@@ -1,12 +1,24 @@
-"""``Tensor`` for annotations alone: jsonargparse runs the ``TYPE_CHECKING`` blocks of modules that it reads, and would load torch."""
+"""``Tensor`` for annotations alone, and ``torch`` loaded when it is first used: ``--help`` and a mistake wait for neither.
+
+A block under ``TYPE_CHECKING`` in the modules themselves would not do: jsonargparse runs those of the modules that it reads.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 else:
     Tensor = Any
 
-__all__ = ["Tensor"]
+    class _Torch:
+        def __getattr__(self, name: str) -> Any:
+            import torch
+
+            return getattr(torch, name)
+
+    torch = _Torch()
+
+__all__ = ["Tensor", "torch"]

@@ -19,7 +19,7 @@ from salm_lightning.data.mapped import RESIDENT_LIMIT
 from salm_lightning.data.npz import ArraySpec, NpzReader
 from salm_lightning.errors import DataError
 from salm_lightning.files import cache_root, flush
-from salm_lightning.tensors import Tensor
+from salm_lightning.tensors import Tensor, torch
 
 _HEAD = 512
 _KINDS = {
@@ -39,8 +39,6 @@ _KINDS = {
 
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:
     """Copy stored images, uint8 ``[B, H, W]`` (grey) or ``[B, H, W, C]``, into a contiguous tensor, uint8 ``[B, C, H, W]``."""
-    import torch
-
     planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     return torch.from_numpy(np.array(planes, order="C", copy=True))
 
@@ -53,8 +51,6 @@ def to_array(images: Tensor) -> NDArray[np.uint8]:
 
 def labels_to_tensor(labels: NDArray[np.integer], task: Task) -> Tensor:
     """Return stored labels ``[B, 1]`` or ``[B, L]`` as the loss takes them: int64 ``[B]``, or for multi-label tasks float32 ``[B, L]``."""
-    import torch
-
     if task is Task.MULTI_LABEL:
         return torch.from_numpy(labels.astype(np.float32))
     return torch.from_numpy(labels[:, 0].astype(np.int64))

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from salm_lightning.tensors import Tensor
+from salm_lightning.tensors import Tensor, torch
 
 WIDTH = 6.0
 """Inches; letters of 12 points are then a thirty-sixth of a figure's width."""
@@ -94,8 +94,6 @@ def confusion_figure(matrix: ArrayLike, class_names: Sequence[str]) -> Figure:
 
 def confusion_image(matrix: Tensor, class_names: Sequence[str]) -> Tensor:
     """Return the picture that :func:`confusion_figure` draws, uint8 ``[3, H, W]`` in RGB."""
-    import torch
-
     canvas = FigureCanvasAgg(confusion_figure(matrix.detach().cpu().numpy(), class_names))
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.array(canvas.buffer_rgba())  # type: ignore[no-untyped-call]

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from salm_lightning.errors import ConfigurationError, look_up, require
+from salm_lightning.tensors import torch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -116,8 +117,6 @@ class Architecture:
         Raises:
             ConfigurationError: An argument is out of range, or the class does not build a classifier from them.
         """
-        import torch
-
         from salm_lightning.models import backbones
         from salm_lightning.models.backbones import Classifier
 
@@ -184,8 +183,6 @@ class Architecture:
 
     def _from_class(self, given: Mapping[str, Any], as_rgb: bool) -> Classifier:
         """Build a class and look at what it makes of two images, before any work with it."""
-        import torch
-
         from salm_lightning.models.backbones import Classifier
 
         kind, size = self._class("arch"), given["image_size"]

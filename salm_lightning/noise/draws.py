@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 
-from salm_lightning.tensors import Tensor
+from salm_lightning.tensors import Tensor, torch
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -59,8 +59,6 @@ def uniform(key: int, indices: Tensor, numel: int) -> Tensor:
     Returns:
         float32 of shape ``[B, numel]`` in [0, 1), on the device of ``indices``; multiples of 2^-24.
     """
-    import torch
-
     sample_keys = _mix(indices * _signed(_GOLDEN) + _signed(key))
     element = torch.arange(1, numel + 1, device=indices.device) * _signed(_GOLDEN)
     words = _mix(sample_keys[:, None] + element[None, :])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from salm_lightning.tensors import Tensor
+from salm_lightning.tensors import Tensor, torch
 
 
 class Score(StrEnum):
@@ -51,8 +51,6 @@ def top_percent_mask(gradient: Tensor, percent: float, score: Score = Score.PIXE
 
 def keep_top(scores: Tensor, percent: float) -> Tensor:
     """Return a mask of exactly the ``percent`` largest scores of each sample, same shape and dtype as ``scores`` (``[B, ...]``)."""
-    import torch
-
     flat = scores.reshape(len(scores), -1)
     kept = masked_count(percent, flat.shape[1])
     if kept == flat.shape[1]:

@@ -6,14 +6,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from salm_lightning.data.base import Task
 from salm_lightning.noise.transforms import CropFlip
-from salm_lightning.tensors import Tensor
-
-if TYPE_CHECKING:
-    from torch import nn
+from salm_lightning.tensors import Tensor, torch
 
 FP16_SCALE = 4096.0
 """Factor on the summed loss in fp16. 65536 overflows with a confident source and wrong targets."""
@@ -41,7 +38,7 @@ class Samples:
 
 
 @contextmanager
-def frozen(network: nn.Module, batch_statistics: bool = False) -> Iterator[None]:
+def frozen(network: torch.nn.Module, batch_statistics: bool = False) -> Iterator[None]:
     """Hold a network's parameters and buffers, and restore its mode afterwards.
 
     Without it a third of the backward pass goes into parameter gradients that nobody reads.
@@ -50,14 +47,14 @@ def frozen(network: nn.Module, batch_statistics: bool = False) -> Iterator[None]
         network: The network; in evaluation mode meanwhile.
         batch_statistics: Whether batch norm uses the statistics of each batch instead of the running ones, which stay as they are.
     """
-    from torch.nn.modules.batchnorm import _BatchNorm
-
     training = network.training
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)
     network.eval()
-    norms = [module for module in network.modules() if batch_statistics and isinstance(module, _BatchNorm)]
+    norms = [
+        module for module in network.modules() if batch_statistics and isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ]
     for norm in norms:
         norm.train()
         norm.track_running_stats = False
@@ -85,7 +82,7 @@ class Objective:
         half: The forward pass runs in fp16: the loss is scaled, and a gradient that overflows is computed again at half the scale.
     """
 
-    network: nn.Module
+    network: torch.nn.Module
     samples: Samples
     transform: CropFlip
     purpose: str
@@ -114,8 +111,6 @@ class Objective:
 
     def losses(self, delta: Tensor, step: int) -> Tensor:
         """Return the loss of each sample, float32 ``[B]``, averaged over the transforms that a gradient at ``step`` would draw."""
-        import torch
-
         with torch.no_grad():
             return self._losses(delta, step).view(self.eot_samples, -1).mean(dim=0)
 
@@ -124,8 +119,6 @@ class Objective:
         return replace(self, samples=replace(self.samples, labels=labels))
 
     def _gradient(self, delta: Tensor, step: int, scale: float) -> Tensor:
-        import torch
-
         with torch.enable_grad():
             delta = delta.detach().requires_grad_(True)
             (gradient,) = torch.autograd.grad(self._losses(delta, step).sum() * scale, delta)
@@ -133,8 +126,6 @@ class Objective:
 
     def _losses(self, delta: Tensor, step: int) -> Tensor:
         """Return the loss of every view, ``[J * B]``."""
-        import torch
-
         from salm_lightning.metrics import classification_loss
 
         samples = self.samples
@@ -172,8 +163,6 @@ def release_images(images: Tensor, delta: Tensor, radius: float, norm: str = "li
     Returns:
         uint8 ``[B, C, H, W]``.
     """
-    import torch
-
     clean = (images * 255).round()
     target = (images + delta).clamp(0, 1) * 255
     change = target.round() - clean
@@ -188,8 +177,6 @@ def _within_l2(rounded: Tensor, truncated: Tensor, radius: float) -> Tensor:
     Truncated changes are never larger than the noise, so that enough of them always suffice; rounding adds about 1/12 per value to the
     square sum, so that few are needed. All sums are exact.
     """
-    import torch
-
     squares = rounded.square().flatten(1)
     excess = squares.sum(dim=1, keepdim=True, dtype=torch.float64) - radius**2 * squares.shape[1]
     saved = (squares - truncated.square().flatten(1)).to(torch.int32)

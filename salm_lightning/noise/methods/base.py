@@ -10,7 +10,7 @@ from salm_lightning.errors import require
 from salm_lightning.noise.draws import fold, uniform
 from salm_lightning.noise.pgd import Objective, project
 from salm_lightning.noise.transforms import CropFlip
-from salm_lightning.tensors import Tensor
+from salm_lightning.tensors import Tensor, torch
 
 
 class Perturbation(NamedTuple):
@@ -125,6 +125,4 @@ def uniform_noise(images: Tensor, indices: Tensor, radius: float, seed: int, *co
 
 def full_mask(delta: Tensor) -> Tensor:
     """Return the mask that allows every pixel, ``[B, 1, H, W]``."""
-    import torch
-
     return torch.ones_like(delta[:, :1])

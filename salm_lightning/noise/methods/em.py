@@ -9,7 +9,7 @@ from salm_lightning.noise.methods.base import Perturbation, full_mask, uniform_n
 from salm_lightning.noise.methods.salm import SALM
 from salm_lightning.noise.pgd import Objective, project
 from salm_lightning.noise.transforms import CropFlip
-from salm_lightning.tensors import Tensor
+from salm_lightning.tensors import Tensor, torch
 
 
 class EM(SALM):
@@ -69,7 +69,5 @@ class EM(SALM):
 
 def _class_sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Add up the samples of each class, ``[num_classes, C, H, W]``; unlike ``index_add``, always in the same order."""
-    import torch
-
     members = labels[:, None, None, None]
     return torch.stack([torch.where(members == number, values, 0.0).sum(dim=0) for number in range(num_classes)])

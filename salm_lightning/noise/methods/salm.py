@@ -9,7 +9,7 @@ from salm_lightning.noise.masks import Score, keep_top, masked_count, top_percen
 from salm_lightning.noise.methods.base import Method, Perturbation, check_step_size
 from salm_lightning.noise.pgd import Objective, descend
 from salm_lightning.noise.transforms import CropFlip
-from salm_lightning.tensors import Tensor
+from salm_lightning.tensors import Tensor, torch
 
 _TIE = 1e-4
 """Noise, in [0, 1] units, that the steepest pixel counts for more than its own: less than stored noise resolves at the usual radii."""
@@ -80,16 +80,12 @@ class SALM(Method):
 
     def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
         """Return the first noise: zero when ``start`` is ``zero`` or K is 0, else uniform in the radius."""
-        import torch
-
         if self.start_from == "zero" or self.percent == 0:
             return torch.zeros_like(images)
         return super().start(images, indices, seed, *counters)
 
     def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
         """Take ``steps`` masked PGD steps (Eq. 6); with K = 0 none at all."""
-        import torch
-
         mask = torch.zeros_like(delta[:, :1])
         if self.percent == 0:
             return Perturbation(torch.zeros_like(delta), mask)
@@ -111,8 +107,6 @@ class SALM(Method):
         return Perturbation(delta, mask)
 
     def _largest(self, delta: Tensor, grad: Tensor) -> Tensor:
-        import torch
-
         size, slope = (values.abs().sum(dim=1, keepdim=True) for values in (delta, grad))
         tie = slope / slope.amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
         return keep_top(size + _TIE * tie, self.percent)

@@ -10,7 +10,7 @@ from salm_lightning.errors import ConfigurationError, look_up, require
 from salm_lightning.noise.draws import fold, integers, normal, uniform
 from salm_lightning.noise.methods.base import Method, Perturbation, full_mask
 from salm_lightning.noise.pgd import Objective, Samples
-from salm_lightning.tensors import Tensor
+from salm_lightning.tensors import Tensor, torch
 
 CLASS_SEP = 10.0
 """Half the side of the hypercube whose vertices are the classes' centres."""
@@ -55,8 +55,6 @@ class SP(Method):
         Raises:
             ConfigurationError: There are more classes than vertices, or too many patches.
         """
-        import torch
-
         side = images.shape[-1]
         patch = self.patch or (8 if side <= 32 else round(side / 4))
         rows, columns = (torch.arange(side, device=images.device) // patch for side in images.shape[2:])
@@ -79,8 +77,6 @@ class SP(Method):
 
 def _codes(samples: Samples, features: int) -> Tensor:
     """Return the code of each sample, float64 ``[B, features]``."""
-    import torch
-
     if samples.task == Task.MULTI_LABEL:
         weights = samples.labels.double()  # and one more code, for no label
         weights = torch.cat([weights, (weights.sum(dim=1, keepdim=True) == 0).double()], dim=1)
@@ -96,8 +92,6 @@ def _codes(samples: Samples, features: int) -> Tensor:
 
 def _vertices(seed: int, classes: int, features: int) -> Tensor:
     """Return distinct vertices of the unit hypercube, int64 ``[classes, features]``, each drawn again until it is new."""
-    import torch
-
     if classes > 2 ** min(features, _DISTINCT_BITS):
         raise ConfigurationError(
             f"{classes} classes need as many codes, and {features} patches (over the channels) have only {2**features}; give a smaller "
