@@ -15,6 +15,8 @@ else:
 
     class _Torch:
         def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):  # jsonargparse asks everything that a module holds for its ``__args__``
+                raise AttributeError(name)
             import torch
 
             return getattr(torch, name)
