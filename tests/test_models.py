@@ -56,7 +56,9 @@ def test_the_cnn_is_what_its_docstring_says(channels: int) -> None:
     """Against functional calls: 5x5 and 3x3 convolutions of 16, 32, 64 channels with stride 2, a 2x2 pool, a linear layer."""
     network = Architecture.parse("cnn").build(8, channels, 28, width=0.5, seed=3).network.train()
     weights = dict(network.named_parameters())
-    assert sum(weight.numel() for weight in weights.values()) == 25 * channels * 16 + 9 * (16 * 32 + 32 * 64) + 2 * 112 + 256 * 8 + 8
+    assert (
+        sum(weight.numel() for weight in weights.values()) == 25 * channels * 16 + 9 * (16 * 32 + 32 * 64) + 2 * 112 + 256 * 8 + 8
+    )
     images = torch.rand(4, channels, 28, 28, generator=torch.Generator().manual_seed(0))
     kernels = [weight for weight in weights.values() if weight.ndim == 4]
     assert [tuple(kernel.shape) for kernel in kernels] == [(16, channels, 5, 5), (32, 16, 3, 3), (64, 32, 3, 3)]

@@ -34,8 +34,8 @@ class Training:
     """How noise generators and victims are trained, on one device; ``salm-cli fit`` takes several.
 
     Args:
-        effort: Sets source_model, width, steps and victim_steps together: ``quick``, ``normal`` or ``paper``, the paper's. By default ``paper`` on a
-            GPU, else ``quick``. What is given beside it wins.
+        effort: Sets source_model, width, steps and victim_steps together: ``quick``, ``normal`` or ``paper``, the paper's. By default
+            ``paper`` on a GPU, else ``quick``. What is given beside it wins.
         source_model: Architecture of the source model: a name, or the path of a class with its arguments. ``cnn`` makes stronger noise in
             less time than the paper's ``resnet18``.
         width: Width factor of the source model and the victims.
