@@ -58,7 +58,7 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     source_path: Path | None = None
-    _preparation: Callable[[], Preparation | None]
+    _preparation: Callable[[], Preparation | None] | None
     _to_prepare: Collection[str]
 
     def __init__(
@@ -162,8 +162,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _end_preparation(self) -> None:
         self._monitors_test = False
-        self._preparation = lambda: None
-        self._to_prepare = ()
+        self._preparation, self._to_prepare = None, ()
         self._prepared: dict[str, Split] = {}  # each made when a loader first asks for it
         self._room = Scratch(self._resident_limit())
 
@@ -257,7 +256,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def _reader(self, name: str, rows: NDArray[np.int64], device: torch.device) -> Reader:
         """Return what reads some rows of a split, prepared if that is asked for."""
         split = self.split(name)
-        if name in self._to_prepare and (preparation := self._preparation()) is not None:
+        make = self._preparation if name in self._to_prepare else None
+        if make is not None and (preparation := make()) is not None:
             if name not in self._prepared:
                 self._prepared[name] = prepare(split, rows, preparation, device, self._room)
             split = self._prepared[name]
