@@ -34,7 +34,7 @@ from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.main import main
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.release.parts import Parts
-from salm_lightning.runs.results import RESULTS
+from salm_lightning.runs.victims import RESULTS
 
 INFO = DatasetInfo("tiny", Task.MULTI_CLASS, ("a", "b", "c"), channels=3, size=28)
 TRAIN, VAL, TEST = 150, 13, 17

@@ -18,7 +18,7 @@ from salm_lightning.data import MEDMNIST, SyntheticDataModule
 from salm_lightning.main import main
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import Manifest
-from salm_lightning.runs.proof import verdict
+from salm_lightning.runs.summary import verdict
 
 OUT = Path("out")
 SHORT = "--out out --steps 2 --victim_steps 2 --width 0.125 --batch_size 8 --accelerator cpu"

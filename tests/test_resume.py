@@ -26,7 +26,7 @@ from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.noise import store
 from salm_lightning.release import writer
 from salm_lightning.release.parts import Parts
-from salm_lightning.runs.results import RESULTS
+from salm_lightning.runs.victims import RESULTS
 
 INFO = DatasetInfo("tiny", Task.MULTI_CLASS, ("a", "b", "c"), channels=3, size=28)
 SAMPLES, BATCH, CHUNK = 100, 20, 32

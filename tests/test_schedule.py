@@ -10,8 +10,11 @@ import torch
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
+from salm_lightning.data import Task
 from salm_lightning.errors import ConfigurationError, DivergedError
-from salm_lightning.modules.schedule import FractionalStepLR, configure, require_finite, training_settings
+from salm_lightning.models import Architecture
+from salm_lightning.modules.base import TrainedModule
+from salm_lightning.modules.schedule import FractionalStepLR
 
 
 def sgd(*rates: float) -> Optimizer:
@@ -83,42 +86,41 @@ def test_fractions_that_do_not_ascend_within_the_training_are_refused(fractions:
         FractionalStepLR(sgd(0.1), fractions)
 
 
-class Stub:
-    """What ``configure`` asks of a module: a Trainer that knows the training length."""
+class Module(TrainedModule):
+    """A module whose Trainer knows the training length."""
+
+    global_step = 3
 
     class trainer:
         estimated_stepping_batches = 40
 
+    def __init__(self, optimizer: Any, scheduler: Any) -> None:
+        super().__init__(Architecture("linear"), 2, Task.MULTI_CLASS, optimizer, scheduler, 0)
+        self.network = torch.nn.Linear(1, 1)
+
+
+def of_sgd(scheduler: Any) -> Module:
+    return Module(lambda p: SGD(p, lr=0.1), scheduler)
+
 
 @pytest.mark.parametrize("total", [None, 10])
 def test_the_trainers_length_is_taken_unless_one_is_given(total: int | None) -> None:
-    parameters = [torch.nn.Parameter(torch.zeros(1))]
-    made: Any = configure(
-        Stub(),
-        parameters,
-        lambda p: SGD(p, lr=0.1),
-        lambda o: FractionalStepLR(o, total_steps=total),  # type: ignore[arg-type]
-    )
+    module = of_sgd(lambda o: FractionalStepLR(o, total_steps=total))
+    made: Any = module.configure_optimizers()
     assert made["lr_scheduler"]["interval"] == "step"
-    assert made["optimizer"].param_groups[0]["params"] == parameters
+    assert made["optimizer"].param_groups[0]["params"] == list(module.network.parameters())
     seen = [rate for (rate,) in rates(made["lr_scheduler"]["scheduler"], total or 40)]
     assert seen.index(pytest.approx(0.01)) == 0.4 * (total or 40)
 
 
 def test_a_training_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Stub.trainer, "estimated_stepping_batches", float("inf"))
-    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    monkeypatch.setattr(Module.trainer, "estimated_stepping_batches", float("inf"))
     with pytest.raises(ConfigurationError, match=r"needs the training length: give trainer\.max_steps"):
-        configure(Stub(), parameters, lambda p: SGD(p, lr=0.1), FractionalStepLR)  # type: ignore[arg-type]
+        of_sgd(None).configure_optimizers()
 
 
 def test_other_schedulers_are_left_alone() -> None:
-    made: Any = configure(
-        Stub(),
-        [torch.nn.Parameter(torch.zeros(1))],
-        lambda p: SGD(p, lr=0.1),
-        lambda o: MultiStepLR(o, [3]),  # type: ignore[arg-type]
-    )
+    made: Any = of_sgd(lambda o: MultiStepLR(o, [3])).configure_optimizers()
     assert isinstance(made["lr_scheduler"]["scheduler"], MultiStepLR)
 
 
@@ -140,8 +142,7 @@ def test_other_schedulers_are_left_alone() -> None:
     ],
 )  # fmt: skip
 def test_optimiser_and_schedule_are_told_as_json(optimizer: Any, scheduler: Any, expected: tuple[Any, Any]) -> None:
-    parameters = [torch.nn.Parameter(torch.zeros(1))]
-    told = training_settings(parameters, optimizer, scheduler)
+    told = Module(optimizer, scheduler).training_settings()
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     for found, wanted in zip((told["optimizer"], told["lr_scheduler"]), expected, strict=True):
         assert {key: found[key] for key in wanted} == wanted
@@ -150,6 +151,11 @@ def test_optimiser_and_schedule_are_told_as_json(optimizer: Any, scheduler: Any,
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_diverged_loss_stops_the_training(loss: float) -> None:
-    require_finite("loss is", [torch.tensor(1e30)], 3)
-    with pytest.raises(DivergedError, match="at step 3"):
-        require_finite("loss is", [torch.tensor(loss)], 3)
+    module = of_sgd(None)
+    module.require_finite(torch.tensor(1e30))
+    module.require_finite()
+    with pytest.raises(DivergedError, match="loss is not finite at step 3"):
+        module.require_finite(torch.tensor(loss))
+    module.network.bias.data.fill_(loss)
+    with pytest.raises(DivergedError, match="weights are not finite at step 3"):
+        module.require_finite()

@@ -1,4 +1,4 @@
-"""RunCheckpoint: the latest state of a run, committed by one rename, with its noise snapshot; older ones go when it stands."""
+"""Where a run keeps its files, ``<run>/{config.yaml, events, checkpoints/, protected/}``, and RunCheckpoint, which saves its state."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from salm_lightning.callbacks.run_folder import checkpoint_folder
 from salm_lightning.errors import require
 from salm_lightning.files import flush
 from salm_lightning.interruption import Interruption
 
 _CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
 _OURS = re.compile(r"step=\d+\.ckpt|\.step=\d+\.ckpt\.tmp")
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """Return the run's folder, the same on every rank (all ranks have to call it together)."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def checkpoint_folder(trainer: Trainer) -> Path:
+    """Return where checkpoints and noise snapshots go."""
+    return run_folder(trainer) / "checkpoints"
 
 
 class RunCheckpoint(Checkpoint):

@@ -21,8 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
-from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
-from salm_lightning.callbacks.run_folder import checkpoint_folder, run_folder
+from salm_lightning.callbacks.checkpoint import RunCheckpoint, checkpoint_folder, latest_checkpoint, run_folder
 from salm_lightning.cli.composition import DEFAULT, Rules, Setting, same_class
 from salm_lightning.cli.config_files import resolve_checkpoint
 from salm_lightning.cli.messages import imported
@@ -38,8 +37,8 @@ from salm_lightning.release import PoisonedDataModule, check_destination
 from salm_lightning.release.last_pass import is_published
 from salm_lightning.runs.effort import Precision, check_seed
 from salm_lightning.runs.generation import generate
-from salm_lightning.runs.results import gather_predictions, save_predictions
 from salm_lightning.runs.summary import print_release, print_victim
+from salm_lightning.runs.victims import gather_predictions, save_predictions
 
 FROM_DATA = ("num_classes", "channels", "image_size", "task")
 """Arguments of a module that the command line takes from the data."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
-from salm_lightning.console import duration
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release.manifest import Publish
 from salm_lightning.runs.effort import Training
@@ -54,21 +52,12 @@ def classwise(
     Raises:
         SalmError: An argument is wrong, or another result stands at ``out``.
     """
-    # Not with this module, which --help needs.
-    from lightning.pytorch import seed_everything
+    from salm_lightning.runs.protection import loaded  # not with this module, which --help needs
+    from salm_lightning.scenarios.classwise import ClassWise, Support, numbers_of
 
-    from salm_lightning.console import say
-    from salm_lightning.data.original import named_images
-    from salm_lightning.runs.trainers import check_accelerator
-    from salm_lightning.scenarios.classwise import Support, numbers_of, protect_classes
-
-    check_accelerator(training.accelerator)
-    seed_everything(training.seed, verbose=False)
-    begin = time.perf_counter()
-    images = named_images(data, size, root, batch_size=batch_size, seed=training.seed).load()
-    numbers = numbers_of(classes, images)
-    among = Support.named(support, images, root, num_support, training.seed)
-    folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}-classwise"
-    protect_classes(images, numbers, among, folder, method, training, proof, publish, yes, overwrite)
-    say(f"Time taken:        {duration(time.perf_counter() - begin)}")
+    with loaded(data, size, root, batch_size, training) as images:
+        numbers = numbers_of(classes, images)
+        among = Support.named(support, images, root, num_support, training.seed)
+        folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}-classwise"
+        ClassWise(images, folder, method, training, proof, publish, numbers=numbers, support=among).run(yes, overwrite)
     return 0

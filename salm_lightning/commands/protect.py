@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
-from salm_lightning.console import duration
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release.manifest import Publish
 from salm_lightning.runs.effort import Training
-
-RECORD = "protect.json"
-"""File name of the record of a result, in its folder."""
 
 
 def protect(
@@ -52,41 +47,9 @@ def protect(
         SalmError: An argument is wrong, or a result stands at ``out``.
     """
     training = Training(**options)
-    # Not with this module, which --help needs.
-    from lightning.pytorch import seed_everything
-    from rich.console import Console
+    from salm_lightning.runs.protection import Protection, loaded  # not with this module, which --help needs
 
-    from salm_lightning.console import say
-    from salm_lightning.data.original import named_images
-    from salm_lightning.runs.plan import announce, generator_work, victim_work
-    from salm_lightning.runs.proof import proof_table, verdict
-    from salm_lightning.runs.result_folder import ResultFolder
-    from salm_lightning.runs.summary import print_release
-    from salm_lightning.runs.trainers import check_accelerator
-    from salm_lightning.runs.training import GENERATOR, identity_of, make_release, train_victims
-
-    check_accelerator(training.accelerator)
-    seed_everything(training.seed, verbose=False)
-    begin = time.perf_counter()
-    images = named_images(data, size, root, batch_size=batch_size, seed=training.seed).load()
-    folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
-    identity = identity_of(method, training, images, publish)
-    result = ResultFolder(folder / RECORD, identity, [folder / GENERATOR], proof)
-    result.check(overwrite)
-    noise = [] if result.is_released else [generator_work(training, method, images)]
-    announce(training, proof, [*noise, *(victim_work(training, images) for _ in result.victims_left)], yes)
-    with result.taken():
-        first = f"[1/{3 if proof else 1}]"
-        if result.is_released:
-            say(f"{first} the noise: done before")
-        else:
-            needs = f", {training.lengths.steps} steps" if method.trains_source_on else ", which needs no training"
-            say(f"{first} making the noise: {method.name}{needs}")
-            make_release(training, method, images, folder, overwrite=True, publish=publish)
-            result.note_release()
-        found = train_victims(training, images, folder, ("[2/3] ", "[3/3] ")) if proof else {}
-    if found:
-        Console().print(proof_table(found, images))
-    print_release(result.release, folder, images, verdict(found, images) if found else "")
-    say(f"Time taken:        {duration(time.perf_counter() - begin)}")
+    with loaded(data, size, root, batch_size, training) as images:
+        folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
+        Protection(images, folder, method, training, proof, publish).run(yes, overwrite)
     return 0

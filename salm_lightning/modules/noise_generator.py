@@ -8,32 +8,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from salm_lightning.callbacks.last_validation import last_validation
-from salm_lightning.callbacks.run_folder import checkpoint_folder
-from salm_lightning.callbacks.settings_table import show_settings
+from salm_lightning.callbacks.checkpoint import checkpoint_folder
 from salm_lightning.callbacks.throughput import logs_at
 from salm_lightning.data.base import Batch, Task
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError, look_up, require
 from salm_lightning.metrics import ClassificationMetrics, classification_loss
 from salm_lightning.models import Architecture, NetworkFactory
-from salm_lightning.modules.layers import has_dropout, seed_dropout, share_statistics
-from salm_lightning.modules.schedule import (
-    FractionalStepLR,
-    automatic_updates,
-    configure,
-    default_optimizer,
-    require_finite,
-    training_length,
-    training_settings,
-    warn_of_changes,
-)
+from salm_lightning.modules.base import TrainedModule
+from salm_lightning.modules.schedule import automatic_updates, default_optimizer, training_length, warn_of_changes
 from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import Objective, Samples, frozen, release_images
 from salm_lightning.noise.selection import Selection
@@ -41,7 +28,7 @@ from salm_lightning.noise.store import Keeper, fingerprint, snapshot_folder
 from salm_lightning.release.last_pass import ProtectedChunk
 
 
-class NoiseGeneratorModule(LightningModule):
+class NoiseGeneratorModule(TrainedModule):
     """Train a source model on data whose noise is improved against it, then make the noise to release.
 
     Each training step improves the noise of a batch by masked PGD with the source model frozen, then takes one optimiser step of the
@@ -69,7 +56,7 @@ class NoiseGeneratorModule(LightningModule):
             and EM 10, TAP 250; class-wise EM 0, and no other).
         selection: Which samples are protected, where not all are; the source model sees the others as they are.
         optimizer: Builds the source model's optimiser from its parameters; ``None`` is the architecture's own.
-        lr_scheduler: Builds its schedule, stepped with every batch; ``None`` is :class:`FractionalStepLR`.
+        lr_scheduler: Builds its schedule, stepped with every batch; ``None`` is :class:`~salm_lightning.modules.FractionalStepLR`.
         seed: Settles the weights and every draw.
 
     Attributes:
@@ -99,10 +86,10 @@ class NoiseGeneratorModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        arch = Architecture.parse(source, "source")
+        super().__init__(arch, num_classes, task, optimizer or default_optimizer(arch), lr_scheduler, seed)
         self.automatic_optimization = False
         self.method = method
-        self.task = Task(task)
         self.loop = look_up("loop", loop, ("persistent", "fresh"))
         self.updates_per_visit = updates_per_visit
         self.pgd_steps = pgd_steps
@@ -111,13 +98,8 @@ class NoiseGeneratorModule(LightningModule):
         self.selection = selection
         self.noise = Keeper(method, loop, num_classes)
         self.noise.check(self.task, loop, selection, self.last_pass_steps)
-        self.seed = seed
-        self.arch = Architecture.parse(source, "source")
-        self.build_optimizer = optimizer or default_optimizer(self.arch)
-        self.build_scheduler = lr_scheduler or FractionalStepLR
         self.width, self.as_rgb = width, as_rgb
         self.batch_norm = look_up("batch_norm", batch_norm, ("running", "batch"))
-        self.num_classes = num_classes
         self.source = self.arch.build(num_classes, channels, image_size, width, seed, as_rgb)
         self.image_shape = (channels, image_size, image_size)
         self.clean_metrics = ClassificationMetrics(self.task, num_classes)
@@ -125,9 +107,14 @@ class NoiseGeneratorModule(LightningModule):
         self.last_pictures: dict[str, Any] | None = None
         self._selected: Tensor | None = None
         self._trained_on: str | None = None
-        self._from_checkpoint = self._drops = False
+        self._from_checkpoint = False
         self._updates = pgd_steps
         self.trained: dict[str, Any] | None = None
+
+    @property
+    def network(self) -> nn.Module:  # type: ignore[override]
+        """The source model."""
+        return self.source
 
     def settings(self) -> dict[str, Any]:
         """Return every setting that shapes the noise, as JSON values, for manifests and for comparing runs."""
@@ -142,30 +129,32 @@ class NoiseGeneratorModule(LightningModule):
             "pgd_steps": self.pgd_steps,
             "last_pass_steps": self.last_pass_steps,
             "selection": None if self.selection is None else asdict(self.selection),
-            **training_settings(self.source.parameters(), self.build_optimizer, self.build_scheduler),
+            **self.training_settings(),
             "seed": self.seed,
         }
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the source model's optimiser and schedule."""
-        return configure(self, self.source.parameters(), self.build_optimizer, self.build_scheduler)
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Have the final model validated as well."""
-        return last_validation(self.trainer)
 
     def setup(self, stage: str) -> None:
         """Settle which samples are protected, and make room for the noise of this rank's samples, if any is kept."""
         if stage in ("fit", "predict") and self.selection is not None:
-            selected = self.selected_samples(_image_data(self))
+            selected = self.selected_samples(self._data)
             self._selected = torch.from_numpy(selected).to(self.trainer.strategy.root_device)
         self._from_checkpoint = False
         if stage == "fit" and self.noise.keeps:
-            data, trainer = _image_data(self), self.trainer
+            data, trainer = self._data, self.trainer
             data.setup("fit")
             self._trained_on = fingerprint(data.split("train"))
             shard, device = data.shard(trainer.global_rank, trainer.world_size), trainer.strategy.root_device
             self.noise.open(shard, trainer.world_size, self.image_shape, device, lambda: checkpoint_folder(trainer))
+
+    @property
+    def _data(self) -> ImageDataModule:
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ImageDataModule):
+            raise ConfigurationError(
+                f"{type(self).__name__} needs data with sample indices: pass datamodule=MedMNISTDataModule(...) or another "
+                f"ImageDataModule to the Trainer (got {type(data).__name__})."
+            )
+        return data
 
     def selected_samples(self, data: ImageDataModule) -> NDArray[np.bool_] | None:
         """Say of each training sample whether it is protected, boolean ``[N]``; ``None`` when all are.
@@ -179,9 +168,8 @@ class NoiseGeneratorModule(LightningModule):
         return self.selection.mask(data.split("train").labels, data.info)
 
     def on_train_start(self) -> None:
-        """Find out whether each step has to settle what dropout draws, and note for manifest and TensorBoard how the training goes."""
-        self._drops = not self.arch.is_ours or has_dropout(self.source)
-        data = _image_data(self)
+        """Note for manifest and TensorBoard how the training goes."""
+        data = self._data
         updates = self.updates_per_visit if self.noise.keeps else None
         if updates == "auto":
             steps = training_length(self.trainer, "updates_per_visit='auto'", "a number from 1 to 10")
@@ -189,14 +177,13 @@ class NoiseGeneratorModule(LightningModule):
         self._updates = updates or self.pgd_steps
         self.trained = {"batch_size": data.batch_size, "precision": str(self.trainer.precision), "updates_per_visit": updates}
         shown = ("train/source_loss", "train/source_acc", "val/clean_acc", "val/clean_balanced_acc")
-        show_settings(self.trainer, self.settings() | {"training": self.trained}, shown)
+        self.begin_training(self.settings() | {"training": self.trained}, shown)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Improve the batch's noise, then step the source model on the noisy batch."""
         samples = self._samples(batch)
         noise = self._perturb(samples)
-        if self._drops:
-            seed_dropout(self.seed, self.global_step, self.global_rank)
+        self.seed_dropout()
         protected = (samples.images + noise.delta).clamp(0, 1)
         logits = self.source(self.method.transform(protected, samples.indices, self.seed, "source", self.global_step))
         loss = classification_loss(logits, samples.labels, self.task)
@@ -206,7 +193,7 @@ class NoiseGeneratorModule(LightningModule):
         rate = optimizer.param_groups[0]["lr"]  # type: ignore[union-attr]
         optimizer.step()  # type: ignore[union-attr]
         self.lr_schedulers().step()  # type: ignore[union-attr]
-        share_statistics(self.source)
+        self.share_statistics()
         if logs_at(self.trainer, self.global_step):
             self._log_step(loss.detach(), logits.detach(), samples.labels, noise.delta, rate)
         if self.pictures_wanted:
@@ -216,7 +203,7 @@ class NoiseGeneratorModule(LightningModule):
 
     def on_train_end(self) -> None:
         """Make no release with a source model that has diverged."""
-        require_finite("weights are", self.source.parameters(), self.global_step)
+        self.require_finite()
         self.trained = {**(self.trained or {}), "steps": self.global_step}
 
     def _samples(self, batch: Batch) -> Samples:
@@ -241,7 +228,7 @@ class NoiseGeneratorModule(LightningModule):
         return Objective(self.source, samples, self.method.transform, purpose, counters, self.method.eot_samples, half)
 
     def _log_step(self, loss: Tensor, logits: Tensor, labels: Tensor, delta: Tensor, rate: float) -> None:
-        require_finite("loss is", [loss], self.global_step)
+        self.require_finite(loss)
         guessed = (logits > 0).float() if self.task is Task.MULTI_LABEL else logits.argmax(dim=1)
         touched = ((delta * 255).round() != 0).any(dim=1)
         values: dict[str, Tensor | float] = {
@@ -280,7 +267,7 @@ class NoiseGeneratorModule(LightningModule):
         """Without a checkpoint, start from the noise that this very process has trained, if it is that of the images at hand."""
         if self._from_checkpoint:
             return
-        at_hand = self.noise.store is not None and self._trained_on == fingerprint(_image_data(self).split("train"))
+        at_hand = self.noise.store is not None and self._trained_on == fingerprint(self._data.split("train"))
         if at_hand and self.trainer.world_size > 1:
             raise ConfigurationError(
                 "ckpt_path=None: each of several ranks holds the noise of its own images only, and the last pass needs all of it. "
@@ -317,7 +304,7 @@ class NoiseGeneratorModule(LightningModule):
         """Write this rank's noise and name it, with checksums, in the checkpoint."""
         checkpoint["settings"] = self.settings()
         checkpoint["noise"] = self.save_noise()
-        checkpoint["data"] = fingerprint(_image_data(self).split("train"))
+        checkpoint["data"] = fingerprint(self._data.split("train"))
         checkpoint["trained"] = self.trained = {**(self.trained or {}), "steps": self.global_step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -335,10 +322,10 @@ class NoiseGeneratorModule(LightningModule):
         saved, path = checkpoint.get("noise"), self.trainer.ckpt_path
         self._from_checkpoint, self.noise.last_start = True, None
         self.trained = checkpoint.get("trained")
-        same_data = checkpoint.get("data") == fingerprint(_image_data(self).split("train"))
+        same_data = checkpoint.get("data") == fingerprint(self._data.split("train"))
         if self.trainer.state.fn == "fit" and not same_data:
             raise ConfigurationError(
-                f"ckpt_path={path} was trained on other images than {_image_data(self).info.name} holds now; resume with the same data, "
+                f"ckpt_path={path} was trained on other images than {self._data.info.name} holds now; resume with the same data, "
                 "or start a new run."
             )
         needed = self.trainer.state.fn in ("fit", "predict")  # a test only reads the source model
@@ -362,13 +349,3 @@ def _check_steps(method: Method, updates_per_visit: int | str, pgd_steps: int, l
             f"last_pass_steps=0 releases the noise as it was trained, and {method.name} makes none before the last pass; give 1 or "
             f"more, or leave it out for {method.last_pass_steps}."
         )
-
-
-def _image_data(module: LightningModule) -> ImageDataModule:
-    data = getattr(module.trainer, "datamodule", None)
-    if not isinstance(data, ImageDataModule):
-        raise ConfigurationError(
-            f"{type(module).__name__} needs data with sample indices: pass datamodule=MedMNISTDataModule(...) or another "
-            f"ImageDataModule to the Trainer (got {type(data).__name__})."
-        )
-    return data

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.optimizer import ParamsT
 
 from salm_lightning.countermeasures import Countermeasure
-from salm_lightning.errors import ConfigurationError, DivergedError
+from salm_lightning.errors import ConfigurationError
 from salm_lightning.models import Architecture
 from salm_lightning.models.architecture import PAPER_SGD
-
-_PROGRESS = ("base_lrs", "last_epoch")
-"""What a scheduler's state holds beside its arguments; the first rate is the optimiser's."""
 
 
 class FractionalStepLR(LRScheduler):
@@ -83,33 +76,6 @@ def automatic_updates(noises: int, steps: int, batch_size: int) -> int:
     return min(10, max(1, math.ceil(30 * noises / (steps * batch_size))))
 
 
-def configure(
-    module: LightningModule, parameters: ParamsT, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable
-) -> OptimizerLRScheduler:
-    """Return what ``configure_optimizers`` returns: one optimiser, and a schedule that steps with every batch."""
-    built = optimizer(parameters)
-    scheduler = lr_scheduler(built)
-    if isinstance(scheduler, FractionalStepLR) and scheduler.total_steps is None:
-        scheduler.total_steps = training_length(module.trainer, "FractionalStepLR", "total_steps")
-    return {"optimizer": built, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def training_settings(
-    parameters: ParamsT, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable
-) -> dict[str, dict[str, Any]]:
-    """Return class and arguments of an optimiser and its schedule, as JSON values under ``optimizer`` and ``lr_scheduler``.
-
-    What a callable was made from cannot be asked of it, so both are built once more and thrown away.
-    """
-    built = optimizer(parameters)
-    scheduler = lr_scheduler(built)
-    arguments = {key: value for key, value in scheduler.state_dict().items() if key not in _PROGRESS and not key.startswith("_")}
-    return {
-        "optimizer": {"class": type(built).__name__, **_plain(built.defaults)},
-        "lr_scheduler": {"class": type(scheduler).__name__, **_plain(arguments)},
-    }
-
-
 def training_length(trainer: Trainer, needed_by: str, instead: str) -> int:
     """Return the steps of a whole training, whether they or the epochs are given; the Trainer has its data.
 
@@ -124,18 +90,6 @@ def training_length(trainer: Trainer, needed_by: str, instead: str) -> int:
     return int(steps)
 
 
-def require_finite(what: str, values: Iterable[Tensor], step: int) -> None:
-    """Stop a training whose loss or weights have diverged; call it where the loss is logged, because it waits for the device.
-
-    Raises:
-        DivergedError: A value is NaN or infinite.
-    """
-    if not all(bool(torch.isfinite(value).all()) for value in values):
-        raise DivergedError(
-            f"The {what} not finite at step {step}: training has diverged. Lower the learning rate or use 32-true."
-        )
-
-
 def warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Say which settings of a resumed run differ from its checkpoint's, and what of them counts."""
     changed = [key for key in before if key in now and before[key] != now[key]]
@@ -143,9 +97,3 @@ def warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
         kept = ", but the optimiser goes on as it was saved" if "optimizer" in changed else ""
         listed = "; ".join(f"{key}: {before[key]!r} in the checkpoint, {now[key]!r} now" for key in changed)
         rank_zero_warn(f"Resuming with other settings than the checkpoint's; those given now are used{kept}. {listed}.")
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON holds it: text for what is not finite, and of what it cannot hold, such as a function, the type's name."""
-    text = json.dumps(value, default=lambda item: item.tolist() if isinstance(item, Tensor) else type(item).__name__)
-    return json.loads(text, parse_constant=lambda constant: str(float(constant)))

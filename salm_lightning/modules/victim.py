@@ -5,14 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from salm_lightning.callbacks.last_validation import last_validation
-from salm_lightning.callbacks.settings_table import show_settings
 from salm_lightning.callbacks.throughput import logs_at
 from salm_lightning.countermeasures import Countermeasure, TrainingStep
 from salm_lightning.data.base import SPLITS, Batch, Task
@@ -20,18 +16,12 @@ from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.metrics import ClassificationMetrics
 from salm_lightning.models import Architecture, NetworkFactory
-from salm_lightning.modules.layers import has_dropout, seed_dropout, share_statistics
-from salm_lightning.modules.schedule import (
-    FractionalStepLR,
-    configure,
-    default_optimizer,
-    require_finite,
-    training_settings,
-)
+from salm_lightning.modules.base import TrainedModule
+from salm_lightning.modules.schedule import default_optimizer
 from salm_lightning.noise.transforms import CropFlip
 
 
-class VictimModule(LightningModule):
+class VictimModule(TrainedModule):
     """Train a classifier the ordinary way (paper: Section 4.1 and Appendix B.2) and follow its accuracy on clean images.
 
     While it trains, the clean validation and test splits are both measured, so that beside the result after the last step stand the
@@ -49,7 +39,7 @@ class VictimModule(LightningModule):
         transform: Augmentation; ``None`` is ``CropFlip()``.
         countermeasure: What is done against the noise, such as ``JPEG(quality=10)``; ``None`` is nothing.
         optimizer: Builds the optimiser from the parameters; ``None`` is the architecture's or the countermeasure's own.
-        lr_scheduler: Builds its schedule, stepped with every batch; ``None`` is :class:`FractionalStepLR`.
+        lr_scheduler: Builds its schedule, stepped with every batch; ``None`` is :class:`~salm_lightning.modules.FractionalStepLR`.
         seed: Settles the weights and every draw.
 
     Raises:
@@ -71,20 +61,13 @@ class VictimModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.task = Task(task)
-        self.arch = Architecture.parse(arch)
-        self.width = width
-        self.as_rgb = as_rgb
-        self.transform = transform or CropFlip()
-        self.countermeasure = countermeasure or Countermeasure()
-        self.seed = seed
-        self.build_optimizer = optimizer or default_optimizer(self.arch, self.countermeasure)
-        self.build_scheduler = lr_scheduler or FractionalStepLR
+        countermeasure, parsed = countermeasure or Countermeasure(), Architecture.parse(arch)
+        built_by = optimizer or default_optimizer(parsed, countermeasure)
+        super().__init__(parsed, num_classes, task, built_by, lr_scheduler, seed)
+        self.width, self.as_rgb = width, as_rgb
+        self.transform, self.countermeasure = transform or CropFlip(), countermeasure
         self.network = self.arch.build(num_classes, channels, image_size, width, seed, as_rgb)
         self.meters = nn.ModuleDict({name: ClassificationMetrics(self.task, num_classes) for name in ("val", "curve", "test")})
-        self._drops = False
         self.history: dict[str, dict[str, float]] = {}
         """Test results so far: ``last``, ``best_on_val`` (with the ``val_acc`` or ``val_auc`` that chose it) and ``peak``."""
         self.result: dict[str, Any] | None = None
@@ -99,14 +82,6 @@ class VictimModule(LightningModule):
         """Return logits ``[B, num_classes]`` for images ``[B, C, H, W]`` in [0, 1]."""
         logits: Tensor = self.network(images)
         return logits
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimiser and its schedule."""
-        return configure(self, self.network.parameters(), self.build_optimizer, self.build_scheduler)
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Have the final model validated as well."""
-        return last_validation(self.trainer)
 
     def setup(self, stage: str) -> None:
         """Ask the data for the test split's curve during training, and for images as the countermeasure prepares them.
@@ -129,27 +104,25 @@ class VictimModule(LightningModule):
             )
 
     def on_train_start(self) -> None:
-        """Find out whether each step has to settle what dropout draws, and show the settings in TensorBoard."""
-        self._drops = not self.arch.is_ours or has_dropout(self.network)
-        show_settings(self.trainer, self.settings(), [f"{split}/{name}" for split in ("val", "test") for name in self.scalars])
+        """Show the settings in TensorBoard."""
+        self.begin_training(self.settings(), [f"{split}/{name}" for split in ("val", "test") for name in self.scalars])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss on an augmented batch."""
-        if self._drops:
-            seed_dropout(self.seed, self.global_step, self.global_rank)
+        self.seed_dropout()
         step = TrainingStep(*batch, self.task, self.num_classes, self.seed, self.network, self.transform, number=self.global_step)
         loss = self.countermeasure.loss(step)
         # Lightning writes after this step, which is not counted yet; what is logged at other steps is stale by then, or lost.
         if logs_at(self.trainer, self.global_step + 1):
-            require_finite("loss is", [loss], self.global_step)
+            self.require_finite(loss)
             self.log("train/loss", loss.detach(), batch_size=len(batch.labels))
             self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(batch.labels))  # type: ignore[union-attr]
         return loss
 
     def on_train_end(self) -> None:
         """Let all ranks be tested with the statistics that the checkpoint holds; a diverged victim proves nothing."""
-        require_finite("weights are", self.network.parameters(), self.global_step)
-        share_statistics(self.network)
+        self.require_finite()
+        self.share_statistics()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect predictions on the clean validation split (loader 0) and the clean test split (loader 1)."""
@@ -229,6 +202,6 @@ class VictimModule(LightningModule):
             "as_rgb": self.as_rgb,
             "transform": dict(vars(self.transform)),
             "countermeasure": self.countermeasure.settings(),
-            **training_settings(self.network.parameters(), self.build_optimizer, self.build_scheduler),
+            **self.training_settings(),
             "seed": self.seed,
         }

@@ -20,9 +20,9 @@ from salm_lightning.reproduce.cells import SKIPPED, Cell, ClassOwners, Experimen
 from salm_lightning.reproduce.settings import Dataset, Settings
 from salm_lightning.runs.effort import Training
 from salm_lightning.runs.plan import generator_work, victim_work
+from salm_lightning.runs.protection import results_file
 from salm_lightning.runs.record import FAILED, Run, read_run
-from salm_lightning.runs.result_folder import results_file
-from salm_lightning.scenarios.classwise import RECORD, Support, numbers_of, protect_classes
+from salm_lightning.scenarios.classwise import ClassWise, Support, numbers_of
 from salm_lightning.sweep.cost import Cost, PlannedRun, show_runs
 
 _GENERAL = "no folder of general images is given: name one with --general FOLDER, with one subfolder of images per class"
@@ -59,7 +59,8 @@ class ClassByClass(Experiment):
             images = named_images(cell.dataset.name, cell.dataset.size, root, seed=seed).load()
             support = Support.named(self._among(recipe), images, root, self._num_support(recipe), seed)
             numbers, training = numbers_of(recipe.classes, images), self._training(cell, seed)
-            protect_classes(images, numbers, support, folder, SALM(), training, yes=True, overwrite=True)
+            result = ClassWise(images, folder, SALM(), training, numbers=numbers, support=support)
+            result.run(yes=True, overwrite=True)
         except (SalmError, RuntimeError) as error:  # diverged, or out of memory
             self._failed[folder] = Run({}, FAILED, str(error))
             say(f"FAILED: {error}")
@@ -72,7 +73,7 @@ class ClassByClass(Experiment):
 
     def _state(self, folder: Path) -> Run:
         """Return what became of a release and its victims, in this command or before."""
-        return self._failed.get(folder) or read_run(folder / RECORD) or Run({})
+        return self._failed.get(folder) or read_run(folder / ClassWise.record) or Run({})
 
     def missing(self, cell: Cell) -> str:
         """Return why a cell cannot be measured here: its data, or those of its support classes."""

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
-from salm_lightning.callbacks.checkpoint import save_run
-from salm_lightning.callbacks.run_folder import run_folder
+from salm_lightning.callbacks.checkpoint import run_folder, save_run
 from salm_lightning.data import ImageDataModule
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.release.last_pass import is_published, last_pass

@@ -1,4 +1,4 @@
-"""What a run prints and writes at its end: where the artefacts are, what was measured, and the next command."""
+"""What a run prints and writes at its end: where the artefacts are, what was measured and proven, and the next command."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from salm_lightning.console import command, metrics_table, say
-from salm_lightning.data import ImageDataModule
+from salm_lightning.data import ImageDataModule, Task
 from salm_lightning.data.catalogue import INFO
 from salm_lightning.files import write_json
+from salm_lightning.metrics.learned import KEPT_LIMIT, LEARNED, MEASURES, Scale, floors_of
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import Manifest
 from salm_lightning.release.manifest import DATAMODULE
-from salm_lightning.runs.results import RESULTS, victim_results
+from salm_lightning.runs.victims import RESULTS, victim_results
 
 _FIT_VICTIM = ("salm-cli", "fit", "--config", "victim.yaml", "--config")
 _TITLES = {"last": "after the last step", "best_on_val": "at the best validation", "peak": "peak over training"}
@@ -109,3 +110,31 @@ def measured_table(manifest: Manifest) -> Table:
     chosen = "" if coverage.selection is None else f"; {coverage.selected} chosen to be protected"
     table.add_row("images covered", f"{coverage.written} of {coverage.samples}{chosen}")
     return table
+
+
+def proof_table(results: Mapping[str, Mapping[str, Any]], images: ImageDataModule) -> Table:
+    """Return a table of victims' results by what they were trained on, with the majority-class line."""
+    rows = {f"{name} images": result["test"] for name, result in results.items()}
+    blind = 0.5 if images.task is Task.MULTI_LABEL else 1 / images.num_classes
+    rows["majority class (no model)"] = {"acc": results["clean"]["majority"], "auc": 0.5, "balanced_acc": blind, "kappa": 0.0}
+    title = f"A model trained on it, measured on the clean test split of {images.info.name}"
+    return metrics_table(title, "trained on", rows, digits=1)
+
+
+def verdict(results: Mapping[str, Mapping[str, Any]], images: ImageDataModule) -> str:
+    """Return in words whether the clean victim has learned anything, and how much of it the protected one keeps."""
+    clean, protected = (results[name]["test"] for name in ("clean", "protected"))
+    scale = Scale.of(floors_of(images.task, images.num_classes, results["clean"]["majority"]), clean)
+    share = scale.kept(protected)
+    if share is None:
+        reached = " and ".join(f"{MEASURES[name]} {clean[name]:.1%} ({floor:.1%})" for name, floor in scale.floors.items())
+        return (
+            f"Nothing is shown: the model trained on the clean images learned next to nothing. It reaches {reached}; in brackets what "
+            f"knowing nothing does, and {100 * LEARNED:.0f} points above it would count. Train the victims longer: more victim_steps, a "
+            "larger width or effort."
+        )
+    kept = f"the model trained on the protected images keeps {max(0.0, share):.0%} of what the one trained on the clean images learned"
+    limit = f"more than {KEPT_LIMIT:.0%} counts as learned"
+    if share > KEPT_LIMIT:
+        return f"Not protected: {kept}; {limit}. Train the noise longer: more steps, a larger width or effort."
+    return f"Protected, as far as one model trained without any countermeasure shows: {kept}; {limit}. An audit tries more."

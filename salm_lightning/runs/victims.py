@@ -1,4 +1,4 @@
-"""Victims: assembling, training and measuring one, for every command that trains victims itself."""
+"""Victims: assembling, training and measuring one, its results and its predictions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from torch import Tensor
 
+from salm_lightning.console import say
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
+from salm_lightning.files import replacing
+from salm_lightning.metrics import majority_baseline
 from salm_lightning.models import Architecture, NetworkFactory
 from salm_lightning.modules import VictimModule
 from salm_lightning.modules.schedule import default_optimizer
 from salm_lightning.runs.effort import Precision, check_seed, require_positive
-from salm_lightning.runs.results import victim_results
 from salm_lightning.runs.trainers import facts_of, single_device_trainer
+
+RESULTS = "results.json"
+"""File name of a victim's results in its run folder."""
+_PREDICTED = ("indices", "labels", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -123,3 +133,47 @@ def train_victim(
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
     return TrainedVictim(module, victim_results(module, data), curve.values, time.monotonic() - begin)
+
+
+def victim_results(module: VictimModule, data: ImageDataModule) -> dict[str, Any]:
+    """Return a tested victim's results as JSON values.
+
+    Returns:
+        ``test`` (after the last step, with recall per class and the confusion matrix), ``history`` (``last``, ``best_on_val``,
+        ``peak``), the test split's ``majority`` line, and the victim's settings.
+    """
+    majority = majority_baseline(data.split("test").labels, data.task, data.num_classes)
+    return {
+        "data": data.describe(),
+        "victim": module.settings(),
+        "steps": int(module.history.get("last", {}).get("step", 0)),
+        "majority": majority,
+        "test": module.result,
+        "history": module.history,
+    }
+
+
+def gather_predictions(batches: list[dict[str, Tensor]]) -> dict[str, NDArray[Any]]:
+    """Return the predictions of all ranks in the order of the sample indices; all ranks have to call it together.
+
+    Args:
+        batches: What ``VictimModule.predict_step`` returned on this rank.
+
+    Returns:
+        ``indices`` int64 ``[N]``, ``labels`` and ``probabilities``, on every rank.
+    """
+    parts = [{name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in _PREDICTED}] if batches else []
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        found: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(found, parts)
+        parts = [part for of_rank in found for part in of_rank]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in _PREDICTED}
+    order = np.argsort(joined["indices"])
+    return {name: array[order] for name, array in joined.items()}
+
+
+def save_predictions(arrays: dict[str, NDArray[Any]], path: Path) -> None:
+    """Write a victim's predictions on the clean test split as ``.npz`` with probabilities, labels and indices."""
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+    say(f"Predictions on the test split: {path}")

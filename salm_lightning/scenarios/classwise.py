@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from salm_lightning.console import say
@@ -22,19 +21,12 @@ from salm_lightning.data.mapped import Scratch
 from salm_lightning.data.npz import NpzReader
 from salm_lightning.data.original import named_images
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.noise.methods import Method
 from salm_lightning.noise.selection import class_number
 from salm_lightning.release import Manifest, write_release
-from salm_lightning.release.manifest import Publish
-from salm_lightning.runs.effort import Training
-from salm_lightning.runs.plan import announce, generator_work, victim_work
-from salm_lightning.runs.proof import proof_table, verdict
-from salm_lightning.runs.result_folder import PROTECTED, ResultFolder
-from salm_lightning.runs.summary import print_release
-from salm_lightning.runs.training import identity_of, make_release, train_victims
+from salm_lightning.runs.estimate import Work
+from salm_lightning.runs.plan import generator_work
+from salm_lightning.runs.protection import PROTECTED, Protection
 
-RECORD = "classwise.json"
-"""File name of the record of a result, in its folder."""
 _ROWS = 128
 
 
@@ -96,87 +88,94 @@ def numbers_of(classes: Sequence[int | str] | None, images: ImageDataModule) -> 
     return list(range(images.num_classes)) if classes is None else [class_number(name, images.info) for name in classes]
 
 
-def protect_classes(
-    images: ImageDataModule,
-    numbers: Sequence[int],
-    support: Support,
-    folder: Path,
-    method: Method,
-    training: Training,
-    proof: bool = True,
-    publish: Publish = "all",
-    yes: bool = False,
-    overwrite: bool = False,
-) -> None:
-    """Protect classes one after another, each among support classes, put all into one release, and prove it on a victim.
+@dataclass
+class ClassWise(Protection):
+    """Classes protected one after another, each among support classes, and put into one release.
 
     Args:
         images: The dataset, loaded.
-        numbers: The classes.
-        support: The support classes.
         folder: Where the result goes.
         method: How the noise is made.
         training: How noise generators and victims are trained.
         proof: Train a clean and a protected victim and compare them.
         publish: Which splits go into the release.
-        yes: Begin what takes more than a day without asking.
-        overwrite: Replace a result that stands there; finished classes that were made with the same settings are used again.
-
-    Raises:
-        SalmError: Another result stands there, or a training has diverged.
+        numbers: The classes.
+        support: The support classes.
     """
-    scenario = {
-        "scenario": "class-wise", "classes": list(numbers), "support": support.name, "support_classes": list(support.class_names)
-    }  # fmt: skip
-    identity = {**identity_of(method, training, images, publish), **scenario, "origin": support.origin}
-    result = ResultFolder(folder / RECORD, identity, sorted(folder.glob("class-*")), proof)
-    result.check(overwrite, keep_parts=True)
-    left = [number for number in numbers if not (result.goes_on and (folder / f"class-{number}" / PROTECTED).exists())]
-    noise = [generator_work(training, method, images, _sizes(images, number, support)) for number in left]
-    announce(training, proof, [*noise, *(victim_work(training, images) for _ in result.victims_left)], yes)
-    with result.taken():
-        for position, number in enumerate(numbers, start=1):
-            head = f"[{position}/{len(numbers)}] {images.info.class_names[number]}"
-            if number not in left:
+
+    record: ClassVar[str] = "classwise.json"
+    keeps_parts: ClassVar[bool] = True
+    numbering: ClassVar[tuple[str, str]] = ("", "")
+
+    numbers: Sequence[int] = field(kw_only=True)
+    support: Support = field(kw_only=True)
+
+    def _scenario(self) -> dict[str, Any]:
+        classes = {"classes": list(self.numbers), "support": self.support.name}
+        return {"scenario": "class-wise", **classes, "support_classes": list(self.support.class_names)}
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that the result depends on, as JSON values."""
+        return {**super().identity(), **self._scenario(), "origin": self.support.origin}
+
+    def parts(self) -> list[Path]:
+        """Return the folders of classes that were protected before."""
+        return sorted(self.folder.glob("class-*"))
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"class-{number}"
+
+    def noise_works(self) -> list[Work]:
+        """Return the works of the classes that are not protected yet, and note which they are."""
+        self._left = [number for number in self.numbers if not (self.goes_on and (self._part(number) / PROTECTED).exists())]
+        return [generator_work(self.training, self.method, self.images, self._sizes(number)) for number in self._left]
+
+    def _sizes(self, number: int) -> dict[str, int]:
+        """Return the number of images of a class and its support, by split."""
+        labels = {name: self.images.split(name).labels[:, 0] for name in self.support.splits}
+        return {name: int((labels[name] == number).sum()) + len(split) for name, split in self.support.splits.items()}
+
+    def make_noise(self, overwrite: bool) -> None:
+        """Protect the classes that are left, then put the noisy images of all into one release."""
+        images, support = self.images, self.support
+        for position, number in enumerate(self.numbers, start=1):
+            head = f"[{position}/{len(self.numbers)}] {images.info.class_names[number]}"
+            if number not in self._left:
                 say(f"{head}: done before")
                 continue
             say(f"{head} among {len(support.class_names)} support classes")
-            combined = ClassWithSupport(
-                images, number, support.splits, support.class_names, batch_size=images.batch_size, seed=training.seed
+            options = {"batch_size": images.batch_size, "seed": self.training.seed}
+            self.make_release(
+                ClassWithSupport(images, number, support.splits, support.class_names, **options), self._part(number)
             )
-            make_release(training, method, combined, folder / f"class-{number}", overwrite=False)
-        if not result.is_released:
-            settings = {"method": method.settings(), **scenario, **training.settings()}
-            _merge(folder, images, numbers, settings, overwrite, publish)
-            result.note_release()
-        found = train_victims(training, images, folder) if proof else {}
-    if found:
-        Console().print(proof_table(found, images))
-        Console().print(_recall_table(found, images, numbers))
-    print_release(result.release, folder, images, verdict(found, images) if found else "")
+        if not self.is_released:
+            self._merge(overwrite)
+            self.note_release()
 
+    def _merge(self, overwrite: bool) -> None:
+        """Write the release; images of other classes stay as they are."""
+        parts = {number: self._part(number) / PROTECTED for number in self.numbers}
+        manifests = {number: Manifest.read(part) for number, part in parts.items()}
+        train = self.images.split("train")
+        settings = {"method": self.method.settings(), **self._scenario(), **self.training.settings()}
+        with ExitStack() as stack:
+            archives = {number: part / manifests[number].archive.name for number, part in parts.items()}
+            rows = {number: _rows(stack.enter_context(NpzReader(path))) for number, path in archives.items()}
+            bound, selected = manifests[self.numbers[0]].bound.to_dict(), np.isin(train.labels[:, 0], list(self.numbers))
+            blocks = _merged(train, rows)
+            write_release(self.release, self.images, blocks, settings, bound, overwrite, selected, publish=self.publish)
 
-def _sizes(images: ImageDataModule, number: int, support: Support) -> dict[str, int]:
-    """Return the number of images of a class and its support, by split."""
-    own = {name: int((images.split(name).labels[:, 0] == number).sum()) for name in support.splits}
-    return {name: count + len(support.splits[name]) for name, count in own.items()}
-
-
-def _merge(
-    folder: Path, images: ImageDataModule, numbers: Sequence[int], settings: dict[str, Any], overwrite: bool, publish: Publish
-) -> None:
-    """Put the noisy images of all classes into one release; images of other classes stay as they are."""
-    parts = {number: folder / f"class-{number}" / PROTECTED for number in numbers}
-    manifests = {number: Manifest.read(part) for number, part in parts.items()}
-    selected = np.isin(images.split("train").labels[:, 0], list(numbers))
-    with ExitStack() as stack:
-        readers = {
-            number: stack.enter_context(NpzReader(part / manifests[number].archive.name)) for number, part in parts.items()
-        }
-        rows = {number: _rows(reader) for number, reader in readers.items()}
-        bound = manifests[numbers[0]].bound.to_dict()
-        blocks = _merged(images.split("train"), rows)
-        write_release(folder / PROTECTED, images, blocks, settings, bound, overwrite, selected, publish=publish)
+    def tables(self, found: Mapping[str, Mapping[str, Any]]) -> Iterable[Table]:
+        """Yield tables of what the victims have shown, also of each protected class."""
+        yield from super().tables(found)
+        table = Table(title="Share of the test images of a protected class that are recognised (recall)")
+        table.add_column("class")
+        for name in found:
+            table.add_column(name, justify="right")
+        for number in self.numbers:
+            shares = (f"{results['test']['recall'][number]:.1%}" for results in found.values())
+            table.add_row(self.images.info.class_names[number], *shares)
+        yield table
 
 
 def _rows(archive: NpzReader) -> Iterator[NDArray[np.uint8]]:
@@ -192,14 +191,3 @@ def _merged(train: Split, rows: Mapping[int, Iterator[NDArray[np.uint8]]]) -> It
             if int(label) in rows:
                 block[position] = next(rows[int(label)])
         yield block
-
-
-def _recall_table(found: Mapping[str, Mapping[str, Any]], images: ImageDataModule, numbers: Sequence[int]) -> Table:
-    table = Table(title="Share of the test images of a protected class that are recognised (recall)")
-    table.add_column("class")
-    for name in found:
-        table.add_column(name, justify="right")
-    for number in numbers:
-        shares = (f"{results['test']['recall'][number]:.1%}" for results in found.values())
-        table.add_row(images.info.class_names[number], *shares)
-    return table

@@ -16,11 +16,11 @@ from typing import Any
 import yaml
 
 from salm_lightning.callbacks.checkpoint import latest_checkpoint
-from salm_lightning.callbacks.settings_table import LEFT_TO_SWEEP
 from salm_lightning.files import write_text
+from salm_lightning.modules.base import LEFT_TO_SWEEP
 from salm_lightning.release.manifest import MANIFEST
 from salm_lightning.runs.record import DONE, FAILED, INTERRUPTED, OPEN, Run, read_run
-from salm_lightning.runs.results import RESULTS
+from salm_lightning.runs.victims import RESULTS
 from salm_lightning.sweep.cost import Cost
 
 _TAIL = 2**16

@@ -1,0 +1,249 @@
+"""Protecting a dataset in a folder, from the noise to the proof: what ``protect`` and ``classwise`` do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lightning.pytorch import seed_everything
+from rich.console import Console
+from rich.table import Table
+
+from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
+from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
+from salm_lightning.console import duration, say
+from salm_lightning.data import ImageDataModule
+from salm_lightning.data.original import named_images
+from salm_lightning.errors import OutputExistsError
+from salm_lightning.files import file_sha256, write_json
+from salm_lightning.models import Architecture
+from salm_lightning.modules import NoiseGeneratorModule
+from salm_lightning.modules.schedule import default_optimizer
+from salm_lightning.noise.methods import Method
+from salm_lightning.release import PoisonedDataModule
+from salm_lightning.release.manifest import MANIFEST, Publish
+from salm_lightning.release.writer import check_destination
+from salm_lightning.runs.effort import Training
+from salm_lightning.runs.estimate import Work
+from salm_lightning.runs.generation import generate
+from salm_lightning.runs.plan import announce, generator_work, victim_work
+from salm_lightning.runs.record import DONE, FAILED, INTERRUPTED, Run, plain, read_run, resume
+from salm_lightning.runs.summary import print_release, proof_table, verdict
+from salm_lightning.runs.trainers import check_accelerator, facts_of, single_device_trainer
+from salm_lightning.runs.victims import RESULTS, VictimSettings, train_victim
+
+PROTECTED = "protected"
+"""Folder of the release in that of a result."""
+GENERATOR = "generator"
+"""Folder of the noise generator's run in that of a result."""
+VICTIMS = ("clean", "protected")
+"""What the victims of a proof are trained on."""
+
+
+def results_file(folder: Path, name: str) -> Path:
+    """Return where the results of a proof's victim are."""
+    return folder / f"victim-{name}" / RESULTS
+
+
+@contextmanager
+def loaded(
+    data: str, size: int | None, root: Path | None, batch_size: int | None, training: Training
+) -> Iterator[ImageDataModule]:
+    """Yield the images that a user names, once the machine is known to take the training, and say at the end how long all took."""
+    check_accelerator(training.accelerator)
+    seed_everything(training.seed, verbose=False)
+    begin = time.perf_counter()
+    yield named_images(data, size, root, batch_size=batch_size, seed=training.seed).load()
+    say(f"Time taken:        {duration(time.perf_counter() - begin)}")
+
+
+@dataclass
+class Protection:
+    """A result: a release, the victims of its proof, and a record of all that they depend on.
+
+    Args:
+        images: The dataset, loaded.
+        folder: Where the result goes; the release into ``protected`` there.
+        method: How the noise is made.
+        training: How noise generators and victims are trained.
+        proof: Train a clean and a protected victim and compare them.
+        publish: Which splits go into the release.
+
+    Attributes:
+        goes_on: Whether what stands in the folder was made with the same settings and is used again; known once it runs.
+    """
+
+    record: ClassVar[str] = "protect.json"
+    keeps_parts: ClassVar[bool] = False
+    """Whether what was made on the way with the same settings is used again even where a result is to be replaced."""
+    numbering: ClassVar[tuple[str, str]] = ("[2/3] ", "[3/3] ")
+    """What stands before the lines that announce the victims."""
+
+    images: ImageDataModule
+    folder: Path
+    method: Method
+    training: Training
+    proof: bool = True
+    publish: Publish = "all"
+
+    def __post_init__(self) -> None:
+        self.release, self._file = self.folder / PROTECTED, self.folder / self.record
+        self._run = Run(plain(self.identity()))
+        self.goes_on = False
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that the result depends on, as JSON values: an unfinished one only goes on with the same."""
+        file = self.images.source_file
+        source = {"source": None if file is None else file.sha256, "batch_size": self.images.batch_size}
+        data = {"dataset": self.images.describe(), **source, "publish": self.publish}
+        return {"method": self.method.settings(), **self.training.settings(), **data}
+
+    def run(self, yes: bool = False, overwrite: bool = False) -> None:
+        """Say what is to be done and do it; what the same settings have left unfinished goes on.
+
+        Args:
+            yes: Begin what takes more than a day without asking.
+            overwrite: Begin anew, whatever result stands there.
+
+        Raises:
+            OutputExistsError: A result stands there, or an unfinished one with other settings, and ``overwrite`` is off; or what stands
+                there is no result.
+            ConfigurationError: A person was asked and does not want to begin.
+            SalmError: A training has diverged.
+        """
+        self._check(overwrite)
+        victims = [name for name in VICTIMS if self.proof and not self._has_results(name)]
+        works = [*self.noise_works(), *(victim_work(self.training, self.images) for _ in victims)]
+        announce(self.training, self.proof, works, yes)
+        with self._taken():
+            self.make_noise(overwrite)
+            found = self._prove() if self.proof else {}
+        for table in self.tables(found) if found else ():
+            Console().print(table)
+        print_release(self.release, self.folder, self.images, verdict(found, self.images) if found else "")
+
+    def parts(self) -> list[Path]:
+        """Return the folders of what is made on the way to the release."""
+        return [self.folder / GENERATOR]
+
+    def noise_works(self) -> list[Work]:
+        """Return the works of the noise that is still to be made."""
+        return [] if self.is_released else [generator_work(self.training, self.method, self.images)]
+
+    def make_noise(self, overwrite: bool) -> None:
+        """Make the release, unless it stands."""
+        first = f"[1/{3 if self.proof else 1}]"
+        if self.is_released:
+            say(f"{first} the noise: done before")
+            return
+        needs = f", {self.training.lengths.steps} steps" if self.method.trains_source_on else ", which needs no training"
+        say(f"{first} making the noise: {self.method.name}{needs}")
+        self.make_release(self.images, self.folder, overwrite=True, publish=self.publish)
+        self.note_release()
+
+    def tables(self, found: Mapping[str, Mapping[str, Any]]) -> Iterable[Table]:
+        """Yield tables of what the victims have shown."""
+        yield proof_table(found, self.images)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the release stands that belongs to the result; another one may be replaced."""
+        known, manifest = self._run.results.get("release"), self.release / MANIFEST
+        return known is not None and manifest.is_file() and file_sha256(manifest) == known
+
+    def note_release(self) -> None:
+        """Record that the release that stands there is the result's."""
+        self._run = replace(self._run, results={"release": file_sha256(self.release / MANIFEST)})
+        self._run.write(self._file)
+
+    def make_release(self, images: ImageDataModule, folder: Path, overwrite: bool = False, publish: Publish = "all") -> None:
+        """Train a noise generator in ``folder/generator``, where an interrupted training goes on, and write ``folder/protected``."""
+        training, (source, width, steps, _) = self.training, self.training.lengths
+        architecture = Architecture.parse(source)
+        module = NoiseGeneratorModule(
+            self.method,
+            **facts_of(images),
+            source=architecture,
+            width=width,
+            loop=training.loop,
+            updates_per_visit=training.updates_per_visit,
+            optimizer=default_optimizer(architecture, learning_rate=training.source_learning_rate),
+            seed=training.seed,
+        )
+        callbacks = [Throughput(), progress_bar(), RunCheckpoint(max(1, steps // 10)), NoisePictures()]
+        trainer = single_device_trainer(folder, GENERATOR, steps, callbacks, training.accelerator, training.precision)
+        saved = folder / GENERATOR / "checkpoints"
+        if self.method.trains_source_on is not None:
+            trainer.fit(module, datamodule=images, ckpt_path=latest_checkpoint(saved), weights_only=True)
+        generate(trainer, module, images, folder / PROTECTED, latest_checkpoint(saved), overwrite, publish)
+
+    def _prove(self) -> dict[str, dict[str, Any]]:
+        """Train the victims whose results are not there yet; return results on the clean test split by what was trained on."""
+        training, images, results = self.training, self.images, {}
+        architecture, (_, width, _, steps) = Architecture.parse(training.victim), training.lengths
+        settings = VictimSettings(
+            architecture, width, steps, training.precision, learning_rate=training.learning_rate, seed=training.seed
+        )
+        poisoned = PoisonedDataModule(self.release, batch_size=images.batch_size, seed=images.seed)
+        poisoned.measure_on(images)
+        for prefix, name, data in zip(self.numbering, VICTIMS, (images, poisoned), strict=True):
+            path = results_file(self.folder, name)
+            if path.is_file():
+                say(f"{prefix}a victim on the {name} images: done before")
+                results[name] = json.loads(path.read_text(encoding="utf-8"))
+                continue
+            say(f"{prefix}training a victim on the {name} images: {architecture.name}, {steps} steps")
+            callbacks = [Throughput(), progress_bar()]
+            trained = train_victim(settings, data, self.folder, path.parent.name, callbacks, training.accelerator)
+            results[name] = trained.results
+            write_json(path, results[name])
+        return results
+
+    def _has_results(self, name: str) -> bool:
+        return self.goes_on and results_file(self.folder, name).is_file()
+
+    def _check(self, overwrite: bool) -> None:
+        """Look whether the folder may be taken: what the same settings have left unfinished goes on, anything else is in the way."""
+        before = read_run(self._file)
+        same = before is not None and before.identity == self._run.identity
+        self.goes_on = same and (self.keeps_parts or not overwrite)
+        if not overwrite:
+            self._run = resume(self._file, self._run.identity)
+            if same and not (self.is_released and (not self.proof or all(map(self._has_results, VICTIMS)))):
+                return
+            if not same and (found := [part.name for part in self._all_parts() if part.exists()]):
+                raise OutputExistsError(
+                    f"out={self.folder} holds {found[0]}, which no {self.record} says anything about; name another folder, or begin "
+                    "anew with --overwrite true."
+                )
+        try:
+            check_destination(self.release, overwrite)
+        except OutputExistsError as error:
+            raise OutputExistsError(f"out={self.folder}: {error}") from error
+
+    def _all_parts(self) -> list[Path]:
+        return [*self.parts(), *(results_file(self.folder, name).parent for name in VICTIMS)]
+
+    @contextmanager
+    def _taken(self) -> Iterator[None]:
+        """Take the folder, and record in the end what became of the result."""
+        if not self.goes_on:
+            for part in self._all_parts():
+                shutil.rmtree(part, ignore_errors=True)
+        self.goes_on, begin = True, time.monotonic()
+        self._run.write(self._file)
+        status, why = INTERRUPTED, ""
+        try:
+            yield
+            status = DONE
+        except Exception as error:
+            status, why = FAILED, str(error)
+            raise
+        finally:
+            self._run.ended(status, time.monotonic() - begin, self._run.results, why).write(self._file)
