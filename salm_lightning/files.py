@@ -14,8 +14,6 @@ from typing import Any
 
 from salm_lightning.errors import OutputExistsError
 
-_BLOCK = 2**22
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -78,11 +76,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def file_sha256(path: str | Path) -> str:
     """Return a file's SHA-256 sum in hexadecimal."""
-    total = hashlib.sha256()
     with Path(path).open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            total.update(block)
-    return total.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def checksums_of(options: Mapping[str, Any]) -> dict[str, str]:

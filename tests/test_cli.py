@@ -60,9 +60,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == shown
 
 
-@pytest.mark.parametrize(
-    ("command", "expected"), [("protect", "MedMNIST name, an ``.npz`` file"), ("verify", "original ``.npz``")]
-)
+@pytest.mark.parametrize(("command", "expected"), [("protect", "MedMNIST name, an .npz file"), ("verify", "original .npz")])
 def test_help_of_a_command_describes_its_arguments(command: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])

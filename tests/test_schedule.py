@@ -98,6 +98,9 @@ class Module(TrainedModule):
         super().__init__(Architecture("linear"), 2, Task.MULTI_CLASS, optimizer, scheduler, 0)
         self.network = torch.nn.Linear(1, 1)
 
+    def settings(self) -> dict[str, Any]:
+        return self.training_settings()
+
 
 def of_sgd(scheduler: Any) -> Module:
     return Module(lambda p: SGD(p, lr=0.1), scheduler)

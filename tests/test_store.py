@@ -126,7 +126,6 @@ def test_snapshots_are_written_and_read_in_slabs(tmp_path: Path, monkeypatch: py
     """No tensor and no array grows with the number of samples."""
     slab, count, shape = 2**16, 500, (3, 48, 48)
     monkeypatch.setattr("salm_lightning.noise.store.SLAB", slab, raising=False)
-    monkeypatch.setattr("salm_lightning.files._BLOCK", slab)  # of hashing
     store = NoiseStore(np.arange(count), shape, RADIUS, scratch=tmp_path if mapped else None)
     written = np.setdiff1d(np.arange(count), [0, 7, 499])
     for part in np.array_split(written, 20):

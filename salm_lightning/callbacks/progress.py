@@ -32,12 +32,12 @@ def progress_bar() -> ProgressBar:
     return RunProgressBar() if is_live(sys.stdout) else PlainProgress()
 
 
-def total_steps(trainer: Trainer) -> int | None:
-    """Return the number of steps of a whole fit, or None when it has no known end."""
+def total_steps(trainer: Trainer) -> float:
+    """Return the number of steps of a whole fit, infinity when it has no known end."""
     ends = [trainer.max_steps] if trainer.max_steps >= 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
         ends.append(trainer.max_epochs * int(trainer.num_training_batches))
-    return min(ends, default=None)
+    return min(ends, default=math.inf)
 
 
 def shown_metrics(trainer: Trainer) -> dict[str, float]:
@@ -69,8 +69,7 @@ class RunProgressBar(RichProgressBar):
     @property
     def total_train_batches(self) -> int | float:
         """Number of steps of the whole fit, or infinity."""
-        total = total_steps(self.trainer)
-        return math.inf if total is None else total
+        return total_steps(self.trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the bar in the first epoch and leave it alone in the others."""
@@ -124,13 +123,11 @@ class PlainProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; a resumed fit predicts its remaining time from its own steps."""
-        self._first_step = trainer.global_step
-        self._start = self._last_line = self._clock()
+        self._begin(trainer.global_step)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._first_step = 0
-        self._start = self._last_line = self._clock()
+        self._begin(0)
 
     on_predict_start = on_test_start
 
@@ -138,42 +135,38 @@ class PlainProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Print a line when one is due."""
-        if self._due():
-            self._line("step", trainer.global_step, total_steps(trainer), shown_metrics(trainer))
+        self._line(trainer, "step", trainer.global_step, total_steps(trainer), self.interval)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print a line with the metrics that the validation has just brought."""
-        if self._enabled and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._line("step", trainer.global_step, total_steps(trainer), shown_metrics(trainer))
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._line(trainer, "step", trainer.global_step, total_steps(trainer), 0.0)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Print a line when one is due."""
-        if self._due():
-            self._line("test batch", batch_idx + 1, _finite(trainer.num_test_batches[dataloader_idx]), {})
+        self._line(trainer, "test batch", batch_idx + 1, trainer.num_test_batches[dataloader_idx], self.interval)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Print a line when one is due."""
-        if self._due():
-            self._line("last pass, chunk", batch_idx + 1, _finite(trainer.num_predict_batches[dataloader_idx]), {})
+        self._line(trainer, "last pass, chunk", batch_idx + 1, trainer.num_predict_batches[dataloader_idx], self.interval)
 
-    def _due(self) -> bool:
-        return self._enabled and self._clock() - self._last_line >= self.interval
+    def _begin(self, step: int) -> None:
+        self._first_step = step
+        self._start = self._last_line = self._clock()
 
-    def _line(self, what: str, done: int, total: int | None, metrics: dict[str, float]) -> None:
+    def _line(self, trainer: Trainer, what: str, done: int, total: float, interval: float) -> None:
         now = self._clock()
+        if not self._enabled or now - self._last_line < interval:
+            return
         self._last_line = now
-        parts = [f"{what} {done}" if total is None else f"{what} {done}/{total}"]
-        parts += [f"{name} {value:.4f}" for name, value in metrics.items()]
-        steps_here = done - self._first_step
-        if total is not None and steps_here > 0:
-            remaining = (now - self._start) / steps_here * (total - done)
-            parts.append(f"{duration(remaining)} left")
+        ends, steps_here = math.isfinite(total), done - self._first_step
+        parts = [f"{what} {done}/{total:.0f}" if ends else f"{what} {done}"]
+        if what == "step":
+            parts += [f"{name} {value:.4f}" for name, value in shown_metrics(trainer).items()]
+        if ends and steps_here > 0:
+            parts.append(f"{duration((now - self._start) / steps_here * (total - done))} left")
         self.print(", ".join(parts), flush=True)
-
-
-def _finite(batches: float) -> int | None:
-    return int(batches) if math.isfinite(batches) else None

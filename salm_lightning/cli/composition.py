@@ -184,11 +184,13 @@ class Composition:
         settings: The options, composed.
         flags: What is no option: ``--help`` and the like.
         words: What stands by itself.
+        after_switch: The option before a word that may have been meant for it, by word.
     """
 
     settings: Setting
-    flags: list[str]
-    words: list[str]
+    flags: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    after_switch: dict[str, str] = field(default_factory=dict)
 
     def arguments(self) -> list[str]:
         """Return a command line of the same meaning, with one config."""
@@ -198,48 +200,56 @@ class Composition:
         return [*(flag for flag in self.flags if flag not in printing), *config, *self.words, *printing]
 
 
-def compose(args: Sequence[str], switches: Collection[str] = (), rules: Rules | None = None) -> Composition:
+def compose(
+    args: Sequence[str],
+    switches: Collection[str] = (),
+    rules: Rules | None = None,
+    base: Mapping[str, Any] | None = None,
+    origin: str = "",
+) -> Composition:
     """Compose all options of a command line and its config files; what is typed comes after all files.
 
     Args:
         args: The command line after the command.
         switches: Options that mean ``true`` when they stand by themselves.
         rules: What the command knows of some options.
+        base: Options that come before all others.
+        origin: What messages put before the name of one of these.
 
     Raises:
         ConfigurationError: A config file cannot be read, an option has no value, or another one would drop it.
     """
-    composition = Composition(Setting(rules=rules or Rules()), [], [])
+    settings = Setting(rules=rules or Rules())
+    settings.put(dict(base or {}), origin)
+    found = Composition(settings)
     typed: list[tuple[str, str]] = []
     remaining = list(args)
     while remaining:
-        option, equals, value = remaining.pop(0).partition("=")
+        argument = remaining.pop(0)
+        option, equals, value = argument.partition("=")
         following = remaining[0] if remaining and not remaining[0].startswith("--") else None
         if not option.startswith("-"):
-            composition.words.append(option + equals + value)
-            continue
-        if option in _FLAGS or option.endswith(".help"):
-            composition.flags.append(option + equals + value)
+            found.words.append(argument)
+        elif option in _FLAGS or option.endswith(".help"):
+            found.flags.append(argument)
             if option.endswith(".help") and following is not None and not equals:
-                composition.flags.append(remaining.pop(0))
-            continue
-        if not equals:
-            if option in switches and (following or "").lower() not in _BOOLEANS:
-                value = "true"
-            elif following is None:
-                raise ConfigurationError(f"{option}: expected one argument.")
-            else:
-                value = remaining.pop(0)
-        if option in CONFIG_OPTIONS:
-            path = resolve_config(value)
-            composition.settings.put(read_config(path), f"{path}: ")
+                found.flags.append(remaining.pop(0))
         else:
-            typed.append((option, value))
-    for option, value in typed:
-        name = option.lstrip("-")
-        whole = name.partition(".")[0] in composition.settings.rules.plain
-        composition.settings.put({name: _read(value, whole)}, "--", typed=True)
-    return composition
+            if not equals and option in switches and (following or "").lower() not in _BOOLEANS:
+                value = "true"
+                found.after_switch |= {following: option} if following else {}
+            elif not equals and following is None:
+                raise ConfigurationError(f"{option}: expected one argument.")
+            elif not equals:
+                value = remaining.pop(0)
+            if option in CONFIG_OPTIONS:
+                path = resolve_config(value)
+                settings.put(read_config(path), f"{path}: ")
+            else:
+                typed.append((option.lstrip("-"), value))
+    for name, value in typed:
+        settings.put({name: _read(value, name.partition(".")[0] in settings.rules.plain)}, "--", typed=True)
+    return found
 
 
 def _read(text: str, whole: bool) -> Any:

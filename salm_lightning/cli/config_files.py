@@ -55,18 +55,13 @@ def resolve_checkpoint(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         found = latest_checkpoint(path / "checkpoints") or latest_checkpoint(path)
-        if found is None:
-            raise ConfigurationError(
-                f"--ckpt_path {name} is a folder without checkpoints/step=N.ckpt; name a run's folder or a .ckpt file."
-            )
-        return str(found)
-    if not path.is_file():
-        raise ConfigurationError(f"--ckpt_path {name} does not exist; name a run's folder or a .ckpt file.")
-    if not zipfile.is_zipfile(path):
-        raise ConfigurationError(
-            f"--ckpt_path {name} is not a checkpoint, or only part of one; name a run's folder or another .ckpt file."
-        )
-    return str(path)
+        problem = "is a folder without checkpoints/step=N.ckpt"
+    else:
+        found = path if path.is_file() and zipfile.is_zipfile(path) else None
+        problem = "is not a checkpoint, or only part of one" if path.is_file() else "does not exist"
+    if found is None:
+        raise ConfigurationError(f"--ckpt_path {name} {problem}; name a run's folder or another .ckpt file.")
+    return str(found)
 
 
 def read_config(path: str) -> dict[str, Any]:

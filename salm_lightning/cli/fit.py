@@ -1,10 +1,9 @@
-"""``salm-cli``: the command line, and the only place that knows the commands."""
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with a run's folder, checks before any work, and a release at the end."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from pickle import UnpicklingError
@@ -25,7 +24,7 @@ from salm_lightning.callbacks.checkpoint import RunCheckpoint, checkpoint_folder
 from salm_lightning.cli.composition import DEFAULT, Rules, Setting, same_class
 from salm_lightning.cli.config_files import resolve_checkpoint
 from salm_lightning.cli.messages import imported
-from salm_lightning.cli.parser import SalmArgumentParser, parse, salm_error_behind
+from salm_lightning.cli.parser import SalmArgumentParser, salm_error_behind
 from salm_lightning.cli.refusals import check_monitors, refuse
 from salm_lightning.console import command
 from salm_lightning.data import ImageDataModule
@@ -38,16 +37,14 @@ from salm_lightning.release.last_pass import is_published
 from salm_lightning.runs.effort import Precision, check_seed
 from salm_lightning.runs.generation import generate
 from salm_lightning.runs.summary import print_release, print_victim
+from salm_lightning.runs.trainers import FROM_DATA
 from salm_lightning.runs.victims import gather_predictions, save_predictions
 
-FROM_DATA = ("num_classes", "channels", "image_size", "task")
-"""Arguments of a module that the command line takes from the data."""
 LINKED = {
     **{f"model.{name}": "it is taken from the data, remove it" for name in FROM_DATA},
     **{f"{owner}.seed": "use --seed_everything" for owner in ("model", "data")},
 }
 """Options that are settled by others, so that a value for them would be replaced silently; and what to do instead."""
-EXAMPLE = "salm-cli fit --config method/salm.yaml --config dataset/pathmnist.yaml"
 
 
 def _data(word: str) -> Any:
@@ -76,33 +73,72 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 
 class FitParser(SalmArgumentParser, LightningArgumentParser):
-    """LightningCLI's parser as :class:`SalmArgumentParser`."""
+    """LightningCLI's parser as :class:`SalmArgumentParser`; LightningCLI calls it by names that jsonargparse has deprecated."""
 
-    # LightningCLI calls jsonargparse by names that jsonargparse has deprecated.
+    rules, taken, example = RULES, LINKED, "salm-cli fit --config method/salm.yaml --config dataset/pathmnist.yaml"
+    runs_here = True
+    parent_parser: LightningArgumentParser
+    subcommand: str
+
+    def parse_composed(self, args: list[str]) -> Namespace:
+        """Parse the composed command line as that of one of LightningCLI's commands."""
+        found: Namespace = self.parent_parser.parse_args([self.subcommand, *args])
+        return found
+
+    def settle(self, settings: Setting) -> None:
+        """Refuse what cannot work, and settle what depends on several settings: optimiser, and validations by epochs."""
+        refuse(settings, self.runs_here)
+        _own_optimizer(settings)
+        epochs, interval = (settings.find(f"trainer.{name}") for name in ("check_val_every_n_epoch", "val_check_interval"))
+        if epochs is not None and epochs.value is not None and (interval is None or (epochs.typed and not interval.typed)):
+            settings.put({"trainer": {"val_check_interval": 1.0}}, DEFAULT)
 
     def instantiate_classes(self, cfg: Namespace, **kwargs: Any) -> Namespace:
         """Instantiate the classes of a configuration."""
         made: Namespace = self.instantiate(cfg, **kwargs)
         return made
 
-    def dump(self, *args: Any, **kwargs: Any) -> str:
-        """Return a configuration as text."""
-        text: str = super().dump(*args, **_renamed(kwargs))
-        return text
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
+    def save(self, *args: Any, skip_none: bool = True, **kwargs: Any) -> None:
         """Write a configuration to a file."""
-        super().save(*args, **_renamed(kwargs))
+        super().save(*args, skip_unset=skip_none, **kwargs)
+
+
+def _own_optimizer(settings: Setting) -> None:
+    """Spell out the optimiser and the schedule that are not named: those of the architecture, or of the countermeasure."""
+    model = settings.find("model")
+    if model is None or not any(same_class(str(model.value), kind.__name__) for kind in (NoiseGeneratorModule, VictimModule)):
+        return
+    for name in ("optimizer", "lr_scheduler"):
+        if name not in model.children:
+            settings.put({f"model.{name}": {}}, DEFAULT)
+    given, countermeasure = model.children["optimizer"], model.children.get("countermeasure")
+    if given.origin != DEFAULT:
+        return
+    named = [(setting.options(), name) for name in ("arch", "source") if (setting := settings.find(f"model.{name}"))]
+    own = Architecture.parse(*named[0]).optimizer if named else None
+    if own is None and countermeasure is not None:
+        name = str(countermeasure.value)
+        own = getattr(imported(name) or imported(f"salm_lightning.countermeasures.{name}"), "optimizer", None)
+    if own is not None:
+        options = {name: child.options() for name, child in given.children.items() if not child.origin.startswith(DEFAULT)}
+        given.put(own, DEFAULT)
+        given.put(options, DEFAULT)
 
 
 class SalmCLI(LightningCLI):
-    """LightningCLI over the two modules and all DataModules."""
+    """LightningCLI over the two modules and all DataModules.
+
+    Args:
+        args: A command of the Trainer's and its options.
+        base: Options that come before those.
+        origin: What messages put before the name of one of these.
+    """
 
     runs_here = True
     """Whether this machine needs the devices that the options name."""
 
-    def __init__(self, args: Sequence[str]) -> None:
-        self._args = args
+    def __init__(self, args: Sequence[str], base: Mapping[str, Any] | None = None, origin: str = "") -> None:
+        self._args, self._base, self._origin = args, base, origin
         self._checkpoint: str | None = None
         self._overwrites = False
         super().__init__(
@@ -119,8 +155,6 @@ class SalmCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             args=list(args),
         )
-
-    # Parsing ------------------------------------------------------------------------------------------------------------------
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the Trainer's subcommands with the arguments that the command line settles itself.
@@ -151,22 +185,17 @@ class SalmCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Compose and parse; refuse values for linked options, and say what is wrong in the user's words."""
         command, *given = self._args
-
-        def read(composed: list[str]) -> None:
-            LightningCLI.parse_arguments(self, parser, [command, *composed])
-
-        settle = partial(_settle, runs_here=self.runs_here)
-        parse(self._subcommand_parsers[command], given, RULES, LINKED, EXAMPLE, read, settle)
-        check_seed(self.config[self.config["subcommand"]]["seed_everything"], "seed_everything")
+        own: Any = self._subcommand_parsers[command]
+        own.runs_here = self.runs_here
+        self.config = own.read(given, self._base, self._origin)
+        check_seed(self.config[command]["seed_everything"], "seed_everything")
 
     def _parse_ckpt_path(self) -> None:
         """Find the checkpoint; the command line wins over its settings, and the modules say what differs."""
-        config = self.config[self.config["subcommand"]]
+        config = self.config[self._args[0]]
         self._overwrites = config["overwrite"]
         if config["ckpt_path"]:
             self._checkpoint = config["ckpt_path"] = resolve_checkpoint(config["ckpt_path"])
-
-    # Building -----------------------------------------------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
         """Refuse a run's folder that is in use."""
@@ -232,8 +261,6 @@ class SalmCLI(LightningCLI):
         check_monitors(trainer, self.model)
         return trainer
 
-    # Running ------------------------------------------------------------------------------------------------------------------
-
     def before_fit(self) -> None:
         """Look at the data and the place of the release before any long work."""
         self.datamodule.prepare_data()
@@ -252,10 +279,16 @@ class SalmCLI(LightningCLI):
         trained = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
         return trained >= self.trainer.max_steps and is_published(module, self.datamodule, self._release_folder(), path)
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Return what the Trainer is called with; a victim's results get their own table."""
+        given = super()._prepare_subcommand_kwargs(subcommand)
+        quiet = {"verbose": False} if subcommand == "test" and isinstance(self.model, VictimModule) else {}
+        return given | quiet | {"weights_only": True}
+
     def fit(self, **kwargs: Any) -> None:
         """Train; a method without a source model has nothing to train."""
         if _has_weights(self.model):
-            self.trainer.fit(**kwargs, weights_only=True)
+            self.trainer.fit(**kwargs)
 
     def after_fit(self) -> None:
         """Make the release, or measure the victim, and say what to do next."""
@@ -274,15 +307,6 @@ class SalmCLI(LightningCLI):
         folder = run_folder(self.trainer)  # asked of all ranks, which agree on it
         if self.trainer.is_global_zero:
             print_victim(self.model, self.datamodule, folder)
-
-    def validate(self, **kwargs: Any) -> None:
-        """Measure on the clean validation split."""
-        self.trainer.validate(**kwargs, weights_only=True)
-
-    def test(self, **kwargs: Any) -> None:
-        """Measure on the clean test split; a victim's results get their own table."""
-        kwargs["verbose"] = kwargs["verbose"] and not isinstance(self.model, VictimModule)
-        self.trainer.test(**kwargs, weights_only=True)
 
     def predict(self, **kwargs: Any) -> None:
         """Make a release from a generator's checkpoint, or write a victim's test predictions."""
@@ -311,41 +335,6 @@ class SalmCLI(LightningCLI):
     def _release_folder(self) -> Path:
         chosen = self._get(self.config, "release")
         return Path(chosen).expanduser() if chosen else run_folder(self.trainer) / "protected"
-
-
-def _renamed(options: dict[str, Any]) -> dict[str, Any]:
-    return {"skip_unset" if name == "skip_none" else name: value for name, value in options.items()}
-
-
-def _settle(settings: Setting, runs_here: bool) -> None:
-    """Refuse what cannot work, and settle what depends on several settings: optimiser, and validations by epochs."""
-    refuse(settings, runs_here)
-    _own_optimizer(settings)
-    epochs, interval = (settings.find(f"trainer.{name}") for name in ("check_val_every_n_epoch", "val_check_interval"))
-    if epochs is not None and epochs.value is not None and (interval is None or (epochs.typed and not interval.typed)):
-        settings.put({"trainer": {"val_check_interval": 1.0}}, DEFAULT)
-
-
-def _own_optimizer(settings: Setting) -> None:
-    """Spell out the optimiser and the schedule that are not named: those of the architecture, or of the countermeasure."""
-    model = settings.find("model")
-    if model is None or not any(same_class(str(model.value), kind.__name__) for kind in (NoiseGeneratorModule, VictimModule)):
-        return
-    for name in ("optimizer", "lr_scheduler"):
-        if name not in model.children:
-            settings.put({f"model.{name}": {}}, DEFAULT)
-    given, countermeasure = model.children["optimizer"], model.children.get("countermeasure")
-    if given.origin != DEFAULT:
-        return
-    named = [(setting.options(), name) for name in ("arch", "source") if (setting := settings.find(f"model.{name}"))]
-    own = Architecture.parse(*named[0]).optimizer if named else None
-    if own is None and countermeasure is not None:
-        name = str(countermeasure.value)
-        own = getattr(imported(name) or imported(f"salm_lightning.countermeasures.{name}"), "optimizer", None)
-    if own is not None:
-        options = {name: child.options() for name, child in given.children.items() if not child.origin.startswith(DEFAULT)}
-        given.put(own, DEFAULT)
-        given.put(options, DEFAULT)
 
 
 def _has_weights(module: LightningModule) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import re
 import types
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -23,85 +24,58 @@ _REASON = re.compile(r"(?:Expected an? (?!dot import|path but)|Not of type )(.+?
 _MISSING = re.compile(r"arguments are required: ([\w., ]+?)(?:\. Got value|$)", re.MULTILINE)
 
 
-class Walk:
-    """A walk over settings and the types of the options that they set.
-
-    It spells the names of classes as the classes are called, and collects what nobody knows.
+def unknown(settings: Setting, hints: Mapping[str, Any], taken: Collection[str] = ()) -> list[str]:
+    """Return what nobody knows of settings, in words, and spell the names of classes in them as the classes are called.
 
     Args:
+        settings: All settings of a command.
         hints: Type of every option of the command by its dotted name.
         taken: Dotted options that are not the user's to give.
-
-    Attributes:
-        problems: What is wrong, in the order in which it was found.
     """
+    top = {name: hint for name, hint in hints.items() if "." not in name}
+    for path, hint in hints.items():
+        group, dot, name = path.partition(".")
+        if dot:  # a plain group of options, such as the Trainer's
+            top[group] = {**(top[group] if isinstance(top.get(group), dict) else {}), name: hint}
+    return list(_options(settings, top, "The", taken))
 
-    def __init__(self, hints: Mapping[str, Any], taken: Collection[str] = ()) -> None:
-        self.problems: list[str] = []
-        self._taken = taken
-        self._top: dict[str, Any] = {}
-        for path, hint in hints.items():
-            group, dot, name = path.partition(".")
-            if dot:  # a plain group of options, such as the Trainer's
-                below = self._top[group] if isinstance(self._top.get(group), dict) else {}
-                self._top[group] = {**below, name: hint}
-            else:
-                self._top[group] = hint
 
-    def over(self, settings: Setting) -> Walk:
-        """Walk over all settings."""
-        self._options(settings, self._top, "The")
-        return self
+def _options(setting: Setting, hints: Mapping[str, Any], owner: str, taken: Collection[str]) -> Iterator[str]:
+    for name, child in setting.children.items():
+        if name in hints:
+            yield from _option(child, hints[name], taken)
+        elif name != "dict_kwargs":
+            listed = ", ".join(sorted(hints))
+            yield f"{child.origin} is not an option{did_you_mean(name, hints) or '.'} {owner} options: {listed}."
 
-    def _options(self, setting: Setting, hints: Mapping[str, Any], owner: str) -> None:
-        for name, child in setting.children.items():
-            if name in hints:
-                self._option(child, hints[name])
-            elif name != "dict_kwargs":
-                self.problems.append(
-                    f"{child.origin} is not an option{did_you_mean(name, hints) or '.'} {owner} options: {', '.join(sorted(hints))}."
-                )
 
-    def _option(self, setting: Setting, hint: Any) -> None:
-        if isinstance(hint, dict):
-            self._options(setting, hint, setting.path)
-            return
-        bases = _classes(hint)
-        if isinstance(setting.value, list) and bases:
-            elements = [
-                Setting.of(value, f"{setting.origin}, element {number}", setting.path)
-                for number, value in enumerate(setting.value, start=1)
-            ]
-            for element in elements:
-                self._option(element, hint)
-            setting.value = [element.options() for element in elements]
-            return
-        chosen = self._choose(setting, bases, str in _members(hint))
-        if chosen is not None:
-            self._options(setting, self._parameters(chosen, setting), chosen.__name__)
-
-    def _choose(self, setting: Setting, bases: list[type], takes_text: bool) -> type | None:
-        """Return the class that a setting names, or the only one that there is."""
-        if not setting.names_class or not bases:
-            return bases[0] if len(bases) == 1 and not inspect.isabstract(bases[0]) and setting.children else None
+def _option(setting: Setting, hint: Any, taken: Collection[str]) -> Iterator[str]:
+    if isinstance(hint, dict):
+        yield from _options(setting, hint, setting.path, taken)
+        return
+    bases = _classes(hint)
+    if isinstance(setting.value, list) and bases:
+        origins = (f"{setting.origin}, element {number}" for number in itertools.count(1))
+        elements = [Setting.of(value, origin, setting.path) for value, origin in zip(setting.value, origins, strict=False)]
+        for element in elements:
+            yield from _option(element, hint, taken)
+        setting.value = [element.options() for element in elements]
+        return
+    chosen: Any = bases[0] if len(bases) == 1 and not inspect.isabstract(bases[0]) and setting.children else None
+    if setting.names_class and bases:
         choices = {cls.__name__: cls for base in bases for cls in _concrete(base) if len(bases) == 1 or not cls.__subclasses__()}
-        by_case = {name.lower(): name for name in choices}
-        setting.value = by_case.get(setting.value.lower(), setting.value)
+        setting.value = {name.lower(): name for name in choices}.get(setting.value.lower(), setting.value)
         chosen = choices.get(setting.value) or imported(setting.value)
-        if chosen is None and not takes_text:
-            self.problems.append(
-                f"{setting.origin}={setting.value} is not known{did_you_mean(setting.value, choices) or '.'} "
-                f"Choices: {', '.join(sorted(choices))}."
-            )
-        return chosen if inspect.isclass(chosen) else None
-
-    def _parameters(self, cls: type, setting: Setting) -> dict[str, Any]:
-        """Return the types of a class's options; of an open-ended class, whatever is given is one."""
-        hints, open_ended = options_of(cls)
-        names = [*hints, *(setting.children if open_ended else ())]
-        if _is_made_by_its_owner(cls):
-            names = names[1:]
-        return {name: hints.get(name) for name in names if f"{setting.path}.{name}" not in self._taken}
+        if chosen is None and str not in _members(hint):
+            closest = did_you_mean(setting.value, choices) or "."
+            yield f"{setting.origin}={setting.value} is not known{closest} Choices: {', '.join(sorted(choices))}."
+    if inspect.isclass(chosen):
+        hints, open_ended = options_of(chosen)
+        # What is optimised or scheduled is not the user's to give.
+        made_by_owner = any(base.__name__ in ("Optimizer", "LRScheduler") for base in chosen.__mro__)
+        names = [*hints, *(setting.children if open_ended else ())][made_by_owner:]
+        known = {name: hints.get(name) for name in names if f"{setting.path}.{name}" not in taken}
+        yield from _options(setting, known, chosen.__name__, taken)
 
 
 def options_of(cls: type) -> tuple[dict[str, Any], bool]:
@@ -122,7 +96,7 @@ def condense(message: str, settings: Setting | None = None, way_out: str = "", e
         names = ", ".join(f"--{f'{path}.' if path else ''}{name.removeprefix('fit.')}" for name in missing[1].split(", "))
         return f"{names} is missing{f'; for example: {example}' if example else ''}."
     found = settings.find(path) if settings and path else None
-    reasons = [_plain(reason) for reason in _REASON.findall(rest)]
+    reasons = ["true or false" if reason == "bool" else plain_types(reason) for reason in _REASON.findall(rest)]
     if found is not None and reasons:
         value = found.value if not isinstance(found.value, dict) else found.options()
         expected = " or ".join(dict.fromkeys(reason for reason in reasons if reason != "NoneType"))
@@ -131,8 +105,9 @@ def condense(message: str, settings: Setting | None = None, way_out: str = "", e
     return " ".join(line.strip() for line in message.splitlines() if line.strip()) + way_out
 
 
-def _plain(kind: str) -> str:
-    return re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.*)\]", lambda match: match[1] or match[2], kind)
+def plain_types(text: str) -> str:
+    """Return a text in which types stand by their names alone."""
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.*)\]", lambda match: match[1] or match[2], text)
 
 
 def _members(hint: Any) -> list[Any]:
@@ -172,8 +147,3 @@ def imported(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute, None) if module else None
     except ImportError:
         return None
-
-
-def _is_made_by_its_owner(cls: type) -> bool:
-    """Return whether the first argument, what is optimised or scheduled, is not the user's to give."""
-    return any(base.__name__ in ("Optimizer", "LRScheduler") for base in cls.__mro__)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from argparse import Action
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, StrEnum
+from types import MappingProxyType
 from typing import Any, NoReturn, get_args
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import register_type
 
 from salm_lightning.cli.composition import Rules, Setting, compose
-from salm_lightning.cli.messages import Walk, condense
+from salm_lightning.cli.messages import condense, plain_types, unknown
 from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.noise.masks import Score
@@ -31,11 +33,75 @@ for _words in (Score, Task):
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, word: dumper.represent_data(word.value))
 
 
+class _PlainText(DefaultHelpFormatter):
+    """Help on terminals: docstrings without the marks of their markup, types by their names."""
+
+    def _expand_help(self, action: Action) -> str:
+        return plain_types(super()._expand_help(action)).replace("``", "")
+
+
 class SalmArgumentParser(ArgumentParser):
-    """A parser with exact option names, whose errors reach the caller as :class:`ConfigurationError`."""
+    """A parser with exact option names, whose errors reach the caller as :class:`ConfigurationError`.
+
+    Attributes:
+        rules: What the command knows of some options; by default the classes that the parser holds as defaults.
+        taken: Options that the program settles, by dotted name, and what the user does instead.
+        example: A command that works, shown where an argument is missing.
+    """
+
+    rules: Rules | None = None
+    taken: Mapping[str, str] = MappingProxyType({})
+    example = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, allow_abbrev=False, formatter_class=_PlainText, **kwargs)
+
+    def parse_composed(self, args: list[str]) -> Any:
+        """Parse the composed command line."""
+        return self.parse_args(args)
+
+    def settle(self, settings: Setting) -> None:
+        """Settle what depends on several settings, and refuse what cannot work."""
+
+    def read(self, args: Sequence[str], base: Mapping[str, Any] | None = None, origin: str = "") -> Any:
+        """Compose a command line and its config files, and parse them.
+
+        Args:
+            args: The command line after the command.
+            base: Options that come before all others.
+            origin: What messages put before the name of one of these.
+
+        Raises:
+            ConfigurationError: Something is wrong; the message says so in the words of the options that the user gave.
+        """
+        actions = {action.dest: action for action in self._actions if not action.dest.endswith(".help")}
+        hints = {name: getattr(action, "_typehint", None) or action.type for name, action in actions.items()}
+        classes = {name: action.default for name, action in actions.items() if hasattr(action.default, "class_path")}
+        plain = [name for name, hint in hints.items() if dict in get_args(hint)]
+        rules = self.rules or Rules({name: default.as_dict() for name, default in classes.items()}, plain=plain)
+        composition = compose(args, {f"--{name}" for name, hint in hints.items() if hint is bool}, rules, base, origin)
+        settings = composition.settings
+        for path, way_out in self.taken.items():
+            if given := settings.find(path):
+                raise ConfigurationError(f"{given.origin} cannot be set: {way_out}.")
+        # Else a chosen class would take over options of the same name from the default one.
+        self.set_defaults({name: None for name in classes if name in settings.children})
+        own = {name: hint for name, hint in hints.items() if name not in _ABOUT_OPTIONS}
+        problems = unknown(settings, own, self.taken)
+        try:
+            self.settle(settings)
+        except ConfigurationError as error:
+            # What nobody knows says more than what became of it.
+            raise (ConfigurationError(problems[0]) if problems else error) from error
+        try:
+            return self.parse_composed(composition.arguments())
+        except ConfigurationError as error:
+            way_out = f" ({self.prog.replace(' [options]', '')} --help lists the options)"
+            stray = str(error).removeprefix("unrecognized arguments: ")
+            if not problems and stray in composition.after_switch:
+                problems = [f"{composition.after_switch[stray]}={stray}: expected true or false."]
+            said = problems[0] if problems else condense(str(error), settings, way_out, self.example)
+            raise ConfigurationError(said) from error
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Return the help; its first line names no option, of which there may be a hundred."""
@@ -53,62 +119,6 @@ class SalmArgumentParser(ArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         raise ConfigurationError(message) from ex
-
-
-def parse(
-    parser: ArgumentParser,
-    args: Sequence[str],
-    rules: Rules | None = None,
-    taken: Mapping[str, str] | None = None,
-    example: str = "",
-    read: Callable[[list[str]], Any] | None = None,
-    settle: Callable[[Setting], None] | None = None,
-) -> Any:
-    """Compose a command line and its config files, and read them.
-
-    Args:
-        parser: Parser of the command.
-        args: The command line after the command.
-        rules: What the command knows of some options; classes that the parser holds as defaults are added.
-        taken: Options that the program settles, by dotted name, and what the user does instead.
-        example: A command that works, shown where an argument is missing.
-        read: Reads the composed command line, in place of the parser.
-        settle: Settles what depends on several settings.
-
-    Returns:
-        What ``read`` returns.
-
-    Raises:
-        ConfigurationError: Something is wrong; the message says so in the words of the options that the user gave.
-    """
-    actions = {action.dest: action for action in parser._actions if not action.dest.endswith(".help")}
-    hints = {name: getattr(action, "_typehint", None) or action.type for name, action in actions.items()}
-    classes = {name: action.default for name, action in actions.items() if hasattr(action.default, "class_path")}
-    plain = [name for name, hint in hints.items() if dict in get_args(hint)]
-    rules = rules or Rules({name: default.as_dict() for name, default in classes.items()}, plain=plain)
-    composition = compose(args, {f"--{name}" for name, hint in hints.items() if hint is bool}, rules)
-    settings = composition.settings
-    for path, way_out in (taken or {}).items():
-        given = settings.find(path)
-        if given is not None:
-            raise ConfigurationError(f"{given.origin} cannot be set: {way_out}.")
-    # Else a chosen class would take over options of the same name from the default one.
-    parser.set_defaults({name: None for name in classes if name in settings.children})
-    problems = (
-        Walk({name: hint for name, hint in hints.items() if name not in _ABOUT_OPTIONS}, taken or ()).over(settings).problems
-    )
-    if settle is not None:
-        try:
-            settle(settings)
-        except ConfigurationError as error:
-            # What nobody knows says more than what became of it.
-            raise (ConfigurationError(problems[0]) if problems else error) from error
-    try:
-        return (read or parser.parse_args)(composition.arguments())
-    except ConfigurationError as error:
-        way_out = f" ({parser.prog.replace(' [options]', '')} --help lists the options)"
-        said = problems[0] if problems else condense(str(error), settings, way_out, example)
-        raise ConfigurationError(said) from error
 
 
 def salm_error_behind(error: BaseException) -> SalmError:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # its __all__ is made at run time
 
-from salm_lightning.cli.parser import SalmArgumentParser, parse, salm_error_behind
+from salm_lightning.cli.parser import SalmArgumentParser, salm_error_behind
 from salm_lightning.interruption import interruptible
 
 
@@ -69,9 +69,9 @@ def overview() -> str:
     return "\n".join([opening, *lines, "", textwrap.fill(closing, width), ""])
 
 
-def function_of(name: str) -> Callable[..., int]:
-    """Import the function of a command."""
-    function: Callable[..., int] = getattr(import_module(f"{__name__}.{name}"), name)
+def function_of(name: str) -> Callable[..., int | None]:
+    """Import the function of a command, which returns its exit code if it may be another one than 0."""
+    function: Callable[..., int | None] = getattr(import_module(f"{__name__}.{name}"), name)
     return function
 
 
@@ -91,7 +91,8 @@ def run(name: str, args: Sequence[str]) -> int:
     parser = SalmArgumentParser(prog=f"salm-cli {name}", description=command.help)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below.")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
-    config = parse(parser, [_spelled(arg, parser) for arg in args], example=f"salm-cli {name} {command.example}")
+    parser.example = f"salm-cli {name} {command.example}"
+    config = parser.read([_spelled(arg, parser) for arg in args])
     try:
         values = parser.instantiate(config)
     except ValueError as error:
@@ -100,7 +101,7 @@ def run(name: str, args: Sequence[str]) -> int:
     if name not in _WITHOUT_TORCH:
         _prefer_tensor_cores()
     with interruptible():
-        return function(**values.as_dict())
+        return function(**values.as_dict()) or 0
 
 
 def _prefer_tensor_cores() -> None:

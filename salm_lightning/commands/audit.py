@@ -96,7 +96,7 @@ def read_countermeasures(values: Sequence[Any]) -> list[Any]:
     from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # its __all__ is made at run time
 
     from salm_lightning.audit.choices import class_of
-    from salm_lightning.cli.parser import SalmArgumentParser, parse
+    from salm_lightning.cli.parser import SalmArgumentParser
     from salm_lightning.countermeasures import Countermeasure
 
     def path(name: Any) -> Any:
@@ -108,7 +108,7 @@ def read_countermeasures(values: Sequence[Any]) -> list[Any]:
     parser = SalmArgumentParser(prog="salm-cli audit")
     parser.add_argument("--config", action=ActionConfigFile)
     parser.add_argument("--countermeasures", type=list[Countermeasure])
-    made: list[Any] = parser.instantiate(parse(parser, ["--countermeasures", json.dumps(entries)]))["countermeasures"]
+    made: list[Any] = parser.instantiate(parser.read(["--countermeasures", json.dumps(entries)]))["countermeasures"]
     return made
 
 

@@ -24,7 +24,7 @@ def classwise(
     batch_size: int | None = None,
     yes: bool = False,
     overwrite: bool = False,
-) -> int:
+) -> None:
     """Protect a dataset class by class, each among support classes from another dataset (paper: Section 7.1).
 
     For every class a noise generator is trained on that class's images and the support classes; only the noise of the class is kept.
@@ -46,9 +46,6 @@ def classwise(
         yes: Begin what takes more than a day without asking.
         overwrite: Replace a release that stands at ``out``; finished classes that were made with the same settings are used again.
 
-    Returns:
-        Exit code 0.
-
     Raises:
         SalmError: An argument is wrong, or another result stands at ``out``.
     """
@@ -60,4 +57,3 @@ def classwise(
         among = Support.named(support, images, root, num_support, training.seed)
         folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}-classwise"
         ClassWise(images, folder, method, training, proof, publish, numbers=numbers, support=among).run(yes, overwrite)
-    return 0

@@ -22,7 +22,7 @@ def protect(
     yes: bool = False,
     overwrite: bool = False,
     **options: Any,
-) -> int:
+) -> None:
     """Protect a dataset: train the noise, write the protected copy, and prove it on a victim.
 
     How long it takes is said first. The same command goes on with what was interrupted.
@@ -40,9 +40,6 @@ def protect(
         overwrite: Replace a result that stands at ``out``.
         **options: How noise generators and victims are trained: those of :class:`~salm_lightning.runs.effort.Training`.
 
-    Returns:
-        Exit code 0.
-
     Raises:
         SalmError: An argument is wrong, or a result stands at ``out``.
     """
@@ -52,4 +49,3 @@ def protect(
     with loaded(data, size, root, batch_size, training) as images:
         folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
         Protection(images, folder, method, training, proof, publish).run(yes, overwrite)
-    return 0

@@ -37,7 +37,7 @@ def quality(
     max_images: int | None = None,
     root: Path | None = None,
     seed: int = 0,
-) -> int:
+) -> None:
     """Measure whether protected images are still useful: similarity, segmentation, pictures.
 
     Args:
@@ -49,9 +49,6 @@ def quality(
         max_images: Look at a random sample of at most so many images, for large datasets; by default at all.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         seed: Settles the sample and what is held out of it.
-
-    Returns:
-        Exit code 0.
 
     Raises:
         SalmError: An argument is wrong, or ``source`` is not what the release was made from.
@@ -83,7 +80,6 @@ def quality(
         else "A linear model on the noise alone: too few images or classes to tell."
     )
     say(f"Results:  {folder}/quality.json\nPictures: {folder}/pictures ({command('tensorboard', '--logdir', folder / BOARD)})")
-    return 0
 
 
 def quality_table(result: Quality) -> Table:

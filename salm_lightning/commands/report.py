@@ -15,7 +15,7 @@ from salm_lightning.report import Evidence, gather, missing, placeholder, render
 _ENDINGS = (".html", ".htm")
 
 
-def report(release: Path, audit: Path | None = None, out: Path | None = None, overwrite: bool = False) -> int:
+def report(release: Path, audit: Path | None = None, out: Path | None = None, overwrite: bool = False) -> None:
     """Write one HTML file that tells what was protected, how, and whether it holds.
 
     What the audit has not measured is left out, and the report names the command that measures it.
@@ -26,9 +26,6 @@ def report(release: Path, audit: Path | None = None, out: Path | None = None, ov
         out: The HTML file; ``report.html`` beside the release by default.
         overwrite: Replace a file that stands at ``out``.
 
-    Returns:
-        Exit code 0.
-
     Raises:
         SalmError: The release or a file of the audit is not valid, or a file stands at ``out``.
     """
@@ -38,7 +35,6 @@ def report(release: Path, audit: Path | None = None, out: Path | None = None, ov
     today = datetime.now(UTC).date()
     write_text(path, render(evidence, _seen_from(path, release), today))
     _summary(path, evidence, release)
-    return 0
 
 
 def _check_path(path: Path, release: Path, overwrite: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import ConfigurationError, require
 
 
 # A plain dict: what a dict[str, Any] holds, jsonargparse would take for classes to build.
@@ -46,8 +46,7 @@ def sweep(
     if not generator or not victim:
         missing = "victim" if generator else "generator"
         raise ConfigurationError(f"{missing} is missing: give its options of fit in a config file, as sweep/methods.yaml does.")
-    if workers is not None and workers < 1:
-        raise ConfigurationError(f"workers={workers} is out of range; give 1 or more.")
+    require("workers", workers, workers is None or workers >= 1, "give 1 or more")
     victims = Planner(generator, victim, out, download=not dry_run).victims(grid or {}, clean)
     if dry_run:
         show_plan(victims, all_jobs(victims), workers or 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ _PROGRESS = ("base_lrs", "last_epoch")
 """What a scheduler's state holds beside its arguments; the first rate is the optimiser's."""
 
 
-class TrainedModule(LightningModule):
+class TrainedModule(LightningModule, ABC):
     """A module that trains one network, ``network``, with one optimiser and one schedule.
 
     Args:
@@ -53,6 +54,10 @@ class TrainedModule(LightningModule):
         self.arch, self.num_classes, self.task, self.seed = arch, num_classes, Task(task), seed
         self.build_optimizer, self.build_scheduler = optimizer, lr_scheduler or FractionalStepLR
         self._drops = False
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return every setting that shapes the network, as JSON values, for comparing runs."""
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimiser, and its schedule, which steps with every batch."""
@@ -82,12 +87,12 @@ class TrainedModule(LightningModule):
         present = any(isinstance(callback, LastStepValidation) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         return [] if present else [LastStepValidation()]
 
-    def begin_training(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Find out whether steps have to settle what dropout draws, and show settings in TensorBoard's HPARAMS tab.
+    def begin_training(self, metrics: Sequence[str], **more: Any) -> None:
+        """Find out whether steps have to settle what dropout draws, and show the settings in TensorBoard's HPARAMS tab.
 
         Args:
-            settings: JSON values, which may be nested.
             metrics: Tags of scalars whose last values stand beside them.
+            **more: JSON values that are shown, too.
         """
         # A network of ours drops where torchvision's does, as VGG at 224 px; one of another kind may do it in a way of its own.
         ours = (isinstance(layer, nn.Dropout) and layer.p > 0 for layer in self.network.modules())
@@ -101,7 +106,7 @@ class TrainedModule(LightningModule):
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 writer = logger.experiment._get_file_writer()
-                for summary in hparams(dict(_flat(settings)), dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
+                for summary in hparams(dict(_flat(self.settings() | more)), dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
                     writer.add_summary(summary)
 
     def seed_dropout(self) -> None:

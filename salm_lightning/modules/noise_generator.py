@@ -177,7 +177,7 @@ class NoiseGeneratorModule(TrainedModule):
         self._updates = updates or self.pgd_steps
         self.trained = {"batch_size": data.batch_size, "precision": str(self.trainer.precision), "updates_per_visit": updates}
         shown = ("train/source_loss", "train/source_acc", "val/clean_acc", "val/clean_balanced_acc")
-        self.begin_training(self.settings() | {"training": self.trained}, shown)
+        self.begin_training(shown, training=self.trained)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Improve the batch's noise, then step the source model on the noisy batch."""

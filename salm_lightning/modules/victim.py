@@ -105,7 +105,7 @@ class VictimModule(TrainedModule):
 
     def on_train_start(self) -> None:
         """Show the settings in TensorBoard."""
-        self.begin_training(self.settings(), [f"{split}/{name}" for split in ("val", "test") for name in self.scalars])
+        self.begin_training([f"{split}/{name}" for split in ("val", "test") for name in self.scalars])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss on an augmented batch."""

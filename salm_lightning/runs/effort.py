@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import require
 from salm_lightning.models import Architecture
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -85,7 +85,9 @@ class Training:
 
     @property
     def _chosen(self) -> Effort:
-        return self.effort or ("paper" if has_gpu(self.accelerator) else "quick")
+        import torch
+
+        return self.effort or ("paper" if self.accelerator != "cpu" and torch.cuda.is_available() else "quick")
 
     def settings(self) -> dict[str, Any]:
         """Return what shapes noise and victims, as JSON values."""
@@ -103,29 +105,12 @@ class Training:
         return f"{text} (effort {self._chosen}{'' if self.effort else ', the default here'})"
 
 
-def has_gpu(accelerator: str) -> bool:
-    """Return whether a Trainer with this accelerator runs on a GPU of NVIDIA's here."""
-    import torch
-
-    return accelerator != "cpu" and torch.cuda.is_available()
-
-
 def require_positive(**values: float | None) -> None:
-    """Refuse numbers, by the names of their options, that are not above 0.
-
-    Raises:
-        ConfigurationError: One is not.
-    """
+    """Refuse numbers, by the names of their options, that are not above 0, with a ConfigurationError."""
     for name, value in values.items():
-        if value is not None and not value > 0:
-            raise ConfigurationError(f"{name}={value} is out of range; give more than 0.")
+        require(name, value, value is None or value > 0, "give more than 0")
 
 
 def check_seed(seed: int, name: str = "seed") -> None:
-    """Refuse a seed that NumPy does not take.
-
-    Raises:
-        ConfigurationError: It is out of range.
-    """
-    if not 0 <= seed < 2**32:
-        raise ConfigurationError(f"{name}={seed} is out of range; give 0 to {2**32 - 1}.")
+    """Refuse a seed that NumPy does not take, with a ConfigurationError."""
+    require(name, seed, 0 <= seed < 2**32, f"give 0 to {2**32 - 1}")

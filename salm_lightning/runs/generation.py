@@ -43,7 +43,13 @@ def generate(
     Raises:
         OutputExistsError: Another release stands there, and ``overwrite`` is false.
     """
-    _gather_ranks(trainer)
+    # All ranks have to be there before anything is written, which a late one would take for another run's. The Trainer starts them when
+    # it trains; a method without a source model has not trained.
+    start, launcher = trainer.strategy.setup_environment, trainer.strategy.launcher
+    if launcher is None:
+        start()
+    else:
+        launcher.launch(start, trainer=trainer)
     folder = folder or run_folder(trainer) / "protected"
     if ckpt_path is None or not is_published(module, data, folder, ckpt_path):
         check_destination(folder, overwrite)
@@ -51,16 +57,3 @@ def generate(
         ckpt_path = save_run(trainer)
     last_pass(trainer, module, data, folder, ckpt_path, overwrite, publish)
     return folder
-
-
-def _gather_ranks(trainer: Trainer) -> None:
-    """Start all ranks and wait for them before anything is written, which a late one would take for another run's.
-
-    The Trainer does so when it trains; a method without a source model has not trained.
-    """
-    start = trainer.strategy.setup_environment
-    launcher = trainer.strategy.launcher
-    if launcher is None:
-        start()
-    else:
-        launcher.launch(start, trainer=trainer)

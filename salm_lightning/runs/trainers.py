@@ -18,6 +18,9 @@ from salm_lightning.errors import ConfigurationError
 from salm_lightning.runs.effort import Precision
 from salm_lightning.runs.quiet import quieten
 
+FROM_DATA = ("num_classes", "channels", "image_size", "task")
+"""Arguments of a module that its data settle."""
+
 
 def single_device_trainer(
     folder: Path, name: str, steps: int, callbacks: list[Callback], accelerator: str = "auto", precision: Precision = "32-true"
@@ -80,9 +83,4 @@ def check_interval(steps: int) -> int:
 
 def facts_of(images: ImageDataModule) -> dict[str, Any]:
     """Return the arguments of a module that its data settle."""
-    return {
-        "num_classes": images.num_classes,
-        "channels": images.channels,
-        "image_size": images.image_size,
-        "task": images.task,
-    }
+    return {name: getattr(images, name) for name in FROM_DATA}

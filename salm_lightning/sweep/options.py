@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-
-import yaml
 
 from salm_lightning.cli.composition import merge
 from salm_lightning.cli.config_files import read_config, resolve_config
 from salm_lightning.cli.fit import SalmCLI
-from salm_lightning.errors import ConfigurationError, SalmError
+from salm_lightning.errors import ConfigurationError
 
 OF_THE_SWEEP = ("run", "release", "overwrite", "ckpt_path")
 """Options of ``fit`` that a sweep settles for each of its runs."""
@@ -57,13 +53,7 @@ class FitOptions(SalmCLI):
     runs_here = False
 
     def __init__(self, options: Mapping[str, Any], name: str) -> None:
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "options.yaml"
-            path.write_text(yaml.safe_dump(dict(options)), encoding="utf-8")
-            try:
-                super().__init__(["fit", "--config", str(path)])
-            except SalmError as error:
-                raise ConfigurationError(str(error).replace(f"{path}: ", f"{name}.")) from error
+        super().__init__(["fit"], options, f"{name}.")
 
     def before_instantiate_classes(self) -> None:
         """Leave all folders alone."""
@@ -88,5 +78,5 @@ class FitOptions(SalmCLI):
 
     def resolved(self) -> dict[str, Any]:
         """Return every option of ``fit`` with its value, defaults included, as JSON values; those that a sweep settles left out."""
-        text = self._parser("fit").dump(self.config["fit"], skip_none=False, format="json")
+        text = self._parser("fit").dump(self.config["fit"], skip_unset=False, format="json")
         return {name: value for name, value in json.loads(text).items() if name not in OF_THE_SWEEP}
