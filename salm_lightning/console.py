@@ -66,10 +66,7 @@ def watched(file: BinaryIO, num_bytes: int, what: str) -> Iterator[BinaryIO]:
 def spread(values: Iterable[float | None], factor: float = 100, digits: int = 1) -> str:
     """Return the mean over the seeds, ``±`` the sample standard deviation where there are several; empty for no value.
 
-    Args:
-        values: One a seed; what is not known is ``None`` and left out.
-        factor: What they are multiplied with; 100 makes percent of shares.
-        digits: Decimals.
+    What is not known is ``None`` and left out. A factor of 100 makes percent of shares.
     """
     known = [factor * value for value in values if value is not None]
     beside = deviation(known)
@@ -87,13 +84,9 @@ def duration(seconds: float) -> str:
 
 
 def metrics_table(title: str, heading: str, rows: Mapping[str, Mapping[str, Any]], digits: int) -> Table:
-    """Return a table with a line of metrics under each name; the first line's metrics are the columns.
+    """Return a table with a line of metrics under each name; the first line's metrics are the columns, what another lacks stays empty.
 
-    Args:
-        title: Title of the table.
-        heading: Of the column of names.
-        rows: Metrics by name; what a line lacks stays empty.
-        digits: Decimals of percentages; other numbers get two more.
+    Percentages have so many digits after the point, other numbers two more.
     """
     table = Table(title=escape(title))
     table.add_column(heading)
@@ -106,13 +99,7 @@ def metrics_table(title: str, heading: str, rows: Mapping[str, Mapping[str, Any]
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """Return a Markdown table whose columns are also straight as plain text.
-
-    Args:
-        headings: One a column.
-        rows: Cells as text.
-        left: Columns, from the first on, that are aligned to the left; the others are numbers.
-    """
+    """Return a Markdown table whose columns are also straight as plain text; ``left`` of them, from the first on, are no numbers."""
     lines = [tuple(headings), *map(tuple, rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     sides = ["<" if place < left else ">" for place in range(len(widths))]

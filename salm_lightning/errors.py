@@ -31,26 +31,16 @@ class OutputExistsError(SalmError, FileExistsError):
 
 
 def require(argument: str, value: object, fits: bool, way_out: str) -> None:
-    """Refuse a value that is out of range.
+    """Refuse a value, which the user calls ``argument``, with a ConfigurationError unless it ``fits``.
 
-    Args:
-        argument: What the user calls it.
-        value: What was given.
-        fits: Whether it is in range: a comparison that holds, so that NaN does not fit.
-        way_out: What to do instead, such as ``give 1 or more``.
-
-    Raises:
-        ConfigurationError: It does not fit.
+    That is a comparison that holds, so that NaN does not fit. ``way_out`` says what to do instead, such as ``give 1 or more``.
     """
     if not fits:
         raise ConfigurationError(f"{argument}={value} is out of range; {way_out}.")
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest choice, or an empty string when none is close.
-
-    Case is ignored, so ``PathMnist`` finds ``pathmnist``.
-    """
+    """Return ``"; did you mean 'x'?"`` for the closest choice in any case, or an empty string when none is close."""
     by_lower = {choice.lower(): str(choice) for choice in choices}
     close = get_close_matches(value.lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""

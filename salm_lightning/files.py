@@ -102,12 +102,7 @@ def cache_root() -> Path:
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Keep others out of a folder, also while processes are at work that a killed program has left: they inherit the lock.
 
-    Args:
-        folder: The folder, which is made.
-        what: What works there, such as ``sweep``.
-
-    Raises:
-        OutputExistsError: Another one is running there.
+    The folder is made. An OutputExistsError says that another one of ``what`` works there, such as ``sweep``, is running.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:

@@ -64,11 +64,7 @@ class Interruption:
         return self._received is not None
 
     def stop(self, trainer: Trainer) -> NoReturn:
-        """Leave the run with the exit code of the signal, as a shell reports it.
-
-        Raises:
-            SIGTERMException: Always.
-        """
+        """Leave the run by a SIGTERMException with the exit code of the signal, as a shell reports it."""
         from lightning.pytorch.utilities.exceptions import SIGTERMException
 
         if not trainer.is_global_zero:

@@ -89,11 +89,7 @@ class RunCheckpoint(Checkpoint):
 
 
 def save_run(trainer: Trainer) -> Path:
-    """Save the state of a run as its only checkpoint, committed by one rename; all ranks call it together.
-
-    Returns:
-        The checkpoint.
-    """
+    """Save the state of a run as its only checkpoint, committed by one rename, and return it; all ranks call it together."""
     folder = checkpoint_folder(trainer)
     path = folder / f"step={trainer.global_step}.ckpt"
     temporary = folder / f".{path.name}.tmp"

@@ -25,9 +25,8 @@ SHOWN_METRICS = ("train/loss", "train/source_loss", "val/acc", "val/clean_acc")
 def progress_bar() -> ProgressBar:
     """Return the progress display that suits where the output goes; give it to ``Trainer(callbacks=[...])``.
 
-    Returns:
-        :class:`RunProgressBar` on a terminal, :class:`PlainProgress` when the output is a file or a pipe, the terminal cannot
-        move its cursor, or the variable ``CI`` is set.
+    It is :class:`RunProgressBar` on a terminal, and :class:`PlainProgress` when the output is a file or a pipe, the terminal cannot move
+    its cursor, or the variable ``CI`` is set.
     """
     return RunProgressBar() if is_live(sys.stdout) else PlainProgress()
 

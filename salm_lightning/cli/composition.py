@@ -50,12 +50,10 @@ class Setting:
 
     Attributes:
         path: Its dotted name; empty for the root.
-        rules: What the command knows of some options.
         origin: Where and how it was given, such as ``--model.width`` or ``my.yaml: model.width``.
         value: Its value as it stands; an empty mapping where only options below it are given.
         typed: Whether the value comes from the command line.
         spelt_out: Whether it was given as ``class_path``.
-        children: Options below it by name.
     """
 
     path: str = ""
@@ -209,12 +207,8 @@ def compose(
 ) -> Composition:
     """Compose all options of a command line and its config files; what is typed comes after all files.
 
-    Args:
-        args: The command line after the command.
-        switches: Options that mean ``true`` when they stand by themselves.
-        rules: What the command knows of some options.
-        base: Options that come before all others.
-        origin: What messages put before the name of one of these.
+    ``switches`` mean ``true`` when they stand by themselves. ``base`` are options that come before all others, and ``origin`` is what
+    messages put before the name of one of these.
 
     Raises:
         ConfigurationError: A config file cannot be read, an option has no value, or another one would drop it.

@@ -25,12 +25,9 @@ _MISSING = re.compile(r"arguments are required: ([\w., ]+?)(?:\. Got value|$)", 
 
 
 def unknown(settings: Setting, hints: Mapping[str, Any], taken: Collection[str] = ()) -> list[str]:
-    """Return what nobody knows of settings, in words, and spell the names of classes in them as the classes are called.
+    """Return what nobody knows of a command's settings, in words, and spell the names of classes in them as the classes are called.
 
-    Args:
-        settings: All settings of a command.
-        hints: Type of every option of the command by its dotted name.
-        taken: Dotted options that are not the user's to give.
+    ``hints`` are the types of all its options, by dotted names as those of ``taken``, which are not the user's to give.
     """
     top = {name: hint for name, hint in hints.items() if "." not in name}
     for path, hint in hints.items():

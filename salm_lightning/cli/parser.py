@@ -64,12 +64,7 @@ class SalmArgumentParser(ArgumentParser):
         """Settle what depends on several settings, and refuse what cannot work."""
 
     def read(self, args: Sequence[str], base: Mapping[str, Any] | None = None, origin: str = "") -> Any:
-        """Compose a command line and its config files, and parse them.
-
-        Args:
-            args: The command line after the command.
-            base: Options that come before all others.
-            origin: What messages put before the name of one of these.
+        """Compose a command line and its config files, after ``base``, whose options messages name with ``origin``, and parse them.
 
         Raises:
             ConfigurationError: Something is wrong; the message says so in the words of the options that the user gave.
@@ -111,11 +106,7 @@ class SalmArgumentParser(ArgumentParser):
         return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong; parsers that jsonargparse makes for its own use behave as it expects.
-
-        Raises:
-            ConfigurationError: Always.
-        """
+        """Raise a ConfigurationError; parsers that jsonargparse makes for its own use behave as it expects."""
         if not self.exit_on_error:
             super().error(message, ex)
         raise ConfigurationError(message) from ex

@@ -69,11 +69,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
 
 
 def refuse(settings: Setting, runs_here: bool = True) -> None:
-    """Refuse what cannot work, of a command's settings; what this machine lacks only if it is to run them.
-
-    Raises:
-        ConfigurationError: An option has such a value.
-    """
+    """Refuse with a ConfigurationError what cannot work, of a command's settings; what this machine lacks only if it is to run them."""
     model = _plain(settings.find("model") or Setting())
     for option, is_refused, module, reason in REFUSED:
         setting = settings.find(option)
@@ -86,11 +82,7 @@ def refuse(settings: Setting, runs_here: bool = True) -> None:
 
 
 def check_monitors(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse a callback that waits for a measure that the module never logs.
-
-    Raises:
-        ConfigurationError: There is one.
-    """
+    """Refuse with a ConfigurationError a callback that waits for a measure that the module never logs."""
     if isinstance(module, VictimModule):
         names = [*(f"{split}/{name}" for split in ("val", "test_curve") for name in module.scalars), "train/loss", "train/lr"]
     elif isinstance(module, NoiseGeneratorModule):

@@ -88,11 +88,9 @@ class TrainedModule(LightningModule, ABC):
         return [] if present else [LastStepValidation()]
 
     def begin_training(self, metrics: Sequence[str], **more: Any) -> None:
-        """Find out whether steps have to settle what dropout draws, and show the settings in TensorBoard's HPARAMS tab.
+        """Find out whether steps have to settle what dropout draws, and show the settings, and more, in TensorBoard's HPARAMS tab.
 
-        Args:
-            metrics: Tags of scalars whose last values stand beside them.
-            **more: JSON values that are shown, too.
+        ``metrics`` are the tags of scalars whose last values stand beside them.
         """
         # A network of ours drops where torchvision's does, as VGG at 224 px; one of another kind may do it in a way of its own.
         ours = (isinstance(layer, nn.Dropout) and layer.p > 0 for layer in self.network.modules())
@@ -131,11 +129,7 @@ class TrainedModule(LightningModule, ABC):
             buffer.copy_(shared.view_as(buffer))
 
     def require_finite(self, loss: Tensor | None = None) -> None:
-        """Stop a training whose loss, or whose weights have diverged; call it where the loss is logged: it waits for the device.
-
-        Raises:
-            DivergedError: A value is NaN or infinite.
-        """
+        """Stop a training by a DivergedError if its loss, or else a weight, is NaN or infinite; this waits for the device."""
         values = self.network.parameters() if loss is None else [loss]
         if not all(bool(torch.isfinite(value).all()) for value in values):
             raise DivergedError(

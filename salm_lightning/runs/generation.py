@@ -31,14 +31,11 @@ def generate(
         trainer: Any Trainer; its devices share the chunks.
         module: The noise generator.
         data: The images to protect.
-        folder: Where the release goes; ``None`` is ``<run>/protected``.
+        folder: Where the release goes, and what is returned; ``None`` is ``<run>/protected``.
         ckpt_path: Checkpoint to load; ``None`` saves the module as it is and loads that, except for a method without a source
             model.
         overwrite: Replace a release that stands there.
         publish: Which splits go into the release: ``all``, or ``train`` alone, since val and test images are the clean ones.
-
-    Returns:
-        The folder of the release.
 
     Raises:
         OutputExistsError: Another release stands there, and ``overwrite`` is false.

@@ -32,17 +32,10 @@ def noise_work(
     updates: int | Literal["auto"],
     last_pass_steps: int | None = None,
 ) -> Work:
-    """Return the work of a noise generator and its last pass.
+    """Return the work of a noise generator and its last pass, the PGD steps of which are by default the method's.
 
-    Args:
-        network: The source model.
-        sizes: Images by split.
-        steps: Training steps; a method without a training takes none.
-        looks: How often the validation images are read meanwhile.
-        method: How the noise is made.
-        loop: ``persistent`` or ``fresh``.
-        updates: PGD steps per visit of an image, or in the fresh loop per training step.
-        last_pass_steps: PGD steps of the last pass; by default the method's.
+    ``sizes`` are the images by split, ``looks`` how often the validation images are read in ``steps`` of training, and ``updates`` the PGD
+    steps per visit of an image, or in the fresh loop per training step. A method without a training takes no steps.
     """
     if method.trains_source_on is None:
         steps = looks = 0
@@ -91,13 +84,7 @@ def _known(
 
 
 def announce(training: Training, proof: bool, works: Sequence[Work], yes: bool) -> None:
-    """Say how long the works take here and what they leave, and ask whether to begin if that is long and a person is watching.
-
-    Args:
-        training: How models are trained.
-        proof: Whether victims are.
-        works: What is left to do.
-        yes: Never ask.
+    """Say how long what is left takes here and what it leaves; ask whether to begin if that is long, a person is watching, and not ``yes``.
 
     Raises:
         ConfigurationError: The answer is no.

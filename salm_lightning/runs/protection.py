@@ -105,11 +105,9 @@ class Protection:
         return {"method": self.method.settings(), **self.training.settings(), **data}
 
     def run(self, yes: bool = False, overwrite: bool = False) -> None:
-        """Say what is to be done and do it; what the same settings have left unfinished goes on.
+        """Say what is to be done and do it; what the same settings have left unfinished goes on, unless it is to ``overwrite``.
 
-        Args:
-            yes: Begin what takes more than a day without asking.
-            overwrite: Begin anew, whatever result stands there.
+        ``yes`` begins what takes more than a day without asking.
 
         Raises:
             OutputExistsError: A result stands there, or an unfinished one with other settings, and ``overwrite`` is off; or what stands

@@ -66,12 +66,9 @@ def read_run(path: Path) -> Run | None:
 
 
 def resume(path: Path, identity: Mapping[str, Any], name: str = "out") -> Run:
-    """Return the run that a record holds, or a new one where there is none; nothing is written.
+    """Return the run that a record holds, or a new one of this identity where there is none; nothing is written.
 
-    Args:
-        path: The record, in the run's folder.
-        identity: Of the run that is asked for, as JSON values.
-        name: What the user calls the folder.
+    ``name`` is what the user calls the record's folder.
 
     Raises:
         OutputExistsError: The record is of a run with other settings; the message names those that differ.

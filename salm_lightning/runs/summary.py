@@ -41,11 +41,8 @@ def print_victim(module: VictimModule, data: ImageDataModule, folder: Path) -> N
 def print_release(folder: Path, run: Path, data: ImageDataModule, verdict: str | None = None) -> None:
     """Show what was measured on a release's bytes, where it is, what it publishes, and the next commands.
 
-    Args:
-        folder: The release.
-        run: Folder of curves and pictures.
-        data: The originals.
-        verdict: What victims have shown, or nothing; without it the summary says how to train one.
+    ``run`` has curves and pictures, ``data`` are the originals, and ``verdict`` is what victims have shown, if any were asked for; else the
+    summary says how to train one.
     """
     manifest, console = Manifest.read(folder), Console()
     console.print(measured_table(manifest))

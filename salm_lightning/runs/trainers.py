@@ -27,13 +27,7 @@ def single_device_trainer(
 ) -> Trainer:
     """Return a Trainer that logs to ``folder/name`` and validates five times, or every 250 steps of a long training.
 
-    Args:
-        folder: Folder of the logs.
-        name: Name of this training's log in it.
-        steps: Training steps.
-        callbacks: All callbacks; checkpoints are kept if a ``RunCheckpoint`` is among them.
-        accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
-        precision: Numerical precision.
+    Checkpoints are kept if a ``RunCheckpoint`` is among the callbacks; the accelerator is ``auto``, ``cpu`` or ``gpu``.
 
     Raises:
         ConfigurationError: The accelerator is unknown, or this machine has none.
@@ -58,11 +52,7 @@ def single_device_trainer(
 
 
 def check_accelerator(accelerator: str) -> None:
-    """Refuse an accelerator that is unknown or not there, before any other work.
-
-    Raises:
-        ConfigurationError: It cannot be used.
-    """
+    """Refuse an accelerator that is unknown or not there with a ConfigurationError, before any other work."""
     quieten()
     with _refused(accelerator):
         Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)

@@ -116,13 +116,7 @@ def train_victim(
 ) -> TrainedVictim:
     """Train a victim on one device and measure it on the clean test split.
 
-    Args:
-        settings: The victim.
-        data: What it trains on, loaded; its own seed settles the order of the images.
-        folder: Folder of TensorBoard's logs.
-        name: Name of this training's log in it.
-        callbacks: Further callbacks of the Trainer.
-        accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.
+    The data are loaded, and their own seed settles the order of the images; ``folder/name`` gets TensorBoard's log.
 
     Raises:
         DivergedError: The loss or the weights are no longer finite.
@@ -138,9 +132,8 @@ def train_victim(
 def victim_results(module: VictimModule, data: ImageDataModule) -> dict[str, Any]:
     """Return a tested victim's results as JSON values.
 
-    Returns:
-        ``test`` (after the last step, with recall per class and the confusion matrix), ``history`` (``last``, ``best_on_val``,
-        ``peak``), the test split's ``majority`` line, and the victim's settings.
+    They are ``test`` (after the last step, with recall per class and the confusion matrix), ``history`` (``last``, ``best_on_val``,
+    ``peak``), the test split's ``majority`` line, and the victim's settings.
     """
     majority = majority_baseline(data.split("test").labels, data.task, data.num_classes)
     return {
@@ -154,13 +147,9 @@ def victim_results(module: VictimModule, data: ImageDataModule) -> dict[str, Any
 
 
 def gather_predictions(batches: list[dict[str, Tensor]]) -> dict[str, NDArray[Any]]:
-    """Return the predictions of all ranks in the order of the sample indices; all ranks have to call it together.
+    """Return ``indices`` int64 ``[N]``, in their order, ``labels`` and ``probabilities`` of all ranks' ``VictimModule.predict_step``.
 
-    Args:
-        batches: What ``VictimModule.predict_step`` returned on this rank.
-
-    Returns:
-        ``indices`` int64 ``[N]``, ``labels`` and ``probabilities``, on every rank.
+    All ranks have to call it together.
     """
     parts = [{name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in _PREDICTED}] if batches else []
     if torch.distributed.is_available() and torch.distributed.is_initialized():

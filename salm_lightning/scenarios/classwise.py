@@ -52,12 +52,7 @@ class Support:
     def named(cls, word: str, images: ImageDataModule, root: Path | None, number: int | None, seed: int) -> Support:
         """Return the support classes that a user names: data, or a folder with one subfolder of images per class.
 
-        Args:
-            word: The name or the folder.
-            images: What is to be protected.
-            root: Folder of MedMNIST's files.
-            number: How many classes, drawn with the seed; ``None`` is all.
-            seed: Settles which.
+        ``images`` are to be protected; so many classes are drawn with the seed, all for ``None``.
 
         Raises:
             SalmError: There is nothing of that name, or it has no such classes.
@@ -90,18 +85,7 @@ def numbers_of(classes: Sequence[int | str] | None, images: ImageDataModule) -> 
 
 @dataclass
 class ClassWise(Protection):
-    """Classes protected one after another, each among support classes, and put into one release.
-
-    Args:
-        images: The dataset, loaded.
-        folder: Where the result goes.
-        method: How the noise is made.
-        training: How noise generators and victims are trained.
-        proof: Train a clean and a protected victim and compare them.
-        publish: Which splits go into the release.
-        numbers: The classes.
-        support: The support classes.
-    """
+    """Classes, by their numbers, protected one after another, each among support classes, and put into one release."""
 
     record: ClassVar[str] = "classwise.json"
     keeps_parts: ClassVar[bool] = True
