@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from salm_lightning.audit.image_figures import noise_image, noise_limit
+from salm_lightning.audit.figures import noise_image, noise_limit
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.metrics.figures import CLEAN, PROTECTED, accuracy_axis, new_figure, short, styled
 from salm_lightning.release import PoisonedDataModule

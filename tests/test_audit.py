@@ -27,9 +27,7 @@ from torch.optim import SGD
 
 from salm_lightning import commands
 from salm_lightning.audit import audit
-from salm_lightning.audit.battery import Battery, Deadline, OutOfTimeError, parse_budget, plan
 from salm_lightning.audit.choices import PRESETS, choose_countermeasures, text_of
-from salm_lightning.audit.findings import attempts_of
 from salm_lightning.audit.results import (
     CARELESS,
     UNTRIED,
@@ -44,8 +42,8 @@ from salm_lightning.audit.results import (
     Word,
     audit_folder,
 )
-from salm_lightning.audit.trials import Store, Trial, name_of, title_of
-from salm_lightning.audit.verdict import judge
+from salm_lightning.audit.trials import Battery, Deadline, OutOfTimeError, Store, Trial, name_of, parse_budget, plan, title_of
+from salm_lightning.audit.verdict import attempts_of, judge
 from salm_lightning.commands.audit import read_countermeasures
 from salm_lightning.countermeasures import JPEG, AdversarialTraining, CenterCrop, Countermeasure, FineTune, Mean, TrainingStep
 from salm_lightning.data import DatasetInfo, NpzDataModule, SyntheticDataModule, Task
@@ -466,14 +464,12 @@ def test_estimates_follow_the_most_similar_victims(tmp_path: Path) -> None:
     images: Any = {"protected": {}, "clean": {}}
     planned = plan(images, VICTIM, 8, [Countermeasure(), Mean()], [RESNET18, VGG11], [0], cross=True)
     stores: Any = {"protected": Store(tmp_path), "clean": Store(tmp_path)}
-    battery = Battery(planned, {}, stores, tmp_path)
-    assert battery.expected(planned[0]) is None
+    battery = Battery(planned, {}, stores, tmp_path, lambda trial: 20.0)
+    assert battery.remaining() == 8 * 20
     by_title = {trial.title: trial for trial in planned}
     for title, seconds in (("protected, none, resnet18", 10.0), ("protected, mean, resnet18", 30.0)):
         identity = by_title[f"{title}, seed 0"].identity
         battery.records[name_of(identity)] = fake(identity, 0.5, seconds=seconds)
-    assert battery.expected(by_title["clean, mean, resnet18, seed 0"]) == 30
-    assert battery.expected(by_title["protected, none, vgg11, seed 0"]) == 20
     assert battery.remaining() == 10 + 30 + 4 * 20
 
 

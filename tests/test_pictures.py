@@ -14,10 +14,20 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from salm_lightning.audit import pictures
-from salm_lightning.audit.album import Album, read_album
-from salm_lightning.audit.charts import Bar, Curve, battery_figure, curves_figure, percent_figure
-from salm_lightning.audit.image_figures import embed, examples_figure, noise_image, pairs_figure, segmentation_figure, tsne_figure
-from salm_lightning.audit.pictures import draw_audit
+from salm_lightning.audit.figures import (
+    Bar,
+    Curve,
+    battery_figure,
+    curves_figure,
+    embed,
+    examples_figure,
+    noise_image,
+    pairs_figure,
+    percent_figure,
+    segmentation_figure,
+    tsne_figure,
+)
+from salm_lightning.audit.pictures import Album, draw_audit, read_album
 from salm_lightning.audit.results import (
     NOT_JUDGED,
     Attempt,

@@ -21,13 +21,12 @@ from torch import nn
 
 from salm_lightning import commands
 from salm_lightning.audit import pairs as pairs_module
-from salm_lightning.audit.image_figures import pairs_figure
-from salm_lightning.audit.networks import features_of, logits_of, readability
+from salm_lightning.audit.figures import pairs_figure
 from salm_lightning.audit.pairs import Pairs
+from salm_lightning.audit.probes import features_of, linear_separability, logits_of, noise_of, readability
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.results import Quality, Separability
 from salm_lightning.audit.segmentation import Otsu
-from salm_lightning.audit.separability import linear_separability, noise_of
 from salm_lightning.commands.quality import quality
 from salm_lightning.data import MEDMNIST, DatasetInfo, MedMNISTDataModule, NpzDataModule
 from salm_lightning.errors import ConfigurationError, ReleaseError
@@ -136,7 +135,7 @@ def test_worst_images_are_named_by_their_place_in_the_split(tmp_path: Path) -> N
 def test_pictures_call_measures_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     monkeypatch.setattr(
-        "salm_lightning.audit.pictures.pairs_figure", lambda a, b, names: shown.extend(names) or pairs_figure(a, b, names)
+        "salm_lightning.audit.quality.pairs_figure", lambda a, b, names: shown.extend(names) or pairs_figure(a, b, names)
     )
     assess(*make(tmp_path, count=20), tmp_path / "audit")
     text = "\n".join(shown)

@@ -30,7 +30,7 @@ class Preset:
     """
 
     countermeasures: Sequence[Countermeasure | str]
-    archs: Sequence[Architecture]
+    archs: Sequence[Any]
     seeds: Sequence[int]
     width: float
     steps: int
@@ -38,39 +38,25 @@ class Preset:
     compared: int | None = None
 
 
-def _archs(*archs: Any) -> tuple[Architecture, ...]:
-    return tuple(dict.fromkeys(Architecture.parse(arch, "archs") for arch in archs))
-
-
 _WITHOUT_SETTINGS = tuple(
     name for name, kind in COUNTERMEASURES.items() if all(p.default is not p.empty for p in signature(kind).parameters.values())
 )
+_ALL: tuple[Countermeasure | str, ...] = (*_WITHOUT_SETTINGS, JPEG(50), JPEG(90), AdversarialTraining(radius=4))
+_FILTERS, _PAPER = ("mean", "median", "gaussian", "centercrop"), ("resnet18", "vgg11", "resnet50", "densenet121")
 PRESETS = {
     # Minutes on a CPU. Strong augmentation teaches next to nothing in so few steps; adversarial training takes several times as long.
-    "quick": Preset(("jpeg", "grey", "resample"), _archs("resnet18"), (0,), width=0.125, steps=300, cross=True, compared=2000),
+    "quick": Preset(("jpeg", "grey", "resample"), ("resnet18",), (0,), width=0.125, steps=300, cross=True, compared=2000),
     # Tables 2 to 4 of the paper, at its settings.
-    "paper": Preset(
-        countermeasures=("mean", "median", "gaussian", "centercrop"),
-        archs=_archs("resnet18", "vgg11", "resnet50", "densenet121"),
-        seeds=(0,),
-        width=1.0,
-        steps=20000,
-        cross=False,
-    ),
-    "full": Preset(
-        countermeasures=(*_WITHOUT_SETTINGS, JPEG(50), JPEG(90), AdversarialTraining(radius=4)),
-        archs=_archs(*ARCHITECTURES),
-        seeds=(0, 1, 2),
-        width=1.0,
-        steps=20000,
-        cross=True,
-    ),
+    "paper": Preset(_FILTERS, _PAPER, (0,), width=1.0, steps=20000, cross=False),
+    "full": Preset(_ALL, tuple(ARCHITECTURES), (0, 1, 2), width=1.0, steps=20000, cross=True),
 }
 """Presets by name."""
 
 
 def choose(preset: str, **given: Any) -> Preset:
-    """Return a preset with what is given in the place of its own; None leaves it. Architectures and seeds are there once each.
+    """Return a preset with what is given in the place of its own; None leaves it.
+
+    Architectures, as :class:`~salm_lightning.models.Architecture`, and seeds are there once each.
 
     Raises:
         ConfigurationError: A name is not known, a seed is out of range, or there is no architecture or seed.
@@ -82,7 +68,8 @@ def choose(preset: str, **given: Any) -> Preset:
     chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
     for seed in chosen.seeds:
         check_seed(seed, "seeds")
-    return replace(chosen, archs=_archs(*chosen.archs), seeds=tuple(dict.fromkeys(chosen.seeds)))
+    archs = dict.fromkeys(Architecture.parse(arch, "archs") for arch in chosen.archs)
+    return replace(chosen, archs=tuple(archs), seeds=tuple(dict.fromkeys(chosen.seeds)))
 
 
 def choose_countermeasures(values: Iterable[Countermeasure | str], info: DatasetInfo) -> list[Countermeasure]:
@@ -90,7 +77,7 @@ def choose_countermeasures(values: Iterable[Countermeasure | str], info: Dataset
 
     Args:
         values: Countermeasures, or ``none`` and names of :data:`~salm_lightning.countermeasures.COUNTERMEASURES` in any case.
-        info: What the data is; taking the colours away does nothing to grey images and is left out for them.
+        info: What the data is; what does nothing to it is left out.
 
     Raises:
         ConfigurationError: A name is not known, or stands for a countermeasure that needs settings.
@@ -105,7 +92,7 @@ def choose_countermeasures(values: Iterable[Countermeasure | str], info: Dataset
                 f"countermeasures={value!r} needs settings ({error}); give a {kind.__name__}(...)."
             ) from error
         unique[json.dumps([kind.__qualname__, settings_of(each)], sort_keys=True)] = each
-    return [each for each in unique.values() if not (isinstance(each, Grey) and info.channels == 1)]
+    return [each for each in unique.values() if does_something(type(each), info)]
 
 
 def class_of(name: str) -> type[Countermeasure]:
@@ -129,7 +116,6 @@ def text_of(countermeasure: Countermeasure) -> str:
     return json.dumps({"class_path": path, "init_args": options}, default=str) if options else path
 
 
-def untried(names: Iterable[str], info: DatasetInfo) -> list[str]:
-    """Return the names of the known countermeasures that would do something and are not among those given."""
-    tried = set(names)
-    return [name for name, kind in COUNTERMEASURES.items() if name not in tried and not (kind is Grey and info.channels == 1)]
+def does_something(kind: type[Countermeasure], info: DatasetInfo) -> bool:
+    """Return whether a countermeasure changes some data at all: taking the colours away does nothing to grey images."""
+    return not (issubclass(kind, Grey) and info.channels == 1)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from salm_lightning.data import DatasetInfo, ImageDataModule, Task
 from salm_lightning.data.base import ANY_FINDING, any_finding
-from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.errors import ReleaseError, require
 from salm_lightning.release import Manifest, PoisonedDataModule
 
 CHUNK_BYTES = 2**22
@@ -39,8 +39,7 @@ class Pairs:
     """
 
     def __init__(self, release: Path, source: ImageDataModule, max_images: int | None = None, seed: int = 0) -> None:
-        if max_images is not None and max_images < 1:
-            raise ConfigurationError(f"max_images={max_images} is out of range; give 1 or more, or leave it out for all images.")
+        require("max_images", max_images, max_images is None or max_images >= 1, "give 1 or more, or leave it out for all images")
         poisoned = PoisonedDataModule(release)
         self.manifest: Manifest = poisoned.manifest
         self._original, self._protected = source.split("train"), poisoned.split("train")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from salm_lightning.audit.album import Album
-from salm_lightning.audit.networks import readability
+from salm_lightning.audit.figures import embed, examples_figure, noise_limit, pairs_figure, segmentation_figure, tsne_figure
 from salm_lightning.audit.pairs import Pairs
-from salm_lightning.audit.pictures import draw_examples, draw_features, draw_segmentation, draw_similarity
+from salm_lightning.audit.pictures import Album
+from salm_lightning.audit.probes import features_of, linear_separability, readability
 from salm_lightning.audit.results import ComparedRelease, Extremes, Quality, Segmentation
 from salm_lightning.audit.segmentation import Segmenter, compare_masks
-from salm_lightning.audit.separability import linear_separability
-from salm_lightning.audit.similarity import DISTANCES, PerImage, Similarity, summarise
+from salm_lightning.audit.similarity import DISTANCES, NAMES, PerImage, Similarity, summarise
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ReleaseError
+
+_MOST_POINTS = 500  # pairs, so a thousand images
 
 
 def assess(
@@ -78,15 +79,93 @@ def assess(
     )
     result.write(out)
     album = Album(out, sha256)
-    draw_examples(album, pairs)
-    draw_similarity(album, pairs, similarity)
+    _draw_examples(album, pairs)
+    _draw_similarity(album, pairs, similarity)
     if segmenter is not None:
-        draw_segmentation(album, pairs, segmenter, masks)
+        _draw_segmentation(album, pairs, segmenter, masks)
     if classifier is not None:
-        draw_features(album, pairs, classifier, seed)
+        _draw_features(album, pairs, classifier, seed)
     album.show()
     return result
 
 
 def _summary(per_image: PerImage, rows: NDArray[np.int64]) -> dict[str, Extremes | None]:
     return {name: summarise(values, rows, high_is_bad=name in DISTANCES) for name, values in per_image.items()}
+
+
+def _draw_examples(album: Album, pairs: Pairs) -> None:
+    """Draw an image of each class with its noise."""
+    names, positions = pairs.one_per_class()
+    original, protected = pairs.at(positions)
+    limit = noise_limit(original, protected)
+    album.add(
+        "examples",
+        examples_figure(original, protected, names),
+        "Original, noise and protected image",
+        f"One training image of each class. The noise is amplified: grey is no change, black and white are {limit} of 255 grey levels.",
+    )
+
+
+def _draw_similarity(album: Album, pairs: Pairs, similarity: PerImage) -> None:
+    """Draw the median and the least similar pair by SSIM, and the worst image of each measure.
+
+    Measures with the same worst image share a row, and those that are equal everywhere have none.
+    """
+
+    def draw(name: str, rows: Sequence[tuple[int, str]], title: str, which: str) -> None:
+        original, protected = pairs.at(np.array([place for place, _ in rows]))
+        caption = (
+            f"The protected images {which}, with their position in the training split. Black and white in the noise are "
+            f"{noise_limit(original, protected)} of 255 grey levels."
+        )
+        album.add(name, pairs_figure(original, protected, [text for _, text in rows]), title, caption)
+
+    ssim, psnr = similarity["ssim"], similarity["psnr"]
+    rows = _median_and_last(pairs, -ssim, lambda place: f"SSIM {ssim[place]:.3f}\nPSNR {psnr[place]:.1f} dB")
+    which = "of median and of least structural similarity (SSIM) to their originals"
+    draw("extremes", rows, "The typical and the worst image", which)
+    found: dict[int, str] = {}
+    for name, values in similarity.items():
+        summary = summarise(values, np.arange(len(values)), high_is_bad=name in DISTANCES)
+        if summary is not None and (values != values[0]).any():
+            place = summary.worst_index
+            found[place] = f"{found.get(place, f'image {pairs.rows[place]}')}\n{NAMES[name]} {summary.worst:.4g}"
+    if found:
+        which = "that are least like their originals, each by the measures on its left"
+        draw("worst", list(found.items()), "The worst image of each measure", which)
+
+
+def _draw_segmentation(album: Album, pairs: Pairs, segmenter: Segmenter, masks: PerImage) -> None:
+    """Draw the median and the most changed segmentation."""
+    changed, dice = masks["changed_share"], masks["dice"]
+    rows = _median_and_last(pairs, changed, lambda place: f"{changed[place]:.1%} of pixels\nDice {dice[place]:.3f}")
+    original, protected = pairs.at(np.array([place for place, _ in rows]))
+    album.add(
+        "segmentation",
+        segmentation_figure(original, protected, segmenter(original), segmenter(protected), [text for _, text in rows]),
+        "What segmentation sees",
+        f"Outlines found by {segmenter.name} in the images whose segmentation changes by the median and by the most; pixels that change "
+        "are in colour on the right.",
+    )
+
+
+def _draw_features(album: Album, pairs: Pairs, classifier: nn.Module, seed: int) -> None:
+    """Draw clean and protected images where a classifier's features put them; nothing for fewer than two images."""
+    if len(pairs) < 2:
+        return
+    positions = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:_MOST_POINTS])
+    clean, protected = (features_of(classifier, images) for images in pairs.at(positions))
+    album.add(
+        "features",
+        tsne_figure(embed(clean, protected, seed), pairs.classes[positions], pairs.class_names),
+        "Where a model puts the images",
+        f"t-SNE of what the last layer of a clean-trained classifier takes, for {len(positions)} training images and their protected "
+        "versions, in one plane. Where both panels look alike, a clean model sees the same in both.",
+    )
+
+
+def _median_and_last(pairs: Pairs, badness: NDArray[np.float64], text: Callable[[int], str]) -> list[tuple[int, str]]:
+    """Return the places of the median and of the worst image, and what stands beside them."""
+    order = np.argsort(badness, kind="stable")
+    chosen = {"typical": int(order[(len(order) - 1) // 2]), "worst": int(order[-1])}
+    return [(place, f"{kind}\nimage {pairs.rows[place]}\n{text(place)}") for kind, place in chosen.items()]

@@ -5,27 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback
 
-from salm_lightning.audit.album import BOARD
-from salm_lightning.audit.battery import Battery, parse_budget, plan
 from salm_lightning.audit.choices import PRESETS, choose, choose_countermeasures
-from salm_lightning.audit.pictures import draw_audit
+from salm_lightning.audit.pictures import BOARD, draw_audit
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.results import AuditResult, TrainedOn, audit_folder
 from salm_lightning.audit.segmentation import open_segmenter
 from salm_lightning.audit.summary import Summary
-from salm_lightning.audit.trials import Store, Trial
+from salm_lightning.audit.trials import Battery, Store, Trial, parse_budget, plan
 from salm_lightning.callbacks import RunProgressBar
-from salm_lightning.console import is_live, progress
+from salm_lightning.console import duration, is_live, progress
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
 from salm_lightning.files import cache_root, locked
+from salm_lightning.interruption import interruptible
 from salm_lightning.models import Architecture
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.runs.effort import Precision
@@ -80,12 +78,12 @@ def audit(
     protected.setup()
     images: dict[TrainedOn, ImageDataModule] = {"protected": protected}
     if source is not None:
-        images["clean"] = protected.open_original(source, root, batch_size=batch_size)
+        images["clean"] = protected.open_original(source, root, batch_size=batch_size).images
     protected.setup("fit")  # a release may leave the clean splits to its originals
     if segments is not None:
         segments(np.asarray(protected.split("train").images[:1]))  # refuses what it cannot take
     check_accelerator(accelerator)
-    identities = {name: data.identity() for name, data in images.items()}
+    identities = {name: Original(each).identity() for name, each in images.items()}
     trials = plan(identities, victim, protected.batch_size, tried, chosen.archs, chosen.seeds, chosen.cross)
     options = {
         **{"source": source, "root": root, "out": folder, "accelerator": None if accelerator == "auto" else accelerator},
@@ -96,9 +94,8 @@ def audit(
         "clean": Store(cache_root() / "twins", keeps_weights=True),
     }
     with locked(folder, "audit"):
-        battery = Battery(
-            trials, images, stores, folder / BOARD, accelerator, _estimate(images["protected"], accelerator, precision)
-        )
+        estimate = _estimate(images["protected"], accelerator, precision)
+        battery = Battery(trials, images, stores, folder / BOARD, estimate, accelerator)
         # A bar moves on terminals only; elsewhere the line of each victim is enough.
         bars: Callable[[], list[Callback]] = (lambda: [RunProgressBar()]) if tell and is_live(sys.stdout) else list
         result = _train(battery, Summary(protected, battery, folder, options), limit, say, bars)
@@ -117,25 +114,20 @@ def _train(
     battery: Battery, summary: Summary, limit: float | None, say: Callable[[str], None], bars: Callable[[], list[Callback]]
 ) -> AuditResult:
     """Train what is pending, keeping all files up to date, and return what they hold."""
-
-    def time(seconds: float) -> timedelta:
-        return timedelta(seconds=round(seconds))
-
-    def ended(trial: Trial) -> None:
-        summary.write()
-        left, record, (status, reason) = len(battery.pending), battery.records.get(trial.name), battery.status(trial)
-        outcome = f"{status.upper()}: {reason}"
-        if record is not None:
-            outcome = f"accuracy {record.results['test']['acc']:.1%}, {time(record.seconds)}"
-        rest = f"; about {time(battery.remaining())} left" if left else ""
-        say(f"[{total - left}/{total}] {trial.title}: {outcome}{rest}")
-
     total, done = len(battery.trials), len(battery.records)
-    rest = f"; the others take about {time(battery.remaining())}" if done < total else ""
+    rest = f"; the others take about {duration(battery.remaining())}" if done < total else ""
     say(f"{total} victims, of which {done} are done{rest}.")
     summary.write()
     try:
-        battery.run(limit, ended, bars)
+        with interruptible():
+            for trial in battery.run(limit, bars):
+                summary.write()
+                left, record, (status, reason) = len(battery.pending), battery.records.get(trial.name), battery.status(trial)
+                outcome = f"{status.upper()}: {reason}"
+                if record is not None:
+                    outcome = f"accuracy {record.results['test']['acc']:.1%}, {duration(record.seconds)}"
+                rest = f"; about {duration(battery.remaining())} left" if left else ""
+                say(f"[{total - left}/{total}] {trial.title}: {outcome}{rest}")
     finally:
         result = summary.write()
     return result

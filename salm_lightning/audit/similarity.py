@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from salm_lightning.audit.hashes import HASHES
 from salm_lightning.audit.pairs import grey
 from salm_lightning.audit.results import Extremes
 from salm_lightning.release import Meter
@@ -21,13 +23,17 @@ DISTANCES = frozenset({"linf", "l0", "changed_share"})
 """Measures that grow as images differ more; all others fall."""
 _LEVELS = 256
 _TAIL = 5  # percent
+_SIDE = 8  # bits of a hash
+_DCT_SIDE = 32  # pixels
+_Grey = NDArray[np.uint8]
+_Bits = NDArray[np.bool_]
 
 
 class Similarity:
     """Accumulates pairs of images and measures each of them.
 
     Beside what :class:`~salm_lightning.release.Meter` measures per image, these are ``ahash``, ``phash`` and ``dhash``, the share of
-    equal bits of ImageHash's average, perceptual and difference hash (64 bits each), and ``nmi``, which
+    equal bits of the average, perceptual and difference hash (64 bits each), and ``nmi``, which
     :func:`normalised_mutual_information` defines.
     """
 
@@ -53,19 +59,42 @@ class Similarity:
         return {name: measured[name] for name in NAMES}
 
 
+def average_hash(images: _Grey) -> _Bits:
+    """Return whether each of 8x8 cells is lighter than their mean."""
+    pixels = resize(images, _SIDE, _SIDE).reshape(len(images), -1)
+    return np.asarray(pixels > pixels.mean(axis=1, keepdims=True))
+
+
+def perceptual_hash(images: _Grey) -> _Bits:
+    """Return whether each of the 8x8 lowest frequencies is above their median."""
+    from scipy.fft import dct
+
+    pixels = resize(images, _DCT_SIDE, _DCT_SIDE).astype(np.float64)
+    frequencies = dct(dct(pixels, axis=1), axis=2)[:, :_SIDE, :_SIDE].reshape(len(images), -1)
+    return np.asarray(frequencies > np.median(frequencies, axis=1, keepdims=True))
+
+
+def difference_hash(images: _Grey) -> _Bits:
+    """Return whether each of 8x8 cells is lighter than the one on its left."""
+    pixels = resize(images, _SIDE, _SIDE + 1)
+    return np.asarray(pixels[:, :, 1:] > pixels[:, :, :-1]).reshape(len(images), -1)
+
+
+HASHES: dict[str, Callable[[_Grey], _Bits]] = {"ahash": average_hash, "phash": perceptual_hash, "dhash": difference_hash}
+"""The hashes by name, bit for bit those of the ImageHash library: boolean ``[B, 64]`` of grey images uint8 ``[B, H, W]``."""
+
+
+def resize(images: _Grey, height: int, width: int) -> _Grey:
+    """Resize grey images ``[B, H, W]`` with Pillow's Lanczos filter."""
+    return np.stack([np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)) for image in images])
+
+
 def normalised_mutual_information(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the normalised mutual information of the grey levels of each pair of images.
 
     Each of the 256 grey levels is a bin of its own. It is twice the mutual information over the sum of the two entropies, which is what
     ``sklearn.metrics.normalized_mutual_info_score`` computes, here for all images at once: 0 for independent levels, 1 where one
-    image's levels tell the other's. Two images of one level each have 1.
-
-    Args:
-        a: Grey levels, uint8 ``[B, H, W]``.
-        b: The same shape.
-
-    Returns:
-        ``[B]`` in [0, 1].
+    image's levels tell the other's. Two images of one level each have 1. The levels are uint8 ``[B, H, W]``, the result is ``[B]``.
     """
     levels_a, levels_b = (images.reshape(len(images), -1).astype(np.int64) for images in (a, b))
     entropies = _entropy(levels_a) + _entropy(levels_b)

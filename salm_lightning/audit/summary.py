@@ -1,27 +1,47 @@
-"""The state of an audit as its files tell it: ``audit.json``, ``audit.csv`` and ``audit.md``, valid at any moment."""
+"""The state of an audit as its files tell it, valid at any moment: ``audit.json``, ``audit.csv`` with a line per victim, ``audit.md``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from json import dumps
 from pathlib import Path
 from typing import Any
 
-from salm_lightning.audit.battery import Battery
-from salm_lightning.audit.choices import text_of, untried
-from salm_lightning.audit.findings import attempts_of, confusion_of, curve_of
+from rich.table import Table
+from rich.text import Text
+
+from salm_lightning.audit.choices import does_something, text_of
 from salm_lightning.audit.results import AuditedRelease, AuditResult, Unfinished
-from salm_lightning.audit.tables import markdown, write_victims
-from salm_lightning.audit.trials import Trial
-from salm_lightning.audit.verdict import judge, limits
-from salm_lightning.console import command
-from salm_lightning.files import write_text
+from salm_lightning.audit.trials import Battery, Trial
+from salm_lightning.audit.verdict import attempts_of, confusion_of, curve_of, judge, scalars_of
+from salm_lightning.console import command, markdown_table, spread
+from salm_lightning.countermeasures import COUNTERMEASURES
+from salm_lightning.files import write_csv, write_text
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.metrics.learned import floors_of
 from salm_lightning.models import ARCHITECTURES
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.runs.record import DONE, Run
+
+_FEW_IMAGES = 2500
+"""Test images below which the accuracy's 95 % interval is wider than two points to each side."""
+_MEASURES = {
+    **{"acc": "accuracy", "auc": "auc", "balanced_acc": "balanced_accuracy", "kappa": "kappa"},
+    **{"best_on_val_acc": "best_on_val_accuracy", "peak_acc": "peak_accuracy"},
+}
+CSV_COLUMNS = (
+    *("countermeasure", "settings", "arch", "seed", "trained_on", "status", *_MEASURES.values(), "majority"),
+    *("width", "steps", "batch_size", "seconds", "reason"),
+)
+"""Columns of ``audit.csv``; accuracies are shares, kappa is empty unless the task is ordinal."""
+_HEADINGS = ("countermeasure", "model", "accuracy", "balanced", "AUC", "peak", "clean", "drop", "kept")
+_LEFT = 2
+"""Columns of words."""
+_FIRST_TO_GO = ("peak", "AUC", "balanced")
+"""Columns that a narrow terminal does without."""
+_NARROWEST = 20
+"""Columns of a terminal that the names of countermeasures are left at least; longer ones are wrapped."""
 
 
 @dataclass(frozen=True)
@@ -45,48 +65,58 @@ class Summary:
         records, skipped = self._records(), self._skipped()
         result = self._result(records, skipped)
         result.write(self.out)
-        write_victims(records, skipped, self.out / "audit.csv")
-        write_text(self.out / "audit.md", markdown(result))
+        names = ("countermeasure", "arch", "seed", "trained_on", "status", "reason")
+        unfinished = [{name: getattr(victim, name) for name in names} for victim in skipped]
+        write_csv(self.out / "audit.csv", CSV_COLUMNS, [*map(_csv_line, records), *unfinished])
+        write_text(self.out / "audit.md", _markdown(result))
         return result
 
     def _result(self, records: Sequence[Run], skipped: Sequence[Unfinished]) -> AuditResult:
-        data, manifest = self.release, self.release.manifest
-        labels = data.split("test").labels
-        majority = majority_baseline(labels, data.task, data.num_classes)
+        data, manifest, main = self.release, self.release.manifest, self.battery.trials[0]
+        majority = majority_baseline(data.split("test").labels, data.task, data.num_classes)
         floors = floors_of(data.task, data.num_classes, majority)
         rows = attempts_of(records, floors)
-        networks = {record.identity["arch"]: record.identity["network"] for record in records}
-        seeds = sorted({record.identity["seed"] for record in records})
-        tried = {record.results["title"]: record.identity["countermeasure"] for record in records}
-        main = self.battery.trials[0]
-        not_covered = limits(
-            untried((settings["name"] for settings in tried.values()), data.info),
-            [arch for arch in ARCHITECTURES if arch not in networks],
-            len(seeds),
-            main.victim,
-            len(skipped),
-            len(labels),
-        )
+        settings = {
+            **main.length,
+            "preset": self.options["preset"],
+            "seeds": sorted({record.identity["seed"] for record in records}),
+            "countermeasures": list({run.results["title"]: run.identity["countermeasure"] for run in records}.values()),
+            "archs": list({run.identity["arch"]: run.identity["network"] for run in records}.values()),
+        }
+        source = manifest.source.sha256 if manifest.source else None
         return AuditResult(
-            release=AuditedRelease(
-                data.info.name, manifest.method_name, manifest.archive.sha256, manifest.source.sha256 if manifest.source else None
-            ),
-            settings={
-                **main.length,
-                "preset": self.options["preset"],
-                "seeds": seeds,
-                "countermeasures": list(tried.values()),
-                "archs": list(networks.values()),
-            },
+            release=AuditedRelease(data.info.name, manifest.method_name, manifest.archive.sha256, source),
+            settings=settings,
             majority=majority,
             chance_balanced=floors.get("balanced_acc", 0.5),
             rows=tuple(rows),
             skipped=tuple(skipped),
-            verdict=judge(rows, floors, not_covered),
+            verdict=judge(rows, floors, self._not_covered(records, len(skipped))),
             confusion=confusion_of(records, main),
             curves=tuple(map(curve_of, records)),
             seconds=round(sum(record.seconds for record in records), 1),
         )
+
+    def _not_covered(self, records: Sequence[Run], skipped: int) -> list[str]:
+        """Return what the battery does not show, in plain words."""
+        victim, info, images = self.battery.trials[0].victim, self.release.info, len(self.release.split("test").labels)
+        tried = {name: {run.identity[name] for run in records} for name in ("arch", "seed")}
+        names = {run.identity["countermeasure"]["name"] for run in records}
+        untried = [name for name, kind in COUNTERMEASURES.items() if name not in names and does_something(kind, info)]
+        archs = [arch for arch in ARCHITECTURES if arch not in tried["arch"]]
+        told = {
+            f"Countermeasures that were not tried: {', '.join(untried)}.": untried,
+            f"Architectures that were not tried: {', '.join(archs)}.": archs,
+            f"{skipped} planned victims have not finished; they are listed with the commands that train them.": skipped,
+            "One seed: how much chance changes is not known.": len(tried["seed"]) == 1,
+            f"The test split has {images} images: an accuracy is only known to about ±{100 / images**0.5:.0f} points.": (
+                images < _FEW_IMAGES
+            ),
+            f"Every victim had {victim.steps} steps at width {victim.width:g}; longer training and wider networks may learn more.": True,
+            "Countermeasures were tried one at a time; someone may combine them, or think of others.": True,
+            "Whoever has other images of the same kind can train on those.": True,
+        }
+        return [text for text, applies in told.items() if applies]
 
     def _records(self) -> list[Run]:
         """Return the finished victims of this audit, then those of earlier ones of the same release, length and width."""
@@ -113,8 +143,87 @@ class Summary:
             **self.options,
             **{"victim_steps" if name == "steps" else name: value for name, value in length.items()},
             "countermeasures": f"[{text_of(victim.countermeasure)}]",
-            "archs": f"[{network if isinstance(network, str) else dumps(network)}]",
+            "archs": f"[{network if isinstance(network, str) else json.dumps(network)}]",
             "seeds": f"[{victim.seed}]",
         }
         words = (word for name, value in options.items() if value is not None for word in (f"--{name}", str(value)))
         return command("salm-cli", "audit", self.release.root, *words)
+
+
+def console_table(result: AuditResult, width: int) -> Table:
+    """Return the table for a terminal of some columns, the worst case in bold; what does not fit is left out."""
+    lines = _table_lines(result)
+    columns = {heading: [heading, *(line[number] for line in lines)] for number, heading in enumerate(_HEADINGS)}
+    for heading in _FIRST_TO_GO:
+        needed = sum(max(map(len, cells)) + 3 for cells in list(columns.values())[1:]) + _NARROWEST + 4
+        if needed > width:
+            del columns[heading]
+    release = result.release
+    table = Table(title=f"Models trained on {release.name} ({release.method}), on clean test images, in percent")
+    for heading in columns:
+        words = heading in _HEADINGS[:_LEFT]
+        table.add_column(heading, justify="left" if words else "right", no_wrap=heading != _HEADINGS[0])
+    _, *shown = zip(*columns.values(), strict=True)
+    for line, worst in zip(shown, _worst(result), strict=True):
+        table.add_row(*(Text(cell, style="bold" if worst else "") for cell in line))
+    return table
+
+
+def _markdown(result: AuditResult) -> str:
+    """Return the table, the verdict and what was not run as Markdown, the worst case in bold."""
+    release, settings, verdict = result.release, result.settings, result.verdict
+    lines = [
+        [f"**{cell}**" if worst and cell else cell for cell in line]
+        for line, worst in zip(_table_lines(result), _worst(result), strict=True)
+    ]
+    parts = [
+        f"# Audit of {release.name} ({release.method}): {verdict.word}",
+        verdict.text,
+        markdown_table(_HEADINGS, lines, _LEFT),
+        f"Accuracies on the clean test split in percent; {settings['steps']} steps of {settings['batch_size']} images, width "
+        f"{settings['width']:g}, seeds {', '.join(map(str, settings['seeds']))}. *Clean*: accuracy of the same victim trained on the "
+        "originals. *Drop*: that minus this one's. *Kept*: share of what an ordinary victim on the originals learns.",
+        "## What this does not cover",
+        "\n".join(f"- {limit}" for limit in verdict.not_covered),
+    ]
+    if result.skipped:
+        described = (
+            f"- {each.trained_on}, {each.countermeasure}, {each.arch}, seed {each.seed}: {each.reason}\n  `{each.command}`"
+            for each in result.skipped
+        )
+        parts += ["## Not run", "\n".join(described)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table_lines(result: AuditResult) -> list[tuple[str, ...]]:
+    """Return the cells of the table in percent (AUC as it is): a line per row, then the majority-class line."""
+    lines = []
+    for row in result.rows:
+        protected, clean = row.protected, row.clean
+        lines.append(
+            (
+                *(row.title, row.arch, spread(protected.acc), spread(protected.balanced_acc), spread(protected.auc, 1, 3)),
+                *(spread(protected.peak_acc), spread(clean.acc) if clean else "", spread([row.drop])),
+                "" if row.kept is None else f"{max(0.0, row.kept):.0%}",
+            )
+        )
+    line = ("majority class (no model)", "", spread([result.majority]), spread([result.chance_balanced]), "0.500")
+    return [*lines, (*line, *[""] * (len(_HEADINGS) - len(line)))]
+
+
+def _worst(result: AuditResult) -> list[bool]:
+    """Return of each line of the table whether it is the worst case."""
+    return [*(row.worst for row in result.rows), False]
+
+
+def _csv_line(record: Run) -> dict[str, Any]:
+    identity = record.identity
+    return {
+        "countermeasure": record.results["title"],
+        "settings": json.dumps(identity["countermeasure"]),
+        "status": DONE,
+        "majority": record.results["majority"],
+        "seconds": round(record.seconds, 1),
+        **{name: identity[name] for name in ("arch", "seed", "trained_on", "width", "steps", "batch_size")},
+        **{_MEASURES[name]: value for name, value in scalars_of(record).items()},
+    }

@@ -1,8 +1,10 @@
-"""What an audit comes to, in words, by stated thresholds; what the figures do not show is said beside it."""
+"""From finished victims to what an audit found: attempts over the seeds, learning curves, and a verdict by stated thresholds."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from salm_lightning.audit.results import (
     CARELESS,
@@ -13,37 +15,112 @@ from salm_lightning.audit.results import (
     PROTECTS,
     UNTRIED,
     Attempt,
+    Confusion,
     Figures,
+    Matrix,
+    TrainedOn,
     Verdict,
+    VictimCurve,
     Word,
     mean,
 )
+from salm_lightning.audit.trials import Trial
+from salm_lightning.data import Task
 from salm_lightning.metrics.learned import KEPT_LIMIT, LEARNED, MEASURES, Scale
-from salm_lightning.runs.victims import VictimSettings
+from salm_lightning.runs.record import Run
 
-_FEW_IMAGES = 2500
-"""Test images below which the accuracy's 95 % interval is wider than two points to each side."""
+_SCALARS = ("acc", "auc", "balanced_acc")
+_Victims = Mapping[tuple[TrainedOn, int], Run]
 
 
-def scale_of(rows: Sequence[Attempt], floors: Mapping[str, float]) -> Scale:
-    """Return the scale that attempts are measured by: up to the best victim without countermeasure on the originals."""
-    clean = [row.clean for row in rows if row.countermeasure == NONE and row.clean is not None]
-    return Scale.of(
-        floors, {name: max((mean(getattr(figures, name)) or 0.0 for figures in clean), default=0.0) for name in floors}
+def attempts_of(records: Sequence[Run], floors: Mapping[str, float]) -> list[Attempt]:
+    """Return a row for each countermeasure and architecture, in the order of their first protected victims.
+
+    After the victims without countermeasure follow the same ones under early stopping. What a seed lacks is None.
+
+    Args:
+        records: Finished victims, protected ones and clean twins.
+        floors: Measures that are judged; they settle which row is the worst for the data's owner: most is kept or, without a clean
+            twin, most is right.
+    """
+    groups: dict[str, dict[tuple[TrainedOn, int], Run]] = {}
+    for record in sorted(records, key=lambda record: record.identity["trained_on"] == "clean"):
+        identity = record.identity
+        kind = json.dumps([identity["countermeasure"], identity["network"]], sort_keys=True)
+        groups.setdefault(kind, {})[identity["trained_on"], identity["seed"]] = record
+    rows: list[Attempt] = []
+    for victims in groups.values():
+        seeds = sorted(seed for trained_on, seed in victims if trained_on == "protected")
+        if seeds:
+            rows.append(_attempt(victims, seeds))
+            if rows[-1].countermeasure == NONE:
+                rows.append(_attempt(victims, seeds, stopped=True))
+    scale = _scale_of(rows, floors)
+    shares = [_kept(scale, row.protected) for row in rows]
+    scores = shares if scale.reached else [mean(getattr(row.protected, next(iter(floors)))) for row in rows]
+    highest = max((score for score in scores if score is not None), default=None)
+    worst = None if highest is None else scores.index(highest)
+    return [replace(row, kept=share, worst=number == worst) for number, (row, share) in enumerate(zip(rows, shares, strict=True))]
+
+
+def _attempt(victims: _Victims, seeds: Sequence[int], stopped: bool = False) -> Attempt:
+    first = victims["protected", seeds[0]]
+    protected = _figures([victims["protected", seed] for seed in seeds], stopped)
+    twins = [victims.get(("clean", seed)) for seed in seeds]
+    clean = _figures(twins, stopped) if any(twins) else None
+    pairs = zip(clean.acc, protected.acc, strict=True) if clean else ()
+    settings = {"name": EARLY_STOPPING} if stopped else first.identity["countermeasure"]
+    return Attempt(
+        countermeasure=settings["name"],
+        title=EARLY_STOPPING if stopped else first.results["title"],
+        settings=settings,
+        arch=first.identity["arch"],
+        seeds=tuple(seeds),
+        protected=protected,
+        clean=clean,
+        drop=mean([before - after for before, after in pairs if before is not None and after is not None]),
     )
 
 
-def kept(scale: Scale, figures: Figures | None) -> float | None:
-    """Return the share of what there is to learn that victims have, seeds averaged."""
-    return scale.kept({name: mean(getattr(figures, name)) for name in scale.reached}) if figures else None
+def _figures(records: Sequence[Run | None], stopped: bool) -> Figures:
+    values = [{} if record is None else scalars_of(record, stopped) for record in records]
+    return Figures(**{name: tuple(value.get(name) for value in values) for name in (*_SCALARS, "peak_acc", "best_on_val_acc")})
 
 
-def worst_of(scale: Scale, rows: Sequence[Attempt]) -> int | None:
-    """Return the number of the row that is worst for the data's owner: most is kept or, without a clean twin, most is right."""
-    first = next(iter(scale.floors))
-    scores = [kept(scale, row.protected) if scale.reached else mean(getattr(row.protected, first)) for row in rows]
-    known = {number: score for number, score in enumerate(scores) if score is not None}
-    return max(known, key=lambda number: known[number]) if known else None
+def scalars_of(record: Run, stopped: bool = False) -> dict[str, float | None]:
+    """Return a victim's single numbers on the clean test split, after the last step or at the best validation."""
+    history = record.results["history"]
+    values = history["best_on_val"] if stopped else record.results["test"]
+    best = history["best_on_val"]["acc"]
+    return {
+        **{name: values[name] for name in (*_SCALARS, "kappa") if name in values},
+        "peak_acc": best if stopped else history["peak"]["acc"],
+        "best_on_val_acc": best,
+    }
+
+
+def curve_of(record: Run) -> VictimCurve:
+    """Return a victim's learning curve."""
+    curve = {name: tuple(values) for name, values in record.results["curve"].items()}
+    identity = {name: record.identity[name] for name in ("trained_on", "arch", "seed")}
+    return VictimCurve(**identity, **curve, countermeasure=record.results["title"])  # type: ignore[arg-type]
+
+
+def confusion_of(records: Sequence[Run], first: Trial) -> Confusion | None:
+    """Return the confusion matrices of the victims without countermeasure, of the architecture and seed of the first one.
+
+    None without one, or for several labels per image.
+    """
+    wanted = (NONE, first.kind[0], first.victim.seed)
+    chosen = {
+        record.identity["trained_on"]: record.results
+        for record in records
+        if (record.identity["countermeasure"]["name"], record.identity["arch"], record.identity["seed"]) == wanted
+    }
+    if "protected" not in chosen or chosen["protected"]["data"]["task"] == Task.MULTI_LABEL:
+        return None
+    matrices: dict[str, Matrix] = {name: tuple(map(tuple, results["test"]["confusion"])) for name, results in chosen.items()}
+    return Confusion(matrices["protected"], matrices.get("clean"), tuple(chosen["protected"]["data"]["class_names"]))
 
 
 def judge(rows: Sequence[Attempt], floors: Mapping[str, float], not_covered: Sequence[str]) -> Verdict:
@@ -60,9 +137,9 @@ def judge(rows: Sequence[Attempt], floors: Mapping[str, float], not_covered: Seq
         floors: See :func:`floors_of`.
         not_covered: What the battery leaves open.
     """
-    scale = scale_of(rows, floors)
-    twins = [(row, share) for row in rows if (share := kept(scale, row.clean)) is not None]
-    shares = [(row, share) for row in rows if (share := kept(scale, row.protected)) is not None]
+    scale = _scale_of(rows, floors)
+    twins = [(row, share) for row in rows if (share := _kept(scale, row.clean)) is not None]
+    shares = [(row, share) for row in rows if (share := _kept(scale, row.protected)) is not None]
     shares.sort(key=lambda pair: pair[1], reverse=True)
     broken = [_named(row) for row, share in shares if share > KEPT_LIMIT]
     blunt = [_named(row) for row, share in twins if share <= KEPT_LIMIT]
@@ -75,13 +152,7 @@ def judge(rows: Sequence[Attempt], floors: Mapping[str, float], not_covered: Seq
 
 
 def _sentence(shares: Sequence[tuple[Attempt, float]], scale: Scale, telling: bool) -> tuple[Word, str] | None:
-    """Return the verdict in a word and in a sentence; None where there is nothing to judge by.
-
-    Args:
-        shares: What attempts keep, the largest share first.
-        scale: What they are measured by.
-        telling: Whether a countermeasure has been tried that could have broken the protection, as its clean twin shows.
-    """
+    """Return the verdict in a word and in a sentence by what attempts keep, most first; None where there is nothing to judge by."""
     row, share = next((pair for pair in shares if pair[0].countermeasure == NONE), (None, 0.0))
     if row is None:
         return None
@@ -106,32 +177,17 @@ def _sentence(shares: Sequence[tuple[Attempt, float]], scale: Scale, telling: bo
     return PROTECTS, f"{ordinary}. Of all that was tried, most is kept by {_named(strongest)}: {_percent(most)}; {limit}."
 
 
-def limits(
-    untried: Sequence[str], archs: Sequence[str], seeds: int, victim: VictimSettings, skipped: int, test_images: int
-) -> list[str]:
-    """Return what a battery does not show, in plain words.
+def _scale_of(rows: Sequence[Attempt], floors: Mapping[str, float]) -> Scale:
+    """Return the scale that attempts are measured by: up to the best victim without countermeasure on the originals."""
+    clean = [row.clean for row in rows if row.countermeasure == NONE and row.clean is not None]
+    return Scale.of(
+        floors, {name: max((mean(getattr(figures, name)) or 0.0 for figures in clean), default=0.0) for name in floors}
+    )
 
-    Args:
-        untried: Names of the countermeasures that were not tried.
-        archs: Architectures that were not tried.
-        seeds: Seeds per victim.
-        victim: How long and wide the victims are.
-        skipped: Number of victims that were planned and did not finish.
-        test_images: Number of images in the clean test split.
-    """
-    told = {
-        f"Countermeasures that were not tried: {', '.join(untried)}.": untried,
-        f"Architectures that were not tried: {', '.join(archs)}.": archs,
-        f"{skipped} planned victims have not finished; they are listed with the commands that train them.": skipped,
-        "One seed: how much chance changes is not known.": seeds == 1,
-        f"The test split has {test_images} images: an accuracy is only known to about ±{100 / test_images**0.5:.0f} points.": (
-            test_images < _FEW_IMAGES
-        ),
-        f"Every victim had {victim.steps} steps at width {victim.width:g}; longer training and wider networks may learn more.": True,
-        "Countermeasures were tried one at a time; someone may combine them, or think of others.": True,
-        "Whoever has other images of the same kind can train on those.": True,
-    }
-    return [text for text, applies in told.items() if applies]
+
+def _kept(scale: Scale, figures: Figures | None) -> float | None:
+    """Return the share of what there is to learn that victims have, seeds averaged."""
+    return scale.kept({name: mean(getattr(figures, name)) for name in scale.reached}) if figures else None
 
 
 def _named(row: Attempt) -> str:

@@ -115,7 +115,7 @@ def read_countermeasures(values: Sequence[Any]) -> list[Any]:
 def _show(result: AuditResult, release: Path, folder: Path, out: Path | None) -> None:
     from rich.console import Console
 
-    from salm_lightning.audit.tables import console_table
+    from salm_lightning.audit.summary import console_table
 
     console, verdict = Console(), result.verdict
     console.print(console_table(result, console.width))

@@ -58,7 +58,7 @@ def quality(
     import numpy as np
     from rich.console import Console
 
-    from salm_lightning.audit.album import BOARD
+    from salm_lightning.audit.pictures import BOARD
     from salm_lightning.audit.quality import assess
     from salm_lightning.audit.results import audit_folder
     from salm_lightning.audit.segmentation import open_segmenter

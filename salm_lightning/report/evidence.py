@@ -4,14 +4,50 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from salm_lightning.audit.results import AUDIT, PICTURES, QUALITY, AuditResult, Quality, audit_folder, beside
+from salm_lightning.checked import Count, Share, member, parse, read_json
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.release.manifest import MANIFEST, Manifest
 from salm_lightning.release.verify import Check, verify_release
 from salm_lightning.report.pictures import Picture, draw_sample, read_pictures
-from salm_lightning.report.proof import Proof, read_proof
+
+_RECORDS = ("protect.json", "classwise.json")
+_RESULTS = ("victim-clean/results.json", "victim-protected/results.json")
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Metrics on the clean test split; one that is not defined, such as the AUC of a single class, is None."""
+
+    acc: Share
+    auc: Share | None
+    balanced_acc: Share | None
+
+
+@dataclass(frozen=True)
+class Victim:
+    """What a model was measured to be, as its ``results.json`` has it: its settings, steps, the majority line and its metrics."""
+
+    victim: dict[str, Any]
+    steps: Count
+    majority: Share
+    test: Tested
+
+    @property
+    def arch(self) -> str:
+        """Its architecture."""
+        return str(self.victim.get("arch", "model"))
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A model trained on the originals, and the same on the protected copy."""
+
+    clean: Victim
+    protected: Victim
 
 
 @dataclass(frozen=True)
@@ -43,7 +79,7 @@ def gather(release: Path, audit: Path | None = None) -> Evidence:
     """Check a release and read what was found out about it.
 
     Args:
-        release: Folder of the release.
+        release: Its folder.
         audit: Folder of the audit; ``audit`` beside the release by default, which need not be there.
 
     Raises:
@@ -68,7 +104,30 @@ def gather(release: Path, audit: Path | None = None) -> Evidence:
         checks=checks,
         audit=AuditResult.read(folder, digest),
         quality=Quality.read(folder, digest),
-        proof=read_proof(beside(release), manifest_sha256),
+        proof=_read_proof(beside(release), manifest_sha256),
         pictures=read_pictures(folder, digest),
         sample=draw_sample(release, manifest),
     )
+
+
+def _read_proof(folder: Path, manifest_sha256: str) -> Proof | None:
+    """Read the results that lie beside a release; None without any, or where no record says that they are those of this manifest.
+
+    Raises:
+        ReleaseError: They are no results.
+    """
+    paths = [folder / name for name in _RESULTS]
+    if manifest_sha256 not in [_recorded(folder / name) for name in _RECORDS] or not all(path.exists() for path in paths):
+        return None
+    try:
+        return Proof(*(parse(Victim, read_json(path), f"{path.parent.name}/{path.name}") for path in paths))
+    except ReleaseError as error:
+        raise ReleaseError(f"{str(error).partition('; ')[0]}; take it away, or protect anew.") from error
+
+
+def _recorded(path: Path) -> Any:
+    """Return the checksum of the manifest of the release that a record is about; None without a record, or in one of another version."""
+    try:
+        return member(member(read_json(path), "results", path.name), "release", path.name)
+    except ReleaseError:
+        return None

@@ -11,21 +11,15 @@ from salm_lightning.data.base import DatasetInfo
 from salm_lightning.metrics.learned import KEPT_LIMIT, Scale, floors_of
 from salm_lightning.release.manifest import Manifest
 from salm_lightning.report.evidence import Evidence
-from salm_lightning.report.words import measured
 
+MISSING = "n/a"
+"""Stands where there is no number."""
 _Metrics = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number of the first page.
-
-    Attributes:
-        label: What it is.
-        text: The number.
-        detail: What it was measured with, or what it is made of.
-        share: Length of its bar, from 0 to 1; None for a number without one.
-    """
+    """A number of the first page, with what it was measured with or is made of, and the length of its bar, from 0 to 1, if it has one."""
 
     label: str
     text: str
@@ -115,3 +109,18 @@ def _means(figures: Figures | None) -> _Metrics:
 
 def _model(row: Attempt) -> str:
     return row.arch + (f" · mean of {len(row.seeds)} trainings" if len(row.seeds) > 1 else "")
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Write a share, such as ``61.6 %``."""
+    return MISSING if value is None else f"{100 * value:.{digits}f}\u202f%"
+
+
+def decimals(value: float | None, digits: int = 3) -> str:
+    """Write a number, such as ``0.944``."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def measured(value: float | None, measure: str) -> str:
+    """Write a metric: an AUC as a number, all others as shares."""
+    return decimals(value) if measure == "auc" else percent(value)

@@ -11,13 +11,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from salm_lightning.audit.results import AUDIT, AuditResult, mean
+from salm_lightning.audit.results import AUDIT, AuditResult, Matrix, mean
+from salm_lightning.audit.words import named
 from salm_lightning.data.base import Task
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.release.manifest import Manifest
-from salm_lightning.report import words
 from salm_lightning.report.evidence import Evidence
-from salm_lightning.report.figures import learned, made
+from salm_lightning.report.figures import decimals, learned, made, measured, percent
 
 _COMPARING = ("pictures/extremes.png", "pictures/examples.png")
 """Pictures of an audit that show originals beside protected images, the one for the first page first."""
@@ -38,16 +38,21 @@ def render(evidence: Evidence, release: str, today: date) -> str:
     """
     manifest = evidence.manifest
     picture = next((picture for file in _COMPARING for picture in evidence.pictures if picture.file == file), evidence.sample)
-    return _environment().get_template("report.html").render(
-        evidence=evidence,
+    environment = Environment(
+        loader=PackageLoader("salm_lightning.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"mean": mean, "spread": _spread, "plain": _plain, "percent": percent, "decimals": decimals}
+    environment.filters |= {"measured": measured, "named": named}
+    return environment.get_template("report.html").render(
+        **vars(evidence),
         picture=picture,
         others=[other for other in evidence.pictures if other is not picture],
         learned=learned(evidence),
         made=made(manifest),
-        manifest=manifest,
-        audit=evidence.audit,
-        quality=evidence.quality,
-        proof=evidence.proof,
         missing=missing(evidence, release),
         placeholder=placeholder(manifest),
         method=manifest.method_name,
@@ -57,7 +62,7 @@ def render(evidence: Evidence, release: str, today: date) -> str:
         today=today,
         recall=_recall(evidence.audit),
         tables=_setting_tables(evidence),
-    )  # fmt: skip
+    )
 
 
 def missing(evidence: Evidence, release: str) -> dict[str, str]:
@@ -91,19 +96,6 @@ def _original(manifest: Manifest) -> str:
     return name if name in MEDMNIST and manifest.source.name in files else PLACEHOLDER
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("salm_lightning.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"mean": mean, "spread": _spread, "plain": _plain}
-    environment.filters |= {name: getattr(words, name) for name in ("percent", "decimals", "measured", "named")}
-    return environment
-
-
 def _audit_options(audit: AuditResult | None) -> list[str]:
     """Return the options that make an audit go on where it stands; others would make another one."""
     settings = {} if audit is None else audit.settings
@@ -116,15 +108,15 @@ def _recall(audit: AuditResult | None) -> list[tuple[str, int, float | None, flo
     """Return each class's name and test images, and the share of them that the first models recognise: protected, clean."""
     if audit is None or audit.confusion is None:
         return []
-    protected, clean = audit.confusion.protected, audit.confusion.clean
+
+    def share(matrix: Matrix | None, number: int) -> float | None:
+        return matrix[number][number] / sum(matrix[number]) if matrix and any(matrix[number]) else None
+
+    found = audit.confusion
     return [
-        (name, sum(protected[number]), _share(protected[number], number), _share(clean[number], number) if clean else None)
-        for number, name in enumerate(audit.confusion.class_names)
+        (name, sum(found.protected[number]), share(found.protected, number), share(found.clean, number))
+        for number, name in enumerate(found.class_names)
     ]
-
-
-def _share(row: Sequence[int], number: int) -> float | None:
-    return row[number] / sum(row) if any(row) else None
 
 
 def _setting_tables(evidence: Evidence) -> dict[str, list[tuple[str, str]]]:

@@ -22,8 +22,6 @@ _NAME = re.compile(r"pictures/[A-Za-z0-9][A-Za-z0-9_.=,+-]{0,99}\.png", re.ASCII
 _LARGEST = 2**23  # bytes of a picture
 _LARGEST_SUM = 2**26  # bytes of all; browsers open no larger page in good time
 _MOST_PIXELS = 2**26
-
-
 _SAMPLE = 4  # images
 _SIDE = 224  # pixels of one of them
 _GAP = 8
@@ -31,16 +29,7 @@ _GAP = 8
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file.
-
-    Attributes:
-        title: What it shows, in a few words.
-        caption: How to read it.
-        width: In pixels.
-        height: In pixels.
-        uri: The file as a ``data:`` address.
-        file: Its name in the folder of an audit; empty for one that the report has drawn.
-    """
+    """A PNG file of so many pixels as a ``data:`` address; ``file`` names it in the folder of an audit, empty for one drawn here."""
 
     title: str
     caption: str
@@ -58,11 +47,7 @@ class _Entry:
 
 
 def read_pictures(folder: Path, archive_sha256: str) -> tuple[Picture, ...]:
-    """Read the pictures that ``pictures.json`` names, all in the folder ``pictures`` beside it.
-
-    Args:
-        folder: Of the results.
-        archive_sha256: Checksum of the archive that they have to be about.
+    """Read the pictures that ``pictures.json`` names, all in the folder ``pictures`` beside it and about one archive.
 
     Raises:
         ReleaseError: The list is not valid or about another release, or a file is missing, is too large, or is no PNG.
@@ -105,30 +90,22 @@ def draw_sample(release: Path, manifest: Manifest) -> Picture:
 def _picture(folder: Path, entry: _Entry, where: str) -> Picture:
     if not _NAME.fullmatch(entry.file):
         raise ReleaseError(f"{where}={entry.file[:100]!r} must be pictures/NAME.png with a name of letters, digits and '_.=,+-'.")
-    data = _bytes(folder / entry.file)
-    return Picture(entry.title, entry.caption, *_size(folder / entry.file, data), _uri(data), entry.file)
-
-
-def _uri(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-
-
-def _bytes(path: Path) -> bytes:
+    path = folder / entry.file
     if path.is_symlink() or path.parent.is_symlink() or not path.is_file():
         raise ReleaseError(f"{path}, which {PICTURES} names, is not a file; make the audit again. Links are not followed.")
     if path.stat().st_size > _LARGEST:
         raise ReleaseError(f"{path} is larger than {_LARGEST} bytes; make it smaller, or leave it out of {PICTURES}.")
-    return path.read_bytes()
-
-
-def _size(path: Path, data: bytes) -> tuple[int, int]:
-    """Return the width and height of a PNG file, without decoding its pixels."""
+    data = path.read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             width, height = image.size
-            image.verify()  # the checksums of all parts
+            image.verify()  # the checksums of all parts; no pixel is decoded
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ReleaseError(f"{path} is not a sound PNG file ({error}); make the audit again.") from error
     if width * height > _MOST_PIXELS:
         raise ReleaseError(f"{path} has {width} x {height} pixels, more than {_MOST_PIXELS}; leave it out of {PICTURES}.")
-    return width, height
+    return Picture(entry.title, entry.caption, width, height, _uri(data), entry.file)
+
+
+def _uri(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")

@@ -82,7 +82,6 @@ class Cell:
     """One number of the paper, or one that belongs beside it.
 
     Attributes:
-        dataset: The images.
         method: ``clean``, or one of ``METHODS``; of the row, in a table that has the clean accuracy in each row.
         what: What else tells it from the others.
         paper: The paper's number; ``None`` where it has none.
@@ -119,7 +118,6 @@ class Result:
     """What came out for a cell.
 
     Attributes:
-        cell: The cell.
         values: One number for each seed that has finished, as the paper's.
         seeds: Seeds asked for.
         status: ``done``, ``failed``, ``skipped``, or what became of the runs.

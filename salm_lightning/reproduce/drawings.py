@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from salm_lightning.audit.album import Album
-from salm_lightning.audit.charts import Bar, Curve, battery_figure, curves_figure, percent_figure
-from salm_lightning.audit.image_figures import embed, tsne_figure
-from salm_lightning.audit.networks import features_of
+from salm_lightning.audit.figures import Bar, Curve, battery_figure, curves_figure, embed, percent_figure, tsne_figure
+from salm_lightning.audit.pictures import Album
+from salm_lightning.audit.probes import features_of
 from salm_lightning.callbacks.checkpoint import latest_checkpoint
 from salm_lightning.countermeasures import FineTune
 from salm_lightning.data import MEDMNIST, Task
@@ -24,7 +23,6 @@ from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, tested
 from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.reproduce.victims import Victims
 from salm_lightning.sweep.job import Job
-from salm_lightning.sweep.plan import PlannedVictim
 
 _CURVE = "test_curve/acc"
 _MOST_POINTS = 500
@@ -36,7 +34,7 @@ class Finished(NamedTuple):
     """A victim that has finished, its cell, and what was found on clean test images, ``majority`` beside it."""
 
     cell: Cell
-    victim: PlannedVictim
+    victim: Job
     test: dict[str, Any]
 
 
@@ -63,7 +61,7 @@ def fig5(experiment: Victims, album: Album) -> None:
         caption = "Accuracy on clean test images while training on 20 % clean, 80 % protected images, or both (Fig. 5, left)."
         figure = _curves(dataset, finished, lambda cell: cell.what)
         album.add(f"fig5-left-{dataset}", figure, "Learning curves by part", caption)
-        whole = next((one.victim.job for one in finished if one.cell.what == "both"), None)
+        whole = next((one.victim for one in finished if one.cell.what == "both"), None)
         if whole and MEDMNIST[dataset.name].task is not Task.MULTI_LABEL:
             seen = "t-SNE of training images in features of the model trained on clean and protected ones together"
             figure = _features(whole)
@@ -100,7 +98,7 @@ def _by_dataset(experiment: Victims) -> Iterator[tuple[Dataset, list[Finished]]]
     found: dict[Dataset, list[Finished]] = {}
     for cell, victims in zip(experiment.cells, experiment.victims, strict=True):
         for victim in victims:
-            run = tested(victim.job.state(), victim.job.product)
+            run = tested(victim.state(), victim.product)
             if run.is_done:
                 found.setdefault(cell.dataset, []).append(Finished(cell, victim, run.results))
     yield from found.items()
@@ -109,7 +107,7 @@ def _by_dataset(experiment: Victims) -> Iterator[tuple[Dataset, list[Finished]]]
 def _curves(dataset: Dataset, finished: list[Finished], label: Callable[[Cell], str]) -> Figure:
     """Return a figure with a learning curve for each victim, those of a cell in one colour."""
     labels = list(dict.fromkeys(label(one.cell) for one in finished))
-    curves = [Curve(label(one.cell), *_learning_curve(one.victim.job), COLORS[labels.index(label(one.cell))]) for one in finished]
+    curves = [Curve(label(one.cell), *_learning_curve(one.victim), COLORS[labels.index(label(one.cell))]) for one in finished]
     return curves_figure({str(dataset): curves}, finished[0].test["majority"])
 
 

@@ -23,7 +23,8 @@ from salm_lightning.runs.plan import generator_work, victim_work
 from salm_lightning.runs.protection import results_file
 from salm_lightning.runs.record import FAILED, Run, read_run
 from salm_lightning.scenarios.classwise import ClassWise, Support, numbers_of
-from salm_lightning.sweep.cost import Cost, PlannedRun, show_runs
+from salm_lightning.sweep.job import Cost
+from salm_lightning.sweep.run import PlannedRun, show_runs
 
 _GENERAL = "no folder of general images is given: name one with --general FOLDER, with one subfolder of images per class"
 

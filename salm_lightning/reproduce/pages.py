@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from salm_lightning.audit.album import Album
+from salm_lightning.audit.pictures import Album
 from salm_lightning.audit.results import FOLDER
 from salm_lightning.console import markdown_table, say
 from salm_lightning.files import read_csv, write_csv, write_text

@@ -17,12 +17,9 @@ def table(name: str) -> tuple[Mapping[str, str], ...]:
 
 
 def figure(name: str, column: str, **where: object) -> float | None:
-    """Return one number of a table, or ``None`` where the paper has none.
+    """Return the number in a column of a table, in the line that has ``where`` in others; ``None`` where the paper has none.
 
-    Args:
-        name: File name without its suffix.
-        column: The number's column.
-        **where: What its line has in other columns; case is ignored, as the paper spells names in several ways.
+    Case is ignored, as the paper spells names in several ways.
     """
     lines = (line for line in table(name) if all(line[key].lower() == str(value).lower() for key, value in where.items()))
     number = next(lines, {column: ""})[column]

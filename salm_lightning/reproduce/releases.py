@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,7 @@ from salm_lightning.reproduce.settings import Dataset
 from salm_lightning.reproduce.victims import Victims
 from salm_lightning.runs.record import DONE, FAILED, Run, read_run
 from salm_lightning.sweep.job import Job
-from salm_lightning.sweep.plan import PlannedVictim
-from salm_lightning.sweep.run import all_jobs, run_all
+from salm_lightning.sweep.run import run_all
 from salm_lightning.sweep.runners import Local
 
 MEASURES = ("ssim", "ahash", "phash", "dhash", "nmi")
@@ -37,14 +37,14 @@ class Releases(Victims):
     def compare(self, pairs: Pairs, dataset: Dataset) -> dict[str, float]:
         """Return what is measured, by name, in percent, as means over all training images."""
 
-    def jobs(self, victims: Sequence[PlannedVictim]) -> list[Job]:
-        """Return the releases of some victims."""
-        return [job for job in all_jobs(victims) if job.makes_release]
+    def jobs(self, victims: Iterable[Job]) -> list[Job]:
+        """Return the releases of some victims, each once."""
+        return [job for job in super().jobs(victims) if job.makes_release]
 
     def run(self) -> int:
         """Make the releases and compare them with their originals."""
-        victims = self.all_victims()
-        stopped = run_all(victims, self.jobs(victims), Local(self.settings.workers), self.settings.out) if victims else 0
+        jobs = self.jobs(chain(*self.victims))
+        stopped = run_all(jobs, Local(self.settings.workers), self.settings.out) if jobs else 0
         if not stopped:
             for cell, of_cell in zip(self.cells, self.victims, strict=True):
                 for job in self.jobs(of_cell):

@@ -23,12 +23,7 @@ _CHECKS, _VICTIM_CHECKS = {28: 250, 224: 500}, 500
 
 @dataclass(frozen=True)
 class Dataset:
-    """One of MedMNIST's 2-D datasets at one size of the paper.
-
-    Attributes:
-        name: As MedMNIST has it.
-        size: Height and width in pixels, 28 or 224.
-    """
+    """One of MedMNIST's 2-D datasets, by its name there, at one size of the paper: height and width of 28 or 224 pixels."""
 
     name: str
     size: int = 28

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from salm_lightning.reproduce.cells import CLEAN, Cell, Experiment, tested
 from salm_lightning.reproduce.settings import Dataset, Settings
 from salm_lightning.runs.record import Run
 from salm_lightning.sweep.job import Job
-from salm_lightning.sweep.plan import PlannedVictim, Planner
+from salm_lightning.sweep.plan import Planner
 from salm_lightning.sweep.results import record
 from salm_lightning.sweep.run import all_jobs, run_sweep, show_plan
 from salm_lightning.sweep.runners import Local
@@ -26,7 +27,7 @@ class Victims(Experiment):
         self._planners: dict[Dataset, Planner] = {}
         self.victims = [[] if self.missing(cell) else self._plan(cell) for cell in cells]
 
-    def _plan(self, cell: Cell) -> list[PlannedVictim]:
+    def _plan(self, cell: Cell) -> list[Job]:
         settings, dataset, recipe = self.settings, cell.dataset, cell.recipe
         if dataset not in self._planners:
             sections = (settings.generator(dataset), settings.victim())
@@ -37,25 +38,21 @@ class Victims(Experiment):
         victims = self._planners[dataset].victims(grid | {"seed": list(settings.seeds)}, recipe.clean)
         return [victim for victim in victims if (victim.values["trained_on"] == CLEAN) is recipe.clean]
 
-    def all_victims(self) -> list[PlannedVictim]:
-        """Return each victim once."""
-        return list({victim.job.name: victim for victims in self.victims for victim in victims}.values())
-
-    def jobs(self, victims: Sequence[PlannedVictim]) -> list[Job]:
-        """Return what has to run for some victims."""
-        return all_jobs(victims)
+    def jobs(self, victims: Iterable[Job]) -> list[Job]:
+        """Return what has to run for some victims, each once."""
+        return all_jobs(list(victims))
 
     def show_plan(self) -> None:
         """Print releases and victims in the order in which they run."""
-        show_plan(self.all_victims(), self.jobs(self.all_victims()), self.settings.workers)
+        show_plan(self.jobs(chain(*self.victims)), self.settings.workers)
 
     def run(self) -> int:
         """Run the sweep."""
-        victims = self.all_victims()
+        victims = list({victim.name: victim for victim in chain(*self.victims)}.values())
         return run_sweep(victims, Local(self.settings.workers), self.settings.out) if victims else 0
 
     def found(self, cell: Cell) -> list[Run]:
         """Return what became of a cell's victims, with what their test found."""
         victims = self.victims[self.cells.index(cell)]
-        found = [(record(victim), victim.job.product) for victim in victims]
+        found = [(record(victim), victim.product) for victim in victims]
         return [tested(Run({}, values["status"], values["error"]), results) for values, results in found]

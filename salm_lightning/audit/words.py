@@ -1,4 +1,4 @@
-"""How numbers and names are written for people."""
+"""What countermeasures and networks are called for people, in pictures and reports."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import re
 
 from salm_lightning.audit.results import NONE
 
-MISSING = "n/a"
-"""Stands where there is no number."""
 _FIRST_WORDS = {
     NONE: "no countermeasure",
     "mean": "mean filter",
@@ -38,21 +36,6 @@ _NAMES = {
 }
 _NAMED = re.compile(rf"\b({'|'.join(_NAMES)})\b")
 _OPTIONS = re.compile(r" \(--\w+\)|, with --\w+ if it did not name them")
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """Write a share, such as ``61.6 %``."""
-    return MISSING if value is None else f"{100 * value:.{digits}f}\u202f%"
-
-
-def decimals(value: float | None, digits: int = 3) -> str:
-    """Write a number, such as ``0.944``."""
-    return MISSING if value is None else f"{value:.{digits}f}"
-
-
-def measured(value: float | None, measure: str) -> str:
-    """Write a metric: an AUC as a number, all others as shares."""
-    return decimals(value) if measure == "auc" else percent(value)
 
 
 def named(text: str) -> str:
