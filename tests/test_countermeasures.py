@@ -47,7 +47,7 @@ from salm_lightning.countermeasures import (
     TrainingStep,
     UEraserMax,
     projection,
-    strong,
+    training,
 )
 from salm_lightning.data import DatasetInfo, NpzDataModule, Split, SyntheticDataModule, Task
 from salm_lightning.data import datamodule as datamodules
@@ -340,27 +340,27 @@ def test_each_change_equals_torchvisions_on_single_images(channels: int) -> None
         return v2.functional.affine(image, angle, [0, 0], scale, [shear, 0.0], interpolation=bilinear)
 
     expected = singly(affine, angle, scale, shear)
-    torch.testing.assert_close(strong.affine(images, angle, scale, shear), expected, rtol=0, atol=1e-4)
-    torch.testing.assert_close(strong.adjust_contrast(images, factor), singly(v2.functional.adjust_contrast, factor))
-    torch.testing.assert_close(strong.solarise(images, factor / 2), singly(v2.functional.solarize, factor / 2))
+    torch.testing.assert_close(training.affine(images, angle, scale, shear), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(training.adjust_contrast(images, factor), singly(v2.functional.adjust_contrast, factor))
+    torch.testing.assert_close(training.solarise(images, factor / 2), singly(v2.functional.solarize, factor / 2))
     if channels == 3:
-        torch.testing.assert_close(strong.adjust_saturation(images, factor), singly(v2.functional.adjust_saturation, factor))
+        torch.testing.assert_close(training.adjust_saturation(images, factor), singly(v2.functional.adjust_saturation, factor))
         grey = singly(lambda image: v2.functional.rgb_to_grayscale(image, num_output_channels=3))
-        torch.testing.assert_close(strong.adjust_saturation(images, torch.zeros(5)), grey)
+        torch.testing.assert_close(training.adjust_saturation(images, torch.zeros(5)), grey)
 
 
 def test_light_is_an_interpolated_grid() -> None:
     grid = np.random.default_rng(0).uniform(-0.2, 0.2, (3, 4, 4)).astype(np.float32)
     images = torch.full((3, 3, 24, 24), 0.5)
     expected = 0.5 + np.stack([cv2.resize(field, (24, 24), interpolation=cv2.INTER_LINEAR) for field in grid])
-    lit = strong.lighten(images, torch.from_numpy(grid)[:, None])
+    lit = training.lighten(images, torch.from_numpy(grid)[:, None])
     torch.testing.assert_close(lit, torch.from_numpy(expected)[:, None].expand_as(lit))
-    assert strong.lighten(images, torch.full((3, 1, 4, 4), 0.9)).max() == 1
+    assert training.lighten(images, torch.full((3, 1, 4, 4), 0.9)).max() == 1
 
 
 def test_channels_are_shuffled_where_chosen() -> None:
     images = as_tensor(pictures(8, 3, 2))
-    shuffled = strong.shuffle_channels(images, torch.tensor([[0.7, 0.1, 0.4]] * 2), torch.tensor([True, False]))
+    shuffled = training.shuffle_channels(images, torch.tensor([[0.7, 0.1, 0.4]] * 2), torch.tensor([True, False]))
     assert torch.equal(shuffled[0], images[0][[1, 2, 0]])
     assert torch.equal(shuffled[1], images[1])
 
@@ -368,8 +368,8 @@ def test_channels_are_shuffled_where_chosen() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_strong_augmentation_changes_every_image_by_its_strength(channels: int) -> None:
     images, indices = as_tensor(pictures(20, channels, 200)), torch.arange(200)
-    assert torch.allclose(strong.strongly_augmented(images, indices, 9, 0.0), images, atol=1e-5)
-    weak, full = (strong.strongly_augmented(images, indices, 9, strength) for strength in (0.1, 1.0))
+    assert torch.allclose(training.strongly_augmented(images, indices, 9, 0.0), images, atol=1e-5)
+    weak, full = (training.strongly_augmented(images, indices, 9, strength) for strength in (0.1, 1.0))
     for views in (weak, full):
         assert views.shape == images.shape
         assert views.min() >= 0
@@ -380,7 +380,7 @@ def test_strong_augmentation_changes_every_image_by_its_strength(channels: int) 
     if channels == 3:
         greys = (full[:, 0] - full[:, 1]).abs().amax(dim=(1, 2)) < 1e-6
         assert 0.1 < greys.float().mean() < 0.3
-    one = strong.strongly_augmented(images[7:8], indices[7:8], 9, 1.0)
+    one = training.strongly_augmented(images[7:8], indices[7:8], 9, 1.0)
     torch.testing.assert_close(one, full[7:8])  # an image's draws do not depend on its batch
 
 

@@ -1,14 +1,20 @@
-"""What an unauthorised user may do to the images, or to the training, against the noise: a file for each family, behind ``base``."""
+"""What an unauthorised user may do to the images, or to the training, against the noise; all of it behind ``base``."""
 
-from salm_lightning.countermeasures.adversarial import AdversarialTraining
 from salm_lightning.countermeasures.base import Countermeasure, ImageCountermeasure, TrainingStep
-from salm_lightning.countermeasures.filters import Gaussian, Mean, Median, TotalVariation
 from salm_lightning.countermeasures.finetuning import FineTune
-from salm_lightning.countermeasures.levels import JPEG, BitDepth, Grey
-from salm_lightning.countermeasures.mixing import CutMix, Cutout, Mixup
+from salm_lightning.countermeasures.images import (
+    JPEG,
+    BitDepth,
+    CenterCrop,
+    Gaussian,
+    Grey,
+    Mean,
+    Median,
+    Resample,
+    TotalVariation,
+)  # fmt: skip
 from salm_lightning.countermeasures.projection import OrthogonalProjection
-from salm_lightning.countermeasures.scaling import CenterCrop, Resample
-from salm_lightning.countermeasures.strong import StrongAugment, UEraserMax
+from salm_lightning.countermeasures.training import AdversarialTraining, CutMix, Cutout, Mixup, StrongAugment, UEraserMax
 from salm_lightning.data.prepared import Preparation
 
 COUNTERMEASURES: dict[str, type[Countermeasure]] = {
