@@ -18,7 +18,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from salm_lightning.audit.album import Album
+from salm_lightning.audit.pictures import Album
 from salm_lightning.data import MEDMNIST, MedMNISTDataModule
 from salm_lightning.data.datamodule import default_batch_size
 from salm_lightning.errors import ConfigurationError, DataError
@@ -36,7 +36,6 @@ from salm_lightning.runs.estimate import Estimator, Network, Unit, Work
 from salm_lightning.runs.record import FAILED
 from salm_lightning.sweep import runners
 from salm_lightning.sweep.job import Job
-from salm_lightning.sweep.plan import PlannedVictim
 
 pytestmark = pytest.mark.usefixtures("workplace")
 TOY = "--scale 0.0004 --width 0.125 --accelerator cpu --out out"  # 2 generator steps, 8 victim steps
@@ -193,7 +192,7 @@ def _planned(target: str, methods: list[str] | None = None, count: int | None = 
     cells = TARGETS[target].choose(["bloodmnist"], methods)[:count]
     experiment = TARGETS[target].experiment(cells, Settings(0.0004, 0.125, out=Path("out")))
     assert isinstance(experiment, Victims)
-    return [(cell, rows[0].job) for cell, rows in zip(cells, experiment.victims, strict=True)]
+    return [(cell, rows[0]) for cell, rows in zip(cells, experiment.victims, strict=True)]
 
 
 def test_mixes_train_on_the_part_that_the_table_names(blood: object) -> None:
@@ -406,17 +405,17 @@ def test_figures_are_drawn_of_what_has_finished(blood: object, pretended: list[s
     assert drawings._learning_curve(job) == ([2.0, 4.0], pytest.approx([0.2, 0.4]))
 
 
-def _victim(name: str, arch: str, **test: Any) -> PlannedVictim:
+def _victim(name: str, arch: str, **test: Any) -> Job:
     """A finished victim with a learning curve of two steps."""
-    job = Job(Path("out"), name, {})
+    job = Job(Path("out"), name, {}, values={"arch": arch})
     pretend_fit(job, **test)
     with SummaryWriter(job.folder) as writer:
         for step in (1, 2):
             writer.add_scalar("test_curve/acc", test["acc"] * step / 2, step)
-    return PlannedVictim({"arch": arch}, job)
+    return job
 
 
-def _figures(target: str, cells: list[Cell], rows: list[list[PlannedVictim]], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def _figures(target: str, cells: list[Cell], rows: list[list[Job]], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Draw a target's figure; return what each chart was given."""
     given: list[Any] = []
     for name in ("curves_figure", "percent_figure", "battery_figure"):
@@ -474,9 +473,7 @@ def _costs(target: str) -> dict[str, Work]:
     cells = TARGETS[target].choose(["pathmnist"], None)
     experiment = TARGETS[target].experiment(cells, Settings(out=Path("out"), download=False))
     assert isinstance(experiment, Victims)
-    jobs = {
-        job.name.rpartition("-")[0]: job for victim in experiment.all_victims() for job in (victim.job.needs, victim.job) if job
-    }
+    jobs = {job.name.rpartition("-")[0]: job for job in experiment.jobs(victim for row in experiment.victims for victim in row)}
     return {name: job.cost.works[0] for name, job in jobs.items() if job.cost}
 
 

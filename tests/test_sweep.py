@@ -33,9 +33,9 @@ from salm_lightning.files import locked
 from salm_lightning.main import main
 from salm_lightning.runs.record import Run
 from salm_lightning.sweep import runners
-from salm_lightning.sweep.job import Job, work
+from salm_lightning.sweep.job import FIXED, Job, work
 from salm_lightning.sweep.options import compose
-from salm_lightning.sweep.plan import FIXED, PlannedVictim, Planner, columns_of, label, short_names
+from salm_lightning.sweep.plan import Planner, columns_of, label, short_names
 
 ROOT = Path(__file__).parent.parent
 DATA = {"size": 16, "train_size": 20, "val_size": 8, "test_size": 10, "chunk_size": 16, "batch_size": 8}
@@ -62,7 +62,7 @@ def sweep(*args: str, **changes: Any) -> int:
     return main(["sweep", "--config", "sweep.yaml", *args])
 
 
-def plan(**changes: Any) -> list[PlannedVictim]:
+def plan(**changes: Any) -> list[Job]:
     settings = SWEEP | changes
     return Planner(settings["generator"], settings["victim"], Path("out"), True).victims(
         settings["grid"], settings.get("clean", True)
@@ -191,10 +191,8 @@ def test_kappa_has_a_column_that_is_empty_unless_the_task_is_ordinal(
     (_, protected) = plan(grid={})
     assert sweep(grid={}) == 0
     figures = {"acc": 0.5, "auc": 0.5, "balanced_acc": 0.5, "kappa": 0.25}
-    protected.job.product.write_text(
-        json.dumps({"test": figures, "history": {"peak": figures | {"kappa": 0.75}}, "majority": 0.3})
-    )
-    for path in protected.job.folder.glob("*.sweep"):
+    protected.product.write_text(json.dumps({"test": figures, "history": {"peak": figures | {"kappa": 0.75}}, "majority": 0.3}))
+    for path in protected.folder.glob("*.sweep"):
         path.unlink()
     capsys.readouterr()
     assert sweep(grid={}) == 0
@@ -204,7 +202,7 @@ def test_kappa_has_a_column_that_is_empty_unless_the_task_is_ordinal(
     kappa = lines[0].index("kappa x 100")
     assert [line[kappa] for line in lines[2:]] == ["", "25.0", ""]
     assert {len(line) for line in lines} == {len(lines[0])}
-    events = EventAccumulator(str(protected.job.folder)).Reload()
+    events = EventAccumulator(str(protected.folder)).Reload()
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     metrics = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos
     assert "test/kappa" in {info.name.tag for info in metrics}
@@ -291,7 +289,7 @@ def test_the_address_has_the_content_of_the_file(tmp_path: Path) -> None:
         np.savez("mine.npz", **arrays)
         data = {"class_path": "NpzDataModule", "init_args": {"path": "mine.npz"}}
         rows = plan(generator=SWEEP["generator"] | {"data": data}, grid={})
-        return {job.name for row in rows for job in (row.job, row.job.needs) if job}
+        return {job.name for row in rows for job in (row, row.needs) if job}
 
     assert names(0) == names(0)
     assert not names(0) & names(1)
@@ -336,18 +334,18 @@ def test_protected_victims_load_as_the_clean_ones_do() -> None:
     victim = SWEEP["victim"] | {"data": {"num_workers": 1}}
     clean, protected = plan(victim=victim, grid={})
     for row in (clean, protected):
-        options = row.job.settings["data"]["init_args"]
+        options = row.settings["data"]["init_args"]
         assert (options["batch_size"], options["chunk_size"], options["num_workers"]) == (8, 16, 1)
-    assert protected.job.needs is not None
-    assert protected.job.settings["data"]["init_args"]["root"] == str(protected.job.needs.release)
+    assert protected.needs is not None
+    assert protected.settings["data"]["init_args"]["root"] == str(protected.needs.release)
 
 
 @pytest.mark.parametrize("given", [{"config": "victim_pathmnist.yaml"}, {"data": {"root": "elsewhere"}}, {"data": None}])
 def test_victims_never_bring_data_of_their_own(given: dict[str, Any]) -> None:
     clean, protected = plan(victim=SWEEP["victim"] | given, grid={})
-    assert clean.job.settings["data"]["class_path"].endswith("SyntheticDataModule")
-    assert protected.job.needs is not None
-    assert protected.job.settings["data"]["init_args"]["root"] == str(protected.job.needs.release)
+    assert clean.settings["data"]["class_path"].endswith("SyntheticDataModule")
+    assert protected.needs is not None
+    assert protected.settings["data"]["init_args"]["root"] == str(protected.needs.release)
 
 
 def test_victims_and_sources_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,12 +361,10 @@ def test_victims_and_sources_from_outside(monkeypatch: pytest.MonkeyPatch) -> No
     for content in ("one", "other"):
         Path("flat.pt").write_text(content)
         victims = plan(grid=grid, clean=False)
-        names.append([row.job.name for row in victims])
+        names.append([row.name for row in victims])
     assert [row.values["arch"] for row in victims] == ["flat-weights=flat.pt", "flat", "resnet18"]
-    assert [row.job.settings["model"]["init_args"]["arch"] for row in victims][::2] == [own, "resnet18"]
-    assert {row.job.needs.settings["model"]["init_args"]["source"]["class_path"] for row in victims if row.job.needs} == {
-        "own_nets.Flat"
-    }
+    assert [row.settings["model"]["init_args"]["arch"] for row in victims][::2] == [own, "resnet18"]
+    assert {row.needs.settings["model"]["init_args"]["source"]["class_path"] for row in victims if row.needs} == {"own_nets.Flat"}
     assert not set(names[0]) & set(names[1])
 
 
@@ -378,7 +374,7 @@ def test_a_checkpoint_counts_by_its_content() -> None:
     names = []
     for content in ("one", "other", "one"):
         Path("victim.ckpt").write_text(content)
-        names.append([row.job.name for row in plan(victim=victim, grid={})])
+        names.append([row.name for row in plan(victim=victim, grid={})])
     assert names[0] == names[2]
     assert not set(names[0]) & set(names[1])
 
@@ -426,21 +422,21 @@ def test_victims_of_a_failed_release_are_left_out(pretended: list[str], monkeypa
 
 def test_a_release_that_cannot_be_read_fails_its_victims_alone(pretended: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep() == 0
-    (zero, _) = (row for row in plan() if row.job.needs is not None)
-    zero.job.needs.product.write_text(FAKE_MANIFEST.to_json().replace('"format_version": ', '"format_version": 9'))
+    (zero, _) = (row for row in plan() if row.needs is not None)
+    zero.needs.product.write_text(FAKE_MANIFEST.to_json().replace('"format_version": ', '"format_version": 9'))
     pretended.clear()
     for more in ([], ["--victim.model.arch", "vgg11"]):  # also while runs end
         assert sweep(*more) == 1
         rows = results()[:3]
         assert [row["status"] for row in rows] == ["done", "failed", "done"]
         assert rows[1]["error"].startswith("its release cannot be read: manifest.json has format_version=9")
-        assert rows[1]["error"].endswith(f"Delete {zero.job.needs.folder} to have it made again.")
+        assert rows[1]["error"].endswith(f"Delete {zero.needs.folder} to have it made again.")
         assert rows[1]["accuracy"] == ""
         assert "1 of 3 victims are not done" in capsys.readouterr().out
     assert len(pretended) == 3, "the runs themselves stand"
-    shutil.rmtree(zero.job.needs.folder)
+    shutil.rmtree(zero.needs.folder)
     assert sweep() == 0
-    assert pretended[3:] == [zero.job.needs.name]
+    assert pretended[3:] == [zero.needs.name]
 
 
 @pytest.mark.parametrize(
@@ -458,7 +454,7 @@ def test_what_a_signal_ended_goes_on_from_its_checkpoint(
 ) -> None:
     """As when memory runs out; an error would come again."""
     (row, _) = plan(grid={})
-    job, checkpoint = row.job, row.job.folder / "checkpoints/step=5.ckpt"
+    job, checkpoint = row, row.folder / "checkpoints/step=5.ckpt"
     program = Path("python").absolute()
     saving = f"mkdir -p {checkpoint.parent}; touch {checkpoint}" if saves else f"mkdir -p {job.folder}"
     program.write_text(f'#!/bin/sh\necho "$@" >> calls\n{saving}\n{end}\n')
@@ -483,9 +479,9 @@ def test_what_a_signal_ended_goes_on_from_its_checkpoint(
 def test_a_record_of_other_settings_is_none(pretended: list[str]) -> None:
     """Two settings whose addresses begin alike would share a folder's name."""
     (row, _) = plan(grid={})
-    row.job.note("failed", 3.0, "as the others did")
-    assert row.job.state().why == "as the others did"
-    assert replace(row.job, identity={"settings": "others"}).state() == Run({"settings": "others"})
+    row.note("failed", 3.0, "as the others did")
+    assert row.state().why == "as the others did"
+    assert replace(row, identity={"settings": "others"}).state() == Run({"settings": "others"})
 
 
 @pytest.mark.parametrize("error", [None, OSError("node lost")])
@@ -493,11 +489,11 @@ def test_a_run_that_could_not_note_its_end_goes_on(error: OSError | None) -> Non
     (row, _) = plan(grid={})
     ended: Future[None] = Future()
     ended.set_exception(error) if error else ended.set_result(None)
-    row.job.prepare()
-    row.job.note("open", 3.0)
-    runners._settle(row.job, ended)
+    row.prepare()
+    row.note("open", 3.0)
+    runners._settle(row, ended)
     expected = "OSError: node lost" if error else "the job ended without a result"
-    assert row.job.state() == Run(row.job.identity, "interrupted", expected, 3.0)
+    assert row.state() == Run(row.identity, "interrupted", expected, 3.0)
 
 
 @pytest.mark.slow
@@ -509,17 +505,17 @@ def test_a_stopped_sweep_goes_on_from_its_checkpoint(capsys: pytest.CaptureFixtu
         "victim": SWEEP["victim"] | {"trainer": trainer | {"val_check_interval": 20}},
     }
     (clean, _) = plan(**changes)
-    stopper = threading.Thread(target=_stop_after_checkpoint, args=(clean.job,))
+    stopper = threading.Thread(target=_stop_after_checkpoint, args=(clean,))
     stopper.start()
     assert sweep(**changes) == 130
     stopper.join()
     assert "The same command goes on from there" in capsys.readouterr().out
     assert [row["status"] for row in results()] == ["interrupted", "open"]
-    before = clean.job.state().seconds
+    before = clean.state().seconds
     assert sweep(**changes) == 0
-    assert json.loads(clean.job.product.read_text())["steps"] == 60
-    assert clean.job.state().seconds > before
-    assert "interrupted; the state is saved" in clean.job.log.read_text(), "the log of a run that goes on is kept"
+    assert json.loads(clean.product.read_text())["steps"] == 60
+    assert clean.state().seconds > before
+    assert "interrupted; the state is saved" in clean.log.read_text(), "the log of a run that goes on is kept"
 
 
 def _stop_after_checkpoint(job: Job) -> None:
@@ -603,22 +599,22 @@ def test_a_preempted_job_saves_its_state_and_is_queued_again() -> None:
     pytest.importorskip("submitit")
     trainer = TRAINER | {"max_steps": 10000, "callbacks": [{"class_path": "RunCheckpoint", "init_args": {"every_n_steps": 5}}]}
     (row, _) = plan(grid={}, victim=SWEEP["victim"] | {"trainer": trainer})
-    row.job.prepare()
+    row.prepare()
     fit = runners._ClusterFit()
-    thread = threading.Thread(target=fit, args=(row.job,))
+    thread = threading.Thread(target=fit, args=(row,))
     thread.start()
-    while not any(row.job.folder.glob("checkpoints/step=*.ckpt")):
+    while not any(row.folder.glob("checkpoints/step=*.ckpt")):
         time.sleep(0.02)
     assert fit._process is not None
     fit._process.send_signal(signal.SIGUSR2)  # as SLURM does, to all processes of a job
     time.sleep(0.2)
     assert fit._process.poll() is None
-    again = fit.checkpoint(row.job)
+    again = fit.checkpoint(row)
     assert isinstance(again.function, runners._ClusterFit)
-    assert again.args == (row.job,)
+    assert again.args == (row,)
     thread.join()
-    assert row.job.state().status == "interrupted"
-    assert any(row.job.folder.glob("checkpoints/step=*.ckpt"))
+    assert row.state().status == "interrupted"
+    assert any(row.folder.glob("checkpoints/step=*.ckpt"))
 
 
 def test_cluster_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -712,7 +708,7 @@ def test_classes_may_be_named_in_full() -> None:
     short = plan(grid={})
     method = {"class_path": "salm_lightning.SALM"}
     assert sweep("--dry_run", "true", grid={"generator.model.method": [method]}) == 0
-    assert [row.job.name for row in plan(grid={"generator.model.method": [method]})] == [row.job.name for row in short]
+    assert [row.name for row in plan(grid={"generator.model.method": [method]})] == [row.name for row in short]
 
 
 def test_names_of_columns_and_values() -> None:

@@ -49,7 +49,7 @@ def sweep(
     require("workers", workers, workers is None or workers >= 1, "give 1 or more")
     victims = Planner(generator, victim, out, download=not dry_run).victims(grid or {}, clean)
     if dry_run:
-        show_plan(victims, all_jobs(victims), workers or 1)
+        show_plan(all_jobs(victims), workers or 1)
         return 0
     runner: Runner = Local(workers or 1) if cluster is None else Cluster(cluster, out / "submitit", workers)
     return run_sweep(victims, runner, out)

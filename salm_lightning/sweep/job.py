@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -19,12 +19,22 @@ from salm_lightning.callbacks.checkpoint import latest_checkpoint
 from salm_lightning.files import write_text
 from salm_lightning.modules.base import LEFT_TO_SWEEP
 from salm_lightning.release.manifest import MANIFEST
+from salm_lightning.runs.estimate import Work
 from salm_lightning.runs.record import DONE, FAILED, INTERRUPTED, OPEN, Run, read_run
 from salm_lightning.runs.victims import RESULTS
-from salm_lightning.sweep.cost import Cost
 
+FIXED = ("dataset", "trained_on", "arch", "seed")
+"""Columns that every result has before those of the grid."""
 _TAIL = 2**16
 """Bytes of a log in which its error is looked for."""
+
+
+class Cost(NamedTuple):
+    """What a run does, one work after the other on one device."""
+
+    works: tuple[Work, ...]
+    accelerator: str
+    precision: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +47,7 @@ class Job:
         settings: Options of ``fit``.
         needs: The job whose release a victim trains on.
         makes_release: Whether it is a noise generator; else it is a victim.
+        values: What tells a victim from others, by column: :data:`FIXED`, then the grid's keys; empty where a key does not concern it.
         identity: All that it depends on: settings, and checksums of the files that they name.
         cost: For an estimate of time and disk.
     """
@@ -46,6 +57,7 @@ class Job:
     settings: dict[str, Any]
     needs: Job | None = None
     makes_release: bool = False
+    values: Mapping[str, str] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
     cost: Cost | None = None
 
@@ -103,10 +115,7 @@ def work(
 ) -> None:
     """Run a job's fit in a process of its own, from its last checkpoint if it was interrupted, and note what became of it.
 
-    Args:
-        job: The job.
-        environment: Variables of the process beside those of this one.
-        started: Is given the process as soon as it runs.
+    ``environment`` are variables beside those of this process; ``started`` is given the fit's as soon as it runs.
     """
     before = job.state()
     resumes = before.status != FAILED and latest_checkpoint(job.folder / "checkpoints") is not None

@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from salm_lightning.cli.composition import merge
-from salm_lightning.cli.messages import options_of
-from salm_lightning.data import ImageDataModule
+from salm_lightning.data import SPLITS, ImageDataModule, MedMNISTDataModule
+from salm_lightning.data.catalogue import INFO
+from salm_lightning.data.datamodule import default_batch_size
+from salm_lightning.data.original import Original
 from salm_lightning.errors import ConfigurationError, SalmError, did_you_mean
 from salm_lightning.files import address, checksums_of
 from salm_lightning.models import Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
+from salm_lightning.noise.methods import Method
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.release.manifest import safe_name
-from salm_lightning.sweep.cost import cost_of
-from salm_lightning.sweep.job import Job
+from salm_lightning.runs.estimate import Network
+from salm_lightning.runs.plan import noise_work, proof_work
+from salm_lightning.sweep.job import FIXED, Cost, Job
 from salm_lightning.sweep.options import FitOptions, compose
 
 CLEAN = "clean"
-FIXED = ("dataset", "trained_on", "arch", "seed")
-"""Columns that every result has before those of the grid."""
 _SAID_ALREADY = ("generator.data.name", "victim.model.arch", "seed")
 """Grid keys whose values those columns show."""
-
-
-@dataclass(frozen=True)
-class PlannedVictim:
-    """A victim of a sweep, and the fit that trains it.
-
-    Attributes:
-        values: What tells it from others, by column: :data:`FIXED`, then the grid's keys; empty where a key does not concern it.
-        job: Its fit.
-    """
-
-    values: dict[str, str]
-    job: Job
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,7 @@ class Planner:
         self._generators: dict[str, _Generator] = {}
         self._victims: dict[str, dict[str, Any]] = {}
 
-    def victims(self, grid: Mapping[str, Any], clean: bool) -> list[PlannedVictim]:
+    def victims(self, grid: Mapping[str, Any], clean: bool) -> list[Job]:
         """Return every victim; those that come to the same settings are one.
 
         Args:
@@ -108,7 +98,7 @@ class Planner:
             SalmError: The data cannot be read.
         """
         _check_grid(grid)
-        victims: dict[str, PlannedVictim] = {}
+        victims: dict[str, Job] = {}
         for values in itertools.product(*grid.values()):
             cell = dict(zip(grid, values, strict=True))
             try:
@@ -117,10 +107,10 @@ class Planner:
                 shown = ", ".join(f"{key}={label(value)}" for key, value in cell.items()) or "no grid"
                 raise ConfigurationError(f"The sweep's cell ({shown}) cannot work: {error}") from error
             for victim in (on_clean, protected) if clean else (protected,):
-                victims.setdefault(victim.job.name, victim)
+                victims.setdefault(victim.name, victim)
         return list(victims.values())
 
-    def _cell(self, cell: Mapping[str, Any]) -> tuple[PlannedVictim, PlannedVictim]:
+    def _cell(self, cell: Mapping[str, Any]) -> tuple[Job, Job]:
         """Return the victims on the clean images and on the release."""
         generator = self._generator(self._options("generator", cell))
         options = self._options("victim", cell)
@@ -149,13 +139,11 @@ class Planner:
                 data.prepare_data()
             source = None if (file := data.source_file) is None else file.sha256
             name, identity = _identity(f"{safe_name(data.info.name)}-{method.name}", settings, source)
-            job = Job(self._out, name, settings, None, True, identity, cost_of(settings, data, method))
+            job = Job(self._out, name, settings, None, True, {}, identity, cost_of(settings, data, method))
             self._generators[key] = _Generator(job, method.name, data, source)
         return self._generators[key]
 
-    def _victim(
-        self, options: dict[str, Any], generator: _Generator, release: Job | None, labels: dict[str, str]
-    ) -> PlannedVictim:
+    def _victim(self, options: dict[str, Any], generator: _Generator, release: Job | None, labels: dict[str, str]) -> Job:
         key = address(options)
         if key not in self._victims:
             read = FitOptions(options, "victim")
@@ -169,8 +157,32 @@ class Planner:
         if release is not None:  # its address stands for its folder, which may be moved
             addressed, placed = (merge(settings, {"data.root": root}) for root in (release.name, str(release.release)))
         name, identity = _identity("-".join(fixed[:3]), addressed, generator.source)
-        job = Job(self._out, name, placed, release, False, identity, cost_of(settings, generator.data))
-        return PlannedVictim(dict(zip(FIXED, fixed, strict=True)) | labels, job)
+        values = dict(zip(FIXED, fixed, strict=True)) | labels
+        return Job(self._out, name, placed, release, False, values, identity, cost_of(settings, generator.data))
+
+
+def cost_of(settings: Mapping[str, Any], data: ImageDataModule, method: Method | None = None) -> Cost:
+    """Return the cost of a fit from all its options and the generator's data; those of MedMNIST need not be there.
+
+    ``method`` is that of a noise generator, which also makes a release; for a victim, what a countermeasure adds is not counted.
+    """
+    model, trainer = settings["model"]["init_args"], settings["trainer"]
+    batch_size = settings["data"]["init_args"]["batch_size"] or default_batch_size(data.image_size)
+    arch = model["arch" if method is None else "source"]
+    named = arch if isinstance(arch, str) else Architecture.parse(arch)
+    network = Network(named, model["width"], data.channels, data.image_size, batch_size)
+    official = INFO[data.info.name]["n_samples"] if isinstance(data, MedMNISTDataModule) else None
+    sizes = official or {name: len(data.split(name)) for name in SPLITS}
+    steps, interval = trainer["max_steps"], trainer["val_check_interval"]
+    if steps < 1:  # one epoch where only a time is given
+        steps = max(1, trainer["max_epochs"] or 1) * math.ceil(sizes["train"] / batch_size)
+    looks = math.ceil(steps / interval) if isinstance(interval, int) else 1
+    if method is None:
+        work = proof_work(network, sizes, steps, looks)._replace(keeps_weights=True)
+    else:
+        updates = model["pgd_steps"] if model["loop"] == "fresh" else model["updates_per_visit"]
+        work = noise_work(network, sizes, steps, looks, method, model["loop"], updates, model["last_pass_steps"])
+    return Cost((work,), str(trainer["accelerator"]), trainer["precision"] or "32-true")
 
 
 def _identity(words: str, settings: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:

@@ -13,8 +13,8 @@ from salm_lightning.errors import ReleaseError
 from salm_lightning.files import read_csv, write_csv
 from salm_lightning.release import Manifest
 from salm_lightning.runs.record import DONE, FAILED, Run
-from salm_lightning.sweep.job import Job
-from salm_lightning.sweep.plan import FIXED, PlannedVictim, short_names
+from salm_lightning.sweep.job import FIXED, Job
+from salm_lightning.sweep.plan import short_names
 
 _NAMES = {"acc": "accuracy", "auc": "auc", "balanced_acc": "balanced_accuracy", "kappa": "kappa"}
 MEASURED = (
@@ -36,32 +36,31 @@ _EVENTS = ".sweep"
 """Suffix of the event file with the hyper-parameters."""
 
 
-def record(victim: PlannedVictim) -> dict[str, Any]:
+def record(victim: Job) -> dict[str, Any]:
     """Return a victim's line of the CSV by column; what is not known yet is left out."""
-    job, release = victim.job, victim.job.needs
-    states = {"victim": job.state()} | ({"generator": release.state()} if release else {})
-    status, error = states["victim"].status, states["victim"].why
-    values: dict[str, Any] = {**victim.values, "status": status, "error": error, "run": job.folder}
+    release, state = victim.needs, victim.state()
+    states = {"victim": state} | ({"generator": release.state()} if release else {})
+    values: dict[str, Any] = {**victim.values, "status": state.status, "error": state.why, "run": victim.folder}
     values |= {f"{name}_seconds": round(state.seconds, 1) for name, state in states.items()}
     if release is not None:
         values |= {"release": release.release, **_of_release(release, states["generator"])}
     if values["status"] == DONE:
-        results = json.loads(job.product.read_text(encoding="utf-8"))
+        results = json.loads(victim.product.read_text(encoding="utf-8"))
         stages = {"": results["test"]} | {f"{name}_": results["history"].get(name, {}) for name in ("best_on_val", "peak")}
         values |= {f"{stage}{_NAMES[name]}": found.get(name) for stage, found in stages.items() for name in _NAMES}
         values["majority"] = results["majority"]
     return values
 
 
-def write_results(victims: Sequence[PlannedVictim], path: Path) -> None:
+def write_results(victims: Sequence[Job], path: Path) -> None:
     """Write one line per victim; lines of other grids stay if their runs still stand in the folder."""
-    names = {victim.job.name for victim in victims}
+    names = {victim.name for victim in victims}
     others = [line for line in read_csv(path) if (run := Path(line["run"]).name) not in names and (path.parent / run).is_dir()]
     settings = [name for line in (victims[0].values, *others) for name in line if name not in (*MEASURED, *STATUS)]
     write_csv(path, [*dict.fromkeys(settings), *MEASURED, *STATUS], [*map(record, victims), *others])
 
 
-def results_table(victims: Sequence[PlannedVictim]) -> str:
+def results_table(victims: Sequence[Job]) -> str:
     """Return means over the seeds, with the spread where there are several, in percent; as Markdown, for a page of results."""
     columns = {column: name for column, name in short_names(victims[0].values).items() if column != "seed"}
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
@@ -81,12 +80,12 @@ def results_table(victims: Sequence[PlannedVictim]) -> str:
     return markdown_table([*columns.values(), "seeds", *_SHOWN.values(), "generator min"], lines, len(columns))
 
 
-def name_curves(victims: Sequence[PlannedVictim], out: Path) -> None:
+def name_curves(victims: Sequence[Job], out: Path) -> None:
     """Link ``curves/<title>`` to each run that has begun, so that TensorBoard shows the title instead of an address."""
     folder = out / CURVES
     folder.mkdir(exist_ok=True)
-    begun = [victim for victim in victims if victim.job.folder.is_dir()]
-    links = {title(victim).replace("/", "_")[:_LONGEST]: Path("..", victim.job.name) for victim in begun}
+    begun = [victim for victim in victims if victim.folder.is_dir()]
+    links = {title(victim).replace("/", "_")[:_LONGEST]: Path("..", victim.name) for victim in begun}
     for link in folder.iterdir():
         if link.is_symlink() and links.get(link.name) != link.readlink():
             link.unlink()  # of an earlier grid
@@ -95,25 +94,27 @@ def name_curves(victims: Sequence[PlannedVictim], out: Path) -> None:
             (folder / name).symlink_to(run, target_is_directory=True)
 
 
-def write_hparams(victim: PlannedVictim) -> None:
+def write_hparams(victim: Job) -> None:
     """Add a finished victim's hyper-parameters, and which of its curves they led to, to its run folder; once."""
     results = record(victim)
-    if results["status"] != DONE or any(victim.job.folder.glob(f"*{_EVENTS}")):
+    if results["status"] != DONE or any(victim.folder.glob(f"*{_EVENTS}")):
         return
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
     values = {name: value or "-" for name, value in victim.values.items()}
-    with SummaryWriter(victim.job.folder, filename_suffix=_EVENTS) as writer:
+    with SummaryWriter(victim.folder, filename_suffix=_EVENTS) as writer:
         # The metrics are scalars that the test has logged; writer.add_hparams would start a run of its own for them.
         metrics = {f"test/{name}": results[column] for name, column in _NAMES.items() if results[column] is not None}
         for summary in hparams(values, metrics):  # type: ignore[no-untyped-call]
             writer.file_writer.add_summary(summary)
 
 
-def title(victim: PlannedVictim) -> str:
-    """Return what tells a victim from the others of its grid, in a few words."""
-    values, names = victim.values, short_names(victim.values)
+def title(job: Job) -> str:
+    """Return what a job is, in a few words: of a victim what tells it from the others of its grid."""
+    if job.makes_release:
+        return f"release {job.name}"
+    values, names = job.values, short_names(job.values)
     known = ("", values["trained_on"])  # the method's name says enough of its column
     told = {name: value for name, value in values.items() if name not in FIXED and value.lower() not in known}
     details = [f"{names[name]}={value}" for name, value in told.items()]
