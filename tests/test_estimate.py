@@ -41,6 +41,6 @@ def test_real_steps_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=time.process_time))
     units = [Estimator("cpu", "32-true").unit(NETWORK._replace(channels=1)) for _ in range(3)]
     training, gradient, reading, _ = (min(values) for values in zip(*units, strict=True))
-    assert min(training, gradient) > reading > 0
+    assert min(training, gradient) > 1.4 * reading > 0
     weights = Architecture.parse("resnet18").build(10, 1, 28, 0.125).parameters()
     assert units[0].weights == sum(weight.numel() for weight in weights)

@@ -218,6 +218,12 @@ def test_rows_of_one_countermeasure_keep_their_titles(tmp_path: Path, monkeypatc
     assert labels == ["JPEG 10, resnet18", "JPEG 50, resnet18", "JPEG 50, vgg11"]
 
 
+def test_countermeasures_are_called_what_tables_call_them(tmp_path: Path) -> None:
+    draw_audit(audit({"jpeg": "jpeg quality 10"}), tmp_path)
+    captions = {Path(entry["file"]).stem: entry["caption"] for entry in read_album(tmp_path, "a1")}
+    assert captions["curves"].startswith("JPEG compression quality 10: ")
+
+
 def test_pictures_of_an_audit_without_clean_twins(tmp_path: Path) -> None:
     draw_audit(audit({"none": "no countermeasure"}, clean=False), tmp_path)
     assert [Path(entry["file"]).stem for entry in read_album(tmp_path, "a1")] == ["battery", "curves", "confusion-protected"]

@@ -63,16 +63,10 @@ def readability(classifier: nn.Module, pairs: Pairs) -> Readability:
         for meter, images in zip(meters, chunk, strict=True):
             meter.update(logits_of(classifier, images), labels[done : done + len(images)])
         done += len(chunk[0])
-    clean, protected = (
-        {name: float(value) for name, value in meter.compute().items() if name in ("acc", "auc")} for meter in meters
-    )
-    return Readability(
-        clean_acc=clean["acc"],
-        protected_acc=protected["acc"],
-        clean_auc=None if math.isnan(clean["auc"]) else clean["auc"],
-        protected_auc=None if math.isnan(protected["auc"]) else protected["auc"],
-        majority=majority_baseline(pairs.labels, info.task, info.num_classes),
-    )
+    measured = [meter.compute() for meter in meters]
+    acc = [float(values["acc"]) for values in measured]
+    auc = [None if math.isnan(values["auc"]) else float(values["auc"]) for values in measured]
+    return Readability(acc[0], acc[1], auc[0], auc[1], majority_baseline(pairs.labels, info.task, info.num_classes))
 
 
 def linear_separability(pairs: Pairs, seed: int = 0) -> Separability | None:

@@ -96,6 +96,10 @@ class Figures:
     peak_acc: Series
     best_on_val_acc: Series
 
+    def means(self) -> dict[str, float | None]:
+        """Return the mean of each over the seeds in which it is known."""
+        return {name: mean(values) for name, values in vars(self).items()}
+
 
 @dataclass(frozen=True)
 class Attempt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -21,13 +22,15 @@ from salm_lightning.audit.trials import Battery, Store, Trial, parse_budget, pla
 from salm_lightning.callbacks import RunProgressBar
 from salm_lightning.console import duration, is_live, progress
 from salm_lightning.countermeasures import Countermeasure
-from salm_lightning.data import ImageDataModule
+from salm_lightning.data import SPLITS, ImageDataModule
+from salm_lightning.data.original import Original
 from salm_lightning.files import cache_root, locked
 from salm_lightning.interruption import interruptible
 from salm_lightning.models import Architecture
 from salm_lightning.release import PoisonedDataModule
 from salm_lightning.runs.effort import Precision
-from salm_lightning.runs.estimate import Estimator, Network, Work
+from salm_lightning.runs.estimate import Estimator, Network
+from salm_lightning.runs.plan import proof_work
 from salm_lightning.runs.trainers import check_accelerator, check_interval
 from salm_lightning.runs.victims import VictimSettings
 
@@ -135,14 +138,12 @@ def _train(
 
 def _estimate(images: ImageDataModule, accelerator: str, precision: Precision) -> Callable[[Trial], float]:
     """Return what estimates the seconds of a victim: its steps, those of its attacks, and its looks at the clean images."""
-    estimator = Estimator(accelerator, precision)
+    estimator, sizes = Estimator(accelerator, precision), {name: len(images.split(name)) for name in SPLITS}
 
     def seconds(trial: Trial) -> float:
-        victim, steps, batch_size = trial.victim, trial.victim.steps, trial.batch_size
-        network = Network(victim.architecture, victim.width, images.channels, images.image_size, batch_size)
-        val, test = (len(images.split(name)) for name in ("val", "test"))
-        read = -(-steps // check_interval(steps)) * (val + test) + test
-        attacks = steps * int(getattr(victim.countermeasure, "pgd_steps", 0))
-        return estimator.seconds([Work(network, training=steps, gradient=attacks, reading=-(-read // batch_size))])
+        victim, steps = trial.victim, trial.victim.steps
+        network = Network(victim.architecture, victim.width, images.channels, images.image_size, trial.batch_size)
+        work = proof_work(network, sizes, steps, math.ceil(steps / check_interval(steps)))
+        return estimator.seconds([work._replace(gradient=steps * int(getattr(victim.countermeasure, "pgd_steps", 0)))])
 
     return seconds

@@ -57,7 +57,7 @@ def attempts_of(records: Sequence[Run], floors: Mapping[str, float]) -> list[Att
                 rows.append(_attempt(victims, seeds, stopped=True))
     scale = _scale_of(rows, floors)
     shares = [_kept(scale, row.protected) for row in rows]
-    scores = shares if scale.reached else [mean(getattr(row.protected, next(iter(floors)))) for row in rows]
+    scores = shares if scale.reached else [row.protected.means()[next(iter(floors))] for row in rows]
     highest = max((score for score in scores if score is not None), default=None)
     worst = None if highest is None else scores.index(highest)
     return [replace(row, kept=share, worst=number == worst) for number, (row, share) in enumerate(zip(rows, shares, strict=True))]
@@ -157,7 +157,7 @@ def _sentence(shares: Sequence[tuple[Attempt, float]], scale: Scale, telling: bo
     if row is None:
         return None
     figures = [
-        f"{MEASURES[name]} {mean(getattr(row.protected, name)) or 0.0:.1%} "
+        f"{MEASURES[name]} {row.protected.means()[name] or 0.0:.1%} "
         f"(the best of those on the originals {clean:.1%}, knowing nothing {scale.floors[name]:.1%})"
         for name, clean in scale.reached.items()
     ]
@@ -179,15 +179,13 @@ def _sentence(shares: Sequence[tuple[Attempt, float]], scale: Scale, telling: bo
 
 def _scale_of(rows: Sequence[Attempt], floors: Mapping[str, float]) -> Scale:
     """Return the scale that attempts are measured by: up to the best victim without countermeasure on the originals."""
-    clean = [row.clean for row in rows if row.countermeasure == NONE and row.clean is not None]
-    return Scale.of(
-        floors, {name: max((mean(getattr(figures, name)) or 0.0 for figures in clean), default=0.0) for name in floors}
-    )
+    clean = [row.clean.means() for row in rows if row.countermeasure == NONE and row.clean is not None]
+    return Scale.of(floors, {name: max((means[name] or 0.0 for means in clean), default=0.0) for name in floors})
 
 
 def _kept(scale: Scale, figures: Figures | None) -> float | None:
     """Return the share of what there is to learn that victims have, seeds averaged."""
-    return scale.kept({name: mean(getattr(figures, name)) for name in scale.reached}) if figures else None
+    return scale.kept(figures.means()) if figures else None
 
 
 def _named(row: Attempt) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 
-from salm_lightning.audit.results import NONE, Attempt, AuditResult, Figures, mean
+from salm_lightning.audit.results import NONE, Attempt
 from salm_lightning.data.base import DatasetInfo
 from salm_lightning.metrics.learned import KEPT_LIMIT, Scale, floors_of
 from salm_lightning.release.manifest import Manifest
@@ -48,10 +48,13 @@ def learned(evidence: Evidence) -> Learned | None:
     """Return what models have learned in the audit, else in the first test; None without both."""
     info, audit, proof = evidence.manifest.info, evidence.audit, evidence.proof
     if audit is not None and audit.rows:
-        plain = _untreated(audit)
-        last = next((row for row in audit.rows if row.worst and row is not plain), None)
-        found = _learned(info, audit.majority, _means(plain.clean), _means(plain.protected), _model(plain), last)
-        return replace(found, kept=plain.kept)  # the audit's scale goes up to the best of its models
+        # What learns most without countermeasure: on it the verdict rests.
+        plain = [row for row in audit.rows if row.countermeasure == NONE]
+        first = max(plain, key=lambda row: -inf if row.kept is None else row.kept, default=audit.rows[0])
+        last = next((row for row in audit.rows if row.worst and row is not first), None)
+        clean = first.clean.means() if first.clean else {}
+        found = _learned(info, audit.majority, clean, first.protected.means(), _model(first), last)
+        return replace(found, kept=first.kept)  # the audit's scale goes up to the best of its models
     if proof is None:
         return None
     return _learned(info, proof.clean.majority, vars(proof.clean.test), vars(proof.protected.test), proof.clean.arch)
@@ -72,39 +75,22 @@ def _learned(
 ) -> Learned:
     floors = floors_of(info.task, info.num_classes, majority)
     scale = Scale.of(floors, {name: clean.get(name) or 0.0 for name in floors})
-    judged = [protected] if worst is None else [protected, _means(worst.protected)]
-    broken = [name for metrics in judged for name in scale.reached if (_kept(scale, name, metrics) or 0.0) > KEPT_LIMIT]
+    alone = {name: Scale(floors, {name: reached}) for name, reached in scale.reached.items()}
+    judged = [protected] if worst is None else [protected, worst.protected.means()]
+    broken = [name for metrics in judged for name in alone if (alone[name].kept(metrics) or 0.0) > KEPT_LIMIT]
     measure = [*broken, *scale.reached, *floors][0]
 
     def figure(label: str, metrics: _Metrics, detail: str) -> Figure:
         value = metrics.get(measure)
         return Figure(label, measured(value, measure), detail, value or 0.0)
 
-    last = (
-        figure("Guessing, without any model", floors, "")
-        if worst is None
-        else figure(
-            "The same, with what helps most against the noise", _means(worst.protected), f"{worst.title} · {_model(worst)}"
-        )
-    )
+    last = figure("Guessing, without any model", floors, "")
+    if worst is not None:
+        label, detail = "The same, with what helps most against the noise", f"{worst.title} · {_model(worst)}"
+        last = figure(label, worst.protected.means(), detail)
     first = figure("A model trained on the originals", clean, model)
     second = figure("The same, trained on the protected copy", protected, model)
     return Learned(measure, floors[measure], scale.kept(protected), (first, second, last))
-
-
-def _kept(scale: Scale, name: str, metrics: _Metrics) -> float | None:
-    """Return what is kept in one measure alone."""
-    return Scale(scale.floors, {name: scale.reached[name]}).kept(metrics)
-
-
-def _untreated(audit: AuditResult) -> Attempt:
-    """Return the attempt without countermeasure that learns most, on which the verdict rests; the first attempt if there is none."""
-    plain = [row for row in audit.rows if row.countermeasure == NONE]
-    return max(plain, key=lambda row: -inf if row.kept is None else row.kept, default=audit.rows[0])
-
-
-def _means(figures: Figures | None) -> _Metrics:
-    return {} if figures is None else {name: mean(values) for name, values in vars(figures).items()}
 
 
 def _model(row: Attempt) -> str:

@@ -56,18 +56,6 @@ class _Generator:
             return "data" in parts
         return parts[:1] != ["data"] or parts[1:2] == [] or self.knows(parts[1])
 
-    def clean_data(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the data with those of a victim's data options that they have."""
-        data = self.job.settings["data"]
-        return {**data, "init_args": data["init_args"] | {name: value for name, value in own.items() if self.knows(name)}}
-
-    def protected_data(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the data of a victim on the release, loaded as the clean data are, so that the two can be compared."""
-        known, given = options_of(PoisonedDataModule)[0], self.job.settings["data"]["init_args"]
-        shared = {name: value for name, value in given.items() if name in known}
-        # The empty root takes the place of the release's.
-        return {"class_path": PoisonedDataModule.__name__, "init_args": {**shared, **own, "root": ""}}
-
 
 class Planner:
     """Turns a grid into victims and jobs; all settings are read, and all data and modules built once, on the way.
@@ -90,7 +78,7 @@ class Planner:
         """Return every victim; those that come to the same settings are one.
 
         Args:
-            grid: Values by dotted option.
+            grid: Lists of values by dotted option.
             clean: Whether victims are also trained on the clean images.
 
         Raises:
@@ -117,9 +105,14 @@ class Planner:
         own = _own_data(options.pop("data", None))
         labels = {column: label(cell[key]) for key, column in columns_of(cell).items()}
         of_clean = {column: labels[column] if generator.concerns_clean(key) else "" for key, column in columns_of(cell).items()}
+        data, known = generator.job.settings["data"], inspect.signature(PoisonedDataModule).parameters
+        clean = {**data, "init_args": data["init_args"] | {name: value for name, value in own.items() if generator.knows(name)}}
+        # The release is loaded as the clean data are, so that the two can be compared; the empty root takes the place of its own.
+        shared = {name: value for name, value in data["init_args"].items() if name in known}
+        protected = {"class_path": PoisonedDataModule.__name__, "init_args": {**shared, **own, "root": ""}}
         return (
-            self._victim(options | {"data": generator.clean_data(own)}, generator, None, of_clean),
-            self._victim(options | {"data": generator.protected_data(own)}, generator, generator.job, labels),
+            self._victim(options | {"data": clean}, generator, None, of_clean),
+            self._victim(options | {"data": protected}, generator, generator.job, labels),
         )
 
     def _options(self, name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
