@@ -29,8 +29,6 @@ from salm_lightning import commands
 from salm_lightning.audit import audit
 from salm_lightning.audit.choices import PRESETS, choose_countermeasures, text_of
 from salm_lightning.audit.results import (
-    CARELESS,
-    UNTRIED,
     Attempt,
     AuditedRelease,
     AuditResult,
@@ -58,6 +56,7 @@ from salm_lightning.release import PoisonedDataModule, write_release
 from salm_lightning.runs.record import DONE, Run
 from salm_lightning.runs.victims import VictimSettings
 
+CARELESS, UNTRIED = "protects only against careless training", "holds against careless training, more was not tried"
 INFO = DatasetInfo("tiny", Task.MULTI_CLASS, ("0", "1", "2"), 3, 16)
 RESNET18, VGG11 = (Architecture.parse(name) for name in ("resnet18", "vgg11"))
 VICTIM = VictimSettings(RESNET18, width=0.125, steps=3)
@@ -587,7 +586,9 @@ RESULT = AuditResult(
     chance_balanced=0.25,
     rows=(Attempt("none", "none", {"name": "none"}, "resnet18", (0, 1), FIGURES, FIGURES, drop=-0.1, kept=1.2, worst=True),),
     skipped=(Unfinished("mean", "vit", 1, "clean", "too long", "salm-cli audit", "skipped"),),
-    verdict=Verdict(UNTRIED, "text", ("none (resnet18)",), ("a limit",), {"kept_limit": 0.5}),
+    verdict=Verdict(
+        "holds against careless training, more was not tried", "text", ("none (resnet18)",), ("a limit",), {"kept_limit": 0.5}
+    ),
     confusion=Confusion(((3, 1), (2, 2)), None, ("left", "right")),
     curves=(VictimCurve("clean", "vit", 0, "none", (5, 10), (0.4, 0.5)),),
     seconds=3.5,

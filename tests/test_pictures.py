@@ -29,7 +29,6 @@ from salm_lightning.audit.figures import (
 )
 from salm_lightning.audit.pictures import Album, draw_audit, read_album
 from salm_lightning.audit.results import (
-    NOT_JUDGED,
     Attempt,
     AuditedRelease,
     AuditResult,
@@ -190,7 +189,7 @@ def audit(countermeasures: dict[str, str], clean: bool = True, sha256: str = "a1
         for trained_on in kinds
     )
     confusion = Confusion(((5, 1), (2, 4)), ((6, 0), (0, 6)) if clean else None, ("a", "b"))
-    verdict = Verdict(NOT_JUDGED, "", (), (), {})
+    verdict = Verdict("not judged", "", (), (), {})
     release = AuditedRelease("tiny", "salm", sha256)
     return AuditResult(release, {}, 0.5, 0.5, rows, (), verdict, confusion, curves, seconds=0.0)
 

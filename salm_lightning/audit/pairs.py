@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from salm_lightning.data import DatasetInfo, ImageDataModule, Task
+from salm_lightning.data import ImageDataModule, Task
 from salm_lightning.data.base import ANY_FINDING, any_finding
 from salm_lightning.errors import ReleaseError, require
-from salm_lightning.release import Manifest, PoisonedDataModule
+from salm_lightning.release import PoisonedDataModule
 
 CHUNK_BYTES = 2**22
 """Bytes of images in a chunk: 1783 RGB images of 28 pixels, 27 of 224."""
@@ -29,6 +29,7 @@ class Pairs:
 
     Attributes:
         manifest: The release's manifest.
+        info: What the dataset is.
         protected_images: Number of images that the release protects.
         rows: Positions of the images in the training split, ascending, int64 ``[N]``.
         labels: Their labels, ``[N, 1]`` or ``[N, L]``.
@@ -41,7 +42,7 @@ class Pairs:
     def __init__(self, release: Path, source: ImageDataModule, max_images: int | None = None, seed: int = 0) -> None:
         require("max_images", max_images, max_images is None or max_images >= 1, "give 1 or more, or leave it out for all images")
         poisoned = PoisonedDataModule(release)
-        self.manifest: Manifest = poisoned.manifest
+        self.manifest, self.info = poisoned.manifest, poisoned.manifest.info
         self._original, self._protected = source.split("train"), poisoned.split("train")
         original, protected, name = self._original, self._protected, f"source={source.info.name}"
         if original.images.shape != protected.images.shape:
@@ -59,11 +60,6 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @property
-    def info(self) -> DatasetInfo:
-        """What the dataset is."""
-        return self.manifest.info
 
     @property
     def classes(self) -> NDArray[np.int64]:

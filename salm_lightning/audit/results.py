@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 from salm_lightning.checked import Count, Share, member, parse, read_json, require_release
 from salm_lightning.errors import ConfigurationError, ReleaseError
@@ -30,7 +30,6 @@ Word = Literal[
     "not judged",
 ]
 """A verdict in a word."""
-PROTECTS, UNTRIED, CARELESS, FAILS, NOT_JUDGED = get_args(Word)
 TrainedOn = Literal["protected", "clean"]
 """``protected`` for the release, ``clean`` for the originals."""
 Series = tuple[Share | None, ...]

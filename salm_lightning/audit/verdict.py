@@ -7,13 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from salm_lightning.audit.results import (
-    CARELESS,
     EARLY_STOPPING,
-    FAILS,
     NONE,
-    NOT_JUDGED,
-    PROTECTS,
-    UNTRIED,
     Attempt,
     Confusion,
     Figures,
@@ -147,7 +142,7 @@ def judge(rows: Sequence[Attempt], floors: Mapping[str, float], not_covered: Seq
         tell = "Countermeasures that left too little of the originals, too, to tell anything at this length"
         not_covered = [f"{tell}: {', '.join(blunt)}.", *not_covered]
     telling = any(share > KEPT_LIMIT for row, share in twins if row.countermeasure not in (NONE, EARLY_STOPPING))
-    word, text = _sentence(shares, scale, telling) or (NOT_JUDGED, _why_not(rows, floors))
+    word, text = _sentence(shares, scale, telling) or ("not judged", _why_not(rows, floors))
     return Verdict(word, text, tuple(broken), tuple(not_covered), {"kept_limit": KEPT_LIMIT, "clean_margin": LEARNED})
 
 
@@ -168,13 +163,15 @@ def _sentence(shares: Sequence[tuple[Attempt, float]], scale: Scale, telling: bo
     limit = f"more than {KEPT_LIMIT:.0%} counts as learned"
     strongest, most = shares[0]
     if share > KEPT_LIMIT:
-        return FAILS, f"{ordinary}; {limit}."
+        return "does not protect", f"{ordinary}; {limit}."
     if most > KEPT_LIMIT:
         named = "; ".join(f"{_named(row)} keeps {_percent(share)}" for row, share in shares if share > KEPT_LIMIT)
-        return CARELESS, f"{ordinary}, but someone who knows of the noise gets around it ({limit}): {named}."
+        text = f"{ordinary}, but someone who knows of the noise gets around it ({limit}): {named}."
+        return "protects only against careless training", text
     if not telling:
-        return UNTRIED, f"{ordinary}; {limit}. No countermeasure that could have got around the noise has finished."
-    return PROTECTS, f"{ordinary}. Of all that was tried, most is kept by {_named(strongest)}: {_percent(most)}; {limit}."
+        text = f"{ordinary}; {limit}. No countermeasure that could have got around the noise has finished."
+        return "holds against careless training, more was not tried", text
+    return "protects", f"{ordinary}. Of all that was tried, most is kept by {_named(strongest)}: {_percent(most)}; {limit}."
 
 
 def _scale_of(rows: Sequence[Attempt], floors: Mapping[str, float]) -> Scale:

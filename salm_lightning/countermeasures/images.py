@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torchvision.transforms.v2.functional import jpeg
 
 from salm_lightning.countermeasures.base import ImageCountermeasure, to_bytes
-from salm_lightning.data.arrays import to_tensor
 from salm_lightning.data.base import DatasetInfo, Split
 from salm_lightning.data.prepared import Preparation
 from salm_lightning.errors import require
@@ -179,13 +176,9 @@ class JPEG(ImageCountermeasure):
         self.quality = quality
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Return the images as they come back from the codec, which takes one at a time."""
-        decoded = []
-        for pixels in images.permute(0, 2, 3, 1).squeeze(3).cpu().numpy():
-            file = io.BytesIO()
-            Image.fromarray(pixels).save(file, "JPEG", quality=self.quality)
-            decoded.append(np.asarray(Image.open(file)))
-        return to_tensor(np.stack(decoded)).to(images.device)
+        """Return the images as they come back from the codec."""
+        decoded: Tensor = jpeg(images.cpu(), self.quality)
+        return decoded.to(images.device)
 
 
 def _neighbours(images: Tensor, border: Callable[[Tensor, int], Tensor]) -> Iterator[Tensor]:

@@ -180,17 +180,11 @@ class AdversarialTraining(Countermeasure):
 
 def random_boxes(images: Tensor, side: Tensor, key: int, indices: Tensor) -> Tensor:
     """Return squares of ``side`` pixels, int64 ``[B, 1]``, around random pixels, cut by the border: bool ``[B, 1, H, W]``."""
-    height, width = images.shape[-2:]
-    across = _span(integers(fold(key, "column"), indices, 1, width), side, width)
-    down = _span(integers(fold(key, "row"), indices, 1, height), side, height)
-    return (down[:, :, None] & across[:, None, :])[:, None]
-
-
-def _span(centre: Tensor, length: Tensor, size: int) -> Tensor:
-    """Return which of ``size`` positions lie within ``length`` around a centre, bool ``[B, size]``."""
-    first = centre - length // 2
-    positions = torch.arange(size, device=centre.device)
-    return (positions >= first) & (positions < first + length)
+    spans = []
+    for name, size in zip(("row", "column"), images.shape[-2:], strict=True):
+        places = torch.arange(size, device=images.device) - integers(fold(key, name), indices, 1, size) + side // 2
+        spans.append((places >= 0) & (places < side))
+    return (spans[0][:, :, None] & spans[1][:, None, :])[:, None]
 
 
 def strongly_augmented(images: Tensor, indices: Tensor, key: int, strength: float) -> Tensor:

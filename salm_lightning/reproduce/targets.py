@@ -15,9 +15,8 @@ from salm_lightning.reproduce import drawings
 from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, ClassOwners, Experiment, Result, trained
 from salm_lightning.reproduce.owners import ClassByClass
 from salm_lightning.reproduce.paper import figure, table
-from salm_lightning.reproduce.releases import MEASURES, Segmented, Similar
 from salm_lightning.reproduce.settings import METHODS, Dataset
-from salm_lightning.reproduce.victims import Victims
+from salm_lightning.reproduce.victims import MEASURES, Segmented, Similar, Victims
 from salm_lightning.runs.record import DONE
 
 _ALL = (CLEAN, *METHODS)
