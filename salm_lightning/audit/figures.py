@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
 from salm_lightning.audit.pairs import grey
-from salm_lightning.metrics.style import CLEAN, COLORS, MARKERS, PROTECTED, WIDTH, accuracy_axis, new_figure, short, styled
+from salm_lightning.metrics.figures import CLEAN, COLORS, MARKERS, PROTECTED, WIDTH, accuracy_axis, new_figure, short, styled
 from salm_lightning.models.backbones import SMALL_IMAGE
 
 Image = NDArray[np.uint8]

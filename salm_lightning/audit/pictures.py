@@ -16,8 +16,7 @@ from salm_lightning.audit.results import FOLDER, PICTURES, AuditResult
 from salm_lightning.audit.words import named
 from salm_lightning.errors import DataError
 from salm_lightning.files import replacing, write_json
-from salm_lightning.metrics.figures import confusion_figure
-from salm_lightning.metrics.style import CLEAN, PROTECTED
+from salm_lightning.metrics.figures import CLEAN, PROTECTED, confusion_figure
 
 BOARD = "tensorboard"
 """Folder of what TensorBoard shows."""

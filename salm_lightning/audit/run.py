@@ -23,7 +23,6 @@ from salm_lightning.callbacks import RunProgressBar
 from salm_lightning.console import duration, is_live, progress
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import SPLITS, ImageDataModule
-from salm_lightning.data.original import Original
 from salm_lightning.files import cache_root, locked
 from salm_lightning.interruption import interruptible
 from salm_lightning.models import Architecture
@@ -81,12 +80,12 @@ def audit(
     protected.setup()
     images: dict[TrainedOn, ImageDataModule] = {"protected": protected}
     if source is not None:
-        images["clean"] = protected.open_original(source, root, batch_size=batch_size).images
+        images["clean"] = protected.open_original(source, root, batch_size=batch_size)
     protected.setup("fit")  # a release may leave the clean splits to its originals
     if segments is not None:
         segments(np.asarray(protected.split("train").images[:1]))  # refuses what it cannot take
     check_accelerator(accelerator)
-    identities = {name: Original(each).identity() for name, each in images.items()}
+    identities = {name: each.identity() for name, each in images.items()}
     trials = plan(identities, victim, protected.batch_size, tried, chosen.archs, chosen.seeds, chosen.cross)
     options = {
         **{"source": source, "root": root, "out": folder, "accelerator": None if accelerator == "auto" else accelerator},

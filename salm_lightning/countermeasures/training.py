@@ -14,7 +14,7 @@ from salm_lightning.data.base import Task
 from salm_lightning.errors import ConfigurationError, require
 from salm_lightning.metrics import classification_loss
 from salm_lightning.noise.draws import fold, integers, uniform
-from salm_lightning.noise.pgd import InputGradient, descend, frozen, project
+from salm_lightning.noise.pgd import Objective, descend, frozen, project
 
 GREY = 0.5
 """What a hole is filled with: zero once images are normalised."""
@@ -170,7 +170,7 @@ class AdversarialTraining(Countermeasure):
         delta = project((2 * draws.view(step.images.shape) - 1) * radius, step.images, radius)
         device = step.images.device.type
         half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-        gradient = InputGradient(step.network, step, step.transform, "victim", (step.number,), half=half)
+        gradient = Objective(step.network, step, step.transform, "victim", (step.number,), half=half)
         with frozen(step.network):
             for _ in range(self.pgd_steps):
                 # The same number at every step keeps crop and flip.

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from salm_lightning.cli.composition import merge
+from salm_lightning.cli.messages import options_of
 from salm_lightning.data import SPLITS, ImageDataModule, MedMNISTDataModule
 from salm_lightning.data.catalogue import INFO
 from salm_lightning.data.datamodule import default_batch_size
-from salm_lightning.data.original import Original
 from salm_lightning.errors import ConfigurationError, SalmError, did_you_mean
 from salm_lightning.files import address, checksums_of
 from salm_lightning.models import Architecture
@@ -105,7 +105,7 @@ class Planner:
         own = _own_data(options.pop("data", None))
         labels = {column: label(cell[key]) for key, column in columns_of(cell).items()}
         of_clean = {column: labels[column] if generator.concerns_clean(key) else "" for key, column in columns_of(cell).items()}
-        data, known = generator.job.settings["data"], inspect.signature(PoisonedDataModule).parameters
+        data, known = generator.job.settings["data"], options_of(PoisonedDataModule)[0]
         clean = {**data, "init_args": data["init_args"] | {name: value for name, value in own.items() if generator.knows(name)}}
         # The release is loaded as the clean data are, so that the two can be compared; the empty root takes the place of its own.
         shared = {name: value for name, value in data["init_args"].items() if name in known}
