@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
@@ -18,26 +18,15 @@ _SMALLEST_SIDE = 112
 _PER_ROW = 4
 
 
-@runtime_checkable
-class HasPictures(Protocol):
-    """A LightningModule that keeps a step's tensors for :class:`NoisePictures` when it is told to.
-
-    Attributes:
-        pictures_wanted: Set before each training step; when True the step fills ``last_pictures``.
-        last_pictures: ``images`` ``[B, C, H, W]`` in [0, 1], ``delta`` ``[B, C, H, W]`` in [-radius, radius],
-            ``mask`` ``[B, 1 or C, H, W]`` (0 and 1, or a saliency of 0 and above), all float tensors, and ``radius``, a float
-            in the unit of the images. Emptied once they are written.
-    """
-
-    pictures_wanted: bool
-    last_pictures: dict[str, Tensor | float]
-
-
 class NoisePictures(Callback):
     """Writes grids ``pictures/{clean,noise,mask,protected}`` of the first images of a batch to TensorBoard.
 
     The noise is shown as ``0.5 + delta / (2 radius)``: grey is untouched, black and white are the bound. Small images are
     enlarged by whole factors without smoothing. A module that keeps no pictures, and any other logger, is left alone.
+
+    One that does has ``pictures_wanted``, set before each training step; when True the step fills ``last_pictures``: ``images``
+    ``[B, C, H, W]`` in [0, 1], ``delta`` ``[B, C, H, W]`` in [-radius, radius], ``mask`` ``[B, 1 or C, H, W]`` (0 and 1, or a saliency of 0
+    and above), all float tensors, and ``radius``, a float in the unit of the images. They are emptied once written.
 
     Args:
         every_n_steps: Steps between two grids; the last step of a fit gets one as well.
@@ -53,19 +42,17 @@ class NoisePictures(Callback):
         self.every_n_steps = every_n_steps
         self.max_images = max_images
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         """Tell the module whether this step's tensors are wanted."""
-        if isinstance(pl_module, HasPictures):
+        if hasattr(pl_module, "pictures_wanted"):
             step = trainer.global_step + 1
             due = step % self.every_n_steps == 0 or step == trainer.max_steps
             pl_module.pictures_wanted = due and _logger(trainer) is not None
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         """Write the grids of a step whose tensors were wanted."""
         logger = _logger(trainer)
-        if logger is None or not isinstance(pl_module, HasPictures) or not pl_module.pictures_wanted:
+        if logger is None or not getattr(pl_module, "pictures_wanted", False):
             return
         pl_module.pictures_wanted = False
         for name, images in _pictures(pl_module.last_pictures, self.max_images).items():

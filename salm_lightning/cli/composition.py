@@ -71,11 +71,6 @@ class Setting:
         setting.put(value, origin)
         return setting
 
-    @property
-    def names_class(self) -> bool:
-        """Whether the value may be a class's name."""
-        return isinstance(self.value, str)
-
     def find(self, path: str) -> Setting | None:
         """Return the setting at a dotted path below this one, or ``None``."""
         found: Setting | None = self
@@ -86,7 +81,7 @@ class Setting:
     def options(self) -> Any:
         """Return the value with all options below it, as a config file holds them."""
         below = {name: child.options() for name, child in self.children.items()}
-        if not self.names_class:
+        if not isinstance(self.value, str):
             return below if self.value == {} else self.value
         if not below and not self.spelt_out:
             return self.value
@@ -111,7 +106,7 @@ class Setting:
 
     def _put_value(self, value: Any, origin: str, typed: bool) -> None:
         names = isinstance(value, str)
-        if not (names and self.names_class and same_class(value, self.value)):
+        if not (names and isinstance(self.value, str) and same_class(value, self.value)):
             late = next((below for child in self.children.values() for below in child.walk() if below.typed), None)
             if typed and names and late:
                 raise ConfigurationError(f"{late.origin} stands before {origin} {value}; give the class first, then its options.")
@@ -128,7 +123,7 @@ class Setting:
         if "class_path" in options:
             self._put_value(options["class_path"], origin, typed)
             self.spelt_out = True
-        elif not self.names_class:
+        elif not isinstance(self.value, str):
             self.value = {}
         for name, below in options.items():
             first, dot, rest = str(name).partition(".") if self.path not in self.rules.plain else (name, "", "")
@@ -143,7 +138,7 @@ class Setting:
         appends, name = name.endswith("+"), name.rstrip("+")
         child = self.children.setdefault(name, Setting(f"{self.path}.{name}" if self.path else name, self.rules))
         if appends:
-            value = [*(_listed(child.options()) if child.origin else []), *_listed(value)]
+            value = [*(listed(child.options()) if child.origin else []), *listed(value)]
         child.put(value, f"{origin}.{name}" if self.path else origin + name, typed)
 
     def walk(self) -> Iterator[Setting]:
@@ -170,7 +165,8 @@ def _short(name: str) -> str:
     return name if dot and root not in _SHORT_NAMED else name.rpartition(".")[2].lower()
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """Return a list as it is, and anything else as its only element."""
     return value if isinstance(value, list) else [value]
 
 

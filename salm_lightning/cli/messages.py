@@ -59,7 +59,7 @@ def _option(setting: Setting, hint: Any, taken: Collection[str]) -> Iterator[str
         setting.value = [element.options() for element in elements]
         return
     chosen: Any = bases[0] if len(bases) == 1 and not inspect.isabstract(bases[0]) and setting.children else None
-    if setting.names_class and bases:
+    if isinstance(setting.value, str) and bases:
         choices = {cls.__name__: cls for base in bases for cls in _concrete(base) if len(bases) == 1 or not cls.__subclasses__()}
         setting.value = {name.lower(): name for name in choices}.get(setting.value.lower(), setting.value)
         chosen = choices.get(setting.value) or imported(setting.value)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from salm_lightning.cli.composition import listed
 from salm_lightning.console import command, say
 from salm_lightning.errors import ConfigurationError
 
@@ -71,9 +72,9 @@ def audit(
     from salm_lightning.audit.run import audit as run_audit
     from salm_lightning.interruption import Interrupted
 
-    options |= {name: _as_list(options[name]) for name in ("archs", "seeds") if options[name] is not None}
+    options |= {name: listed(options[name]) for name in ("archs", "seeds") if options[name] is not None}
     if countermeasures is not None:
-        options["countermeasures"] = read_countermeasures(_as_list(countermeasures))
+        options["countermeasures"] = read_countermeasures(listed(countermeasures))
     try:
         result = run_audit(**options, tell=say)
     except Interrupted as interruption:
@@ -129,7 +130,3 @@ def _show(result: AuditResult, release: Path, folder: Path, out: Path | None) ->
         f"Curves:  {command('tensorboard', '--logdir', folder / 'tensorboard')}\n"
         f"Report:  {command('salm-cli', 'report', release, *(() if out is None else ('--audit', out)))}"
     )
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]

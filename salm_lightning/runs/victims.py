@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,16 +77,8 @@ class VictimSettings:
         )
 
 
-@dataclass(frozen=True)
-class TrainedVictim:
-    """A victim that was trained and measured on the clean test split.
-
-    Attributes:
-        module: The victim.
-        results: As in ``results.json``.
-        curve: ``steps``, and ``test_acc`` after each of them.
-        seconds: Time that it took.
-    """
+class TrainedVictim(NamedTuple):
+    """A trained victim, what ``results.json`` holds of it, ``steps`` and ``test_acc`` after each of them, and the seconds that it took."""
 
     module: VictimModule
     results: dict[str, Any]
