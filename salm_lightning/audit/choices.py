@@ -75,9 +75,8 @@ def choose(preset: str, **given: Any) -> Preset:
 def choose_countermeasures(values: Iterable[Countermeasure | str], info: DatasetInfo) -> list[Countermeasure]:
     """Return countermeasures, each once; the first one is none at all, given or not, which all else is compared with.
 
-    Args:
-        values: Countermeasures, or ``none`` and names of :data:`~salm_lightning.countermeasures.COUNTERMEASURES` in any case.
-        info: What the data is; what does nothing to it is left out.
+    Names are ``none`` and those of :data:`~salm_lightning.countermeasures.COUNTERMEASURES` in any case; what does nothing to the data is
+    left out.
 
     Raises:
         ConfigurationError: A name is not known, or stands for a countermeasure that needs settings.

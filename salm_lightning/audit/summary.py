@@ -46,13 +46,9 @@ _NARROWEST = 20
 
 @dataclass(frozen=True)
 class Summary:
-    """Puts together what is known of a release.
+    """Puts together in a folder what is known of a loaded release by the victims of this audit.
 
-    Attributes:
-        release: The release, loaded.
-        battery: The victims of this audit.
-        out: Folder of the results.
-        options: Of ``salm-cli audit`` beside what differs between the victims; None stands for the default.
+    ``options`` are those of ``salm-cli audit`` beside what differs between the victims; None stands for the default.
     """
 
     release: PoisonedDataModule

@@ -38,12 +38,9 @@ _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A victim: one combination of images, countermeasure, architecture and seed.
+    """A victim: one combination of images, countermeasure, architecture and seed; trained on clean images it is a clean twin.
 
-    Attributes:
-        trained_on: ``protected`` for the release, ``clean`` for the originals: the clean twin.
-        images: What identifies the images: checksum, task, and how labels are read.
-        batch_size: Images per step.
+    ``images`` are what identifies the images: checksum, task, and how labels are read.
     """
 
     trained_on: TrainedOn
@@ -185,11 +182,9 @@ class Deadline(Callback):
 
 @dataclass
 class Battery:
-    """Victims, in the order in which they are trained, and what has become of them.
+    """Victims, in the order in which they are trained, what they train on, where finished ones are kept, and what has become of them.
 
     Attributes:
-        images: What they train on.
-        stores: Where finished ones are kept.
         logs: Folder of TensorBoard's logs.
         estimate: Returns the seconds that a victim takes of whose kind none has been trained yet.
         records: Finished victims by name.
@@ -222,9 +217,7 @@ class Battery:
     def run(self, budget: float | None, bars: Callable[[], list[Callback]] = list) -> Iterator[Trial]:
         """Train what is pending and yield each that was not left out once it has ended; one that fails does not stop the others.
 
-        Args:
-            budget: Seconds within which the last victim has to end; ``None`` sets no limit.
-            bars: Returns the display of one victim's training.
+        The last victim has to end within ``budget`` seconds, if that is given; ``bars`` returns the display of one victim's training.
         """
         deadline = None if budget is None else time.monotonic() + budget
         for trial in self.pending:

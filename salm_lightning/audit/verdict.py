@@ -31,12 +31,8 @@ _Victims = Mapping[tuple[TrainedOn, int], Run]
 def attempts_of(records: Sequence[Run], floors: Mapping[str, float]) -> list[Attempt]:
     """Return a row for each countermeasure and architecture, in the order of their first protected victims.
 
-    After the victims without countermeasure follow the same ones under early stopping. What a seed lacks is None.
-
-    Args:
-        records: Finished victims, protected ones and clean twins.
-        floors: Measures that are judged; they settle which row is the worst for the data's owner: most is kept or, without a clean
-            twin, most is right.
+    After the victims without countermeasure follow the same ones under early stopping. What a seed lacks is None. By the measures that
+    are judged, the row is the worst for the data's owner in which most is kept or, without a clean twin, most is right.
     """
     groups: dict[str, dict[tuple[TrainedOn, int], Run]] = {}
     for record in sorted(records, key=lambda record: record.identity["trained_on"] == "clean"):
@@ -127,10 +123,7 @@ def judge(rows: Sequence[Attempt], floors: Mapping[str, float], not_covered: Seq
     - *holds against careless training, more was not tried*: nothing does, but no such countermeasure has finished.
     - *not judged*: no ordinary victim has finished, or there is no clean twin that has learned something.
 
-    Args:
-        rows: What was tried; seeds are averaged.
-        floors: See :func:`floors_of`.
-        not_covered: What the battery leaves open.
+    Seeds are averaged; ``floors`` are those of :func:`floors_of`, ``not_covered`` is what the battery leaves open.
     """
     scale = _scale_of(rows, floors)
     twins = [(row, share) for row in rows if (share := _kept(scale, row.clean)) is not None]

@@ -52,17 +52,10 @@ class Proof:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A release, checked, and what is known about it.
+    """A release, checked with good results, and what is known about it.
 
-    Attributes:
-        manifest: The release's manifest.
-        manifest_sha256: Checksum of its file.
-        checks: What was checked of the release's files, all of it good.
-        audit: What was tried against the noise and the verdict, if there is one.
-        quality: Whether the images are still useful, if that was measured.
-        proof: The two models of the command that made the release, if they were trained.
-        pictures: Of the audit, in the order in which they are shown.
-        sample: Some of the protected images.
+    ``proof`` are the two models of the command that made the release; ``pictures`` are those of the audit in the order in which they are
+    shown, ``sample`` is one of some of the protected images. What was not measured is None.
     """
 
     manifest: Manifest
@@ -78,9 +71,7 @@ class Evidence:
 def gather(release: Path, audit: Path | None = None) -> Evidence:
     """Check a release and read what was found out about it.
 
-    Args:
-        release: Its folder.
-        audit: Folder of the audit; ``audit`` beside the release by default, which need not be there.
+    ``audit`` is the folder of the audit: by default ``audit`` beside the release, which need not be there.
 
     Raises:
         ReleaseError: The release is not what its manifest says, a file of the audit is not valid, or it is about another release.

@@ -29,12 +29,7 @@ def render(evidence: Evidence, release: str, today: date) -> str:
     """Return the page.
 
     Everything that comes from the release and its audit is escaped. The page has no script and loads nothing; it also tells the
-    browser so.
-
-    Args:
-        evidence: What there is to tell.
-        release: The release's folder, as its commands are to name it.
-        today: Date of the report.
+    browser so. ``release`` is the release's folder, as its commands are to name it.
     """
     manifest = evidence.manifest
     picture = next((picture for file in _COMPARING for picture in evidence.pictures if picture.file == file), evidence.sample)

@@ -47,12 +47,9 @@ class AccuracyOn:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The runs behind a cell, beside the paper's settings.
+    """The runs behind a cell: a method's, or a victim on the clean images.
 
-    Attributes:
-        method: The noise generator's method, an option of ``fit``.
-        clean: Whether the victim is trained on the clean images.
-        options: Further options by dotted name, such as ``victim.model.arch``.
+    ``options`` are those of ``fit`` beside the paper's settings, by dotted name, such as ``victim.model.arch``.
     """
 
     method: Any = "SALM"
@@ -101,12 +98,9 @@ class Cell:
 
 
 def trained(method: str, percent: int = 10, **options: Any) -> Recipe:
-    """Return the recipe of a victim that is trained on the clean images, or on those that a method protects.
+    """Return the recipe of a victim that is trained on the ``clean`` images, or on those that one of ``METHODS`` protects.
 
-    Args:
-        method: ``clean`` or one of ``METHODS``.
-        percent: K of SALM.
-        **options: Further options; ``__`` stands for a dot.
+    ``percent`` is SALM's K; ``__`` stands for a dot in the names of further options.
     """
     salm = {"class_path": "SALM", "init_args": {"percent": percent}}
     noise = salm if method in (CLEAN, "salm") else method.upper()

@@ -51,11 +51,9 @@ class Target:
     draw: Callable[..., None] | None = None
 
     def choose(self, datasets: Iterable[str] | None, methods: Iterable[str] | None) -> list[Cell]:
-        """Return the cells of some datasets and methods; the clean ones always.
+        """Return the cells of some datasets, by default the paper's, and methods, by default all; the clean ones always.
 
-        Args:
-            datasets: MedMNIST names, with ``_224`` for the larger size; ``None`` is the paper's.
-            methods: Of ``tap``, ``em``, ``sp``, ``salm``, in any case; ``None`` is all that the target has.
+        Datasets have MedMNIST's names, with ``_224`` for the larger size; methods are ``tap``, ``em``, ``sp`` and ``salm``, in any case.
 
         Raises:
             ConfigurationError: A name is not known, or the target does not have it.

@@ -60,11 +60,8 @@ class _Generator:
 class Planner:
     """Turns a grid into victims and jobs; all settings are read, and all data and modules built once, on the way.
 
-    Args:
-        generator: Options of ``fit`` for the noise generators.
-        victim: Options of ``fit`` for the victims.
-        out: Folder of the sweep.
-        download: Whether missing datasets are downloaded, so that the checksum of their file is known.
+    ``generator`` and ``victim`` are options of ``fit``. Missing datasets are downloaded, if that is wanted, so that the checksum of their
+    file is known.
     """
 
     def __init__(self, generator: Mapping[str, Any], victim: Mapping[str, Any], out: Path, download: bool) -> None:
@@ -77,9 +74,7 @@ class Planner:
     def victims(self, grid: Mapping[str, Any], clean: bool) -> list[Job]:
         """Return every victim; those that come to the same settings are one.
 
-        Args:
-            grid: Lists of values by dotted option.
-            clean: Whether victims are also trained on the clean images.
+        The grid has lists of values by dotted option; ``clean`` says whether victims are also trained on the clean images.
 
         Raises:
             ConfigurationError: A key or a value of the grid, or an option, cannot work; the message names the cell.
