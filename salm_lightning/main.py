@@ -42,8 +42,10 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"salm-cli: error: {error}\n")
         return 2
     except _of_lightning("SIGTERMException", Interrupted) as interruption:
-        code = getattr(interruption, "code", None)
-        sys.stderr.write(f"salm-cli: interrupted; {_way_on(name in commands.TRAINERS, bool(code))}.\n")
+        code = getattr(interruption, "code", None)  # a Trainer without a RunCheckpoint has saved nothing, and gives none
+        saved = code and name in commands.TRAINERS
+        way_on = "the state is saved. Go on with --ckpt_path and the run's folder" if saved else "repeat the command"
+        sys.stderr.write(f"salm-cli: interrupted; {way_on}.\n")
         return int(code or INTERRUPTED)
     except KeyboardInterrupt:
         return 130
@@ -65,10 +67,3 @@ def _of_lightning(name: str, *others: type[BaseException]) -> tuple[type[BaseExc
     """Return exceptions of ours and one of Lightning's; while it is not loaded, nothing raises that one."""
     loaded = sys.modules.get("lightning.pytorch.utilities.exceptions")
     return (*others, getattr(loaded, name)) if loaded else others
-
-
-def _way_on(is_fit: bool, saved: bool) -> str:
-    """Return what to do after an interruption; a Trainer without a RunCheckpoint has saved nothing."""
-    if not is_fit or not saved:
-        return "repeat the command"
-    return "the state is saved. Go on with --ckpt_path and the run's folder"
