@@ -12,7 +12,7 @@ from salm_lightning.console import progress
 from salm_lightning.data.catalogue import archive_path
 from salm_lightning.errors import SalmError
 from salm_lightning.release.manifest import Manifest
-from salm_lightning.release.verify import Check, verify_release
+from salm_lightning.release.verify import verify_release
 
 
 def verify(release: Path, source: str | None = None, root: Path | None = None) -> int:
@@ -32,7 +32,8 @@ def verify(release: Path, source: str | None = None, root: Path | None = None) -
     with progress("comparing images") as on_progress:
         checks = verify_release(release, original, on_progress)
     for check in checks:
-        console.print(_line(check))
+        mark = Text("ok  ", style="green") if check.ok else Text("FAIL", style="bold red")
+        console.print(Text.assemble(mark, f" {check.name}: {check.detail}"))
     failed = [check.name for check in checks if not check.ok]
     if failed:
         console.print(Text(f"{release}: {len(failed)} of {len(checks)} checks FAILED: {', '.join(failed)}"))
@@ -57,8 +58,3 @@ def _original(source: str, root: Path | None, release: Path) -> Path | data.Imag
         return images_of_release(source, manifest.dataset, manifest.settings, root)
     except SalmError:
         return path  # what is wrong with it, or with the release, the checks say
-
-
-def _line(check: Check) -> Text:
-    mark = Text("ok  ", style="green") if check.ok else Text("FAIL", style="bold red")
-    return Text.assemble(mark, f" {check.name}: {check.detail}")
