@@ -14,6 +14,8 @@ from typing import Any
 
 from salm_lightning.errors import OutputExistsError
 
+_BLOCK = 2**16
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -76,8 +78,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def file_sha256(path: str | Path) -> str:
     """Return a file's SHA-256 sum in hexadecimal."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    total = hashlib.sha256()
+    with Path(path).open("rb", buffering=0) as stream:
+        while block := stream.read(_BLOCK):  # hashlib.file_digest would hold more in memory than a slab of noise has
+            total.update(block)
+    return total.hexdigest()
 
 
 def checksums_of(options: Mapping[str, Any]) -> dict[str, str]:

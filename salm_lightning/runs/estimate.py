@@ -16,7 +16,7 @@ from salm_lightning.models import Architecture
 from salm_lightning.noise.transforms import CropFlip
 
 _CLASSES, _FIRST_BATCH = 10, 4  # of drawn labels and images
-_PATIENCE = 0.5  # seconds that one timed step may take; a larger batch is extrapolated
+_PATIENCE = 0.3  # seconds that one timed step may take; a larger batch is extrapolated
 _STATE_BYTES = 8  # of a checkpoint for each weight: float32, and its momentum
 
 
@@ -82,7 +82,7 @@ class Estimator:
             count = min(2 * count or _FIRST_BATCH, network.batch_size)
             images = torch.full((count, network.channels, network.size, network.size), 0.5, device=self._fabric.device)
             # The first chooses kernels, and of the others any may have waited for another process's turn on the same cores.
-            took = min(self._once(model, optimizer, kind, images) for _ in range(4))
+            took = min(self._once(model, optimizer, kind, images) for _ in range(3))
         return took * network.batch_size / count
 
     def _once(self, model: nn.Module, optimizer: Optimizer, kind: str, images: Tensor) -> float:
