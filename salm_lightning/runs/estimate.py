@@ -81,9 +81,9 @@ class Estimator:
         while count < network.batch_size and 2 * took <= _PATIENCE:
             count = min(2 * count or _FIRST_BATCH, network.batch_size)
             images = torch.full((count, network.channels, network.size, network.size), 0.5, device=self._fabric.device)
-            # The first chooses kernels, and of the others any may have waited for another process's turn on the same cores.
-            took = min(self._once(model, optimizer, kind, images) for _ in range(3))
-        return took * network.batch_size / count
+            took = self._once(model, optimizer, kind, images)
+        # That one chose kernels, and any may have waited for another process's turn on the same cores.
+        return min(self._once(model, optimizer, kind, images) for _ in range(3)) * network.batch_size / count
 
     def _once(self, model: nn.Module, optimizer: Optimizer, kind: str, images: Tensor) -> float:
         begin, numbers = time.perf_counter(), torch.arange(len(images), device=images.device)
