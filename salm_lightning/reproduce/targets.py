@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
 from operator import itemgetter
 from typing import Any
+
+import yaml
 
 from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.errors import ConfigurationError, look_up
@@ -21,8 +25,8 @@ from salm_lightning.runs.record import DONE
 
 _ALL = (CLEAN, *METHODS)
 _ARCHITECTURES = ("vgg11", "resnet18", "resnet50", "densenet121")
-_PATH = ("pathmnist",)
-_FOUR = ("pathmnist", "dermamnist", "octmnist", "chestmnist_224")
+_ELSEWHERE = ("dermamnist", "octmnist", "chestmnist_224")
+"""Datasets of Fig. 2 whose learning curves the paper does not show."""
 _THREE_CLASSES = ("cancer-associated stroma", "colorectal adenocarcinoma epithelium", "lymphocytes")
 _GAP_OF = ("clean", "cropped_clean", "protected", "cropped_protected")
 """Columns of Table 4 that the Gap is made of."""
@@ -35,7 +39,7 @@ class Target:
     Attributes:
         title: What it shows, and where it stands.
         datasets: The paper's.
-        cells: Returns the cells of a dataset.
+        cells: Yields the cells of a dataset.
         experiment: How they are measured.
         notes: What the paper leaves open, and how it is read here.
         derive: Adds what follows from measured cells.
@@ -43,10 +47,10 @@ class Target:
     """
 
     title: str
-    datasets: tuple[str, ...]
-    cells: Callable[[Dataset], list[Cell]]
+    datasets: Sequence[str]
+    cells: Callable[[Dataset], Iterator[Cell]]
     experiment: type[Experiment] = Victims
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
     derive: Callable[[Sequence[Result]], list[Result]] = list
     draw: Callable[..., None] | None = None
 
@@ -69,38 +73,30 @@ class Target:
         return [cell for cell in cells if cell.method in wanted]
 
 
-def _by_method(title: str, name: str, *notes: str) -> Target:
-    def cells(dataset: Dataset) -> list[Cell]:
-        return [Cell(dataset, method, "", figure(name, method, dataset=dataset), trained(method)) for method in _ALL]
-
-    return Target(title, tuple(line["dataset"].lower() for line in table(name)), cells, notes=notes)
+def _by_method(table_name: str, dataset: Dataset) -> Iterator[Cell]:
+    for method in _ALL:
+        yield Cell(dataset, method, "", figure(table_name, method, dataset=dataset), trained(method))
 
 
-def _architectures(dataset: Dataset) -> list[Cell]:
-    cells = []
+def _architectures(dataset: Dataset) -> Iterator[Cell]:
     for percent, arch, method in itertools.product((10, 30), _ARCHITECTURES, (CLEAN, "salm")):
         paper = figure("table2_architectures", method, dataset=dataset, k=percent, model=arch)
         recipe = trained(method, percent, victim__model__arch=arch)
-        cells.append(Cell(dataset, method, f"{arch}, K = {percent}", paper, recipe))
-    return cells
+        yield Cell(dataset, method, f"{arch}, K = {percent}", paper, recipe)
 
 
-def _filters(dataset: Dataset) -> list[Cell]:
-    cells = []
+def _filters(dataset: Dataset) -> Iterator[Cell]:
     for name, method in itertools.product(("mean", "median", "gaussian"), _ALL):
         recipe = trained(method, victim__model__countermeasure={"class_path": name.capitalize()})
-        cells.append(Cell(dataset, method, name, figure("table3_filters", method, dataset=dataset, filter=name), recipe))
-    return cells
+        yield Cell(dataset, method, name, figure("table3_filters", method, dataset=dataset, filter=name), recipe)
 
 
-def _cropping(dataset: Dataset) -> list[Cell]:
-    cells = []
+def _cropping(dataset: Dataset) -> Iterator[Cell]:
     for method, column in itertools.product(METHODS, _GAP_OF):
         paper = figure("table4_cropping", column, dataset=dataset, method=method)
         crop = {"class_path": "CenterCrop"} if column.startswith("cropped") else None
         recipe = trained(CLEAN if column.endswith(CLEAN) else method, victim__model__countermeasure=crop)
-        cells.append(Cell(dataset, method, column.replace("_", " "), paper, recipe))
-    return cells
+        yield Cell(dataset, method, column.replace("_", " "), paper, recipe)
 
 
 def gap(clean: float, cropped_clean: float, protected: float, cropped_protected: float) -> float:
@@ -126,95 +122,80 @@ def with_gaps(results: Sequence[Result]) -> list[Result]:
     return found
 
 
-def _similarity(dataset: Dataset) -> list[Cell]:
-    cells = []
+def _similarity(dataset: Dataset) -> Iterator[Cell]:
     for method, name in itertools.product(METHODS, MEASURES):
         paper = figure("table5_similarity", name, dataset=dataset, method=method)
-        cells.append(Cell(dataset, method, "", paper, trained(method), itemgetter(name), name))
-    return cells
+        yield Cell(dataset, method, "", paper, trained(method), itemgetter(name), name)
 
 
-def _mixes(dataset: Dataset) -> list[Cell]:
-    cells = []
+def _mixes(dataset: Dataset) -> Iterator[Cell]:
     for percent, share in itertools.product((10, 30, 50), range(0, 101, 20)):
         parts = (("mixed", "all"), ("clean_part_only", "clean")) if 0 < share < 100 else (("mixed", ""),)
         for column, part in parts:
             paper = figure("table6_sample_mix", column, dataset=dataset, k=percent, percent_protected=share)
             what = f"K = {percent}, {share} % protected" + (f", {column.replace('_', ' ')}" if part else "")
             recipe = trained("salm", percent, **(_part(share, part) if part else {})) if share else trained(CLEAN)
-            cells.append(Cell(dataset, "salm" if share else CLEAN, what, paper, recipe))
-    return cells
+            yield Cell(dataset, "salm" if share else CLEAN, what, paper, recipe)
 
 
-def _curves_and_percents(dataset: Dataset) -> list[Cell]:
-    """Return the left half for the paper's dataset, or one that is none of the paper's, and the right half."""
-    cells = []
-    if str(dataset) not in _FOUR[1:]:
+def _curves_and_percents(dataset: Dataset) -> Iterator[Cell]:
+    """Yield the left half for the paper's dataset, or one that is none of the paper's, and the right half."""
+    if str(dataset) not in _ELSEWHERE:
         for method in (CLEAN, "tap", "em", "salm"):
             paper = figure("table1_methods", method, dataset=dataset)
-            cells.append(Cell(dataset, method, f"{drawings.LEFT}, last step", paper, trained(method)))
+            yield Cell(dataset, method, f"{drawings.LEFT}, last step", paper, trained(method))
     for percent in (0, 5, *range(10, 100, 10)):
         method, known = "salm" if percent else CLEAN, percent or 10
         paper = figure("table2_architectures", method, dataset=dataset, k=known, model="resnet18")
-        cells.append(Cell(dataset, method, f"{drawings.RIGHT}, K = {percent}", paper, trained(method, known)))
-    return cells
+        yield Cell(dataset, method, f"{drawings.RIGHT}, K = {percent}", paper, trained(method, known))
 
 
-def _mix_of_80(dataset: Dataset) -> list[Cell]:
+def _mix_of_80(dataset: Dataset) -> Iterator[Cell]:
     paper = {
         part: figure("table6_sample_mix", column, dataset=dataset, k=10, percent_protected=80)
         for part, column in (("clean", "clean_part_only"), ("all", "mixed"))
     }
-    return [
-        Cell(dataset, "salm", what, paper.get(part), trained("salm", **_part(80, part)))
-        for what, part in (("20 % clean", "clean"), ("80 % protected", "protected"), ("both", "all"))
-    ]
+    for what, part in (("20 % clean", "clean"), ("80 % protected", "protected"), ("both", "all")):
+        yield Cell(dataset, "salm", what, paper.get(part), trained("salm", **_part(80, part)))
 
 
-def _confusion(dataset: Dataset) -> list[Cell]:
+def _confusion(dataset: Dataset) -> Iterator[Cell]:
     numbers, names = _three(dataset), MEDMNIST[dataset.name].class_names
     recipe = trained("salm", generator__model__selection={"classes": list(numbers)})
     others = tuple(sorted(set(range(len(names))) - set(numbers)))
-    parts = [(names[number], (number,)) for number in numbers] + [("all other classes", others)]
-    return [
-        Cell(dataset, "salm", f"only three classes protected: {name}", None, recipe, AccuracyOn(part), "recall")
-        for name, part in parts
-    ]
+    for name, part in [(names[number], (number,)) for number in numbers] + [("all other classes", others)]:
+        yield Cell(dataset, "salm", f"only three classes protected: {name}", None, recipe, AccuracyOn(part), "recall")
 
 
-def _three_classes(dataset: Dataset) -> list[Cell]:
-    numbers, cells = _three(dataset), []
+def _three_classes(dataset: Dataset) -> Iterator[Cell]:
+    numbers = _three(dataset)
     for arch, method in itertools.product(_ARCHITECTURES, (CLEAN, "salm")):
         recipe = trained(method, victim__model__arch=arch, generator__model__selection={"classes": list(numbers)})
-        cells.append(Cell(dataset, method, arch, None, recipe, AccuracyOn(numbers), "accuracy on the three classes"))
-    return cells
+        yield Cell(dataset, method, arch, None, recipe, AccuracyOn(numbers), "accuracy on the three classes")
 
 
-def _melanoma(dataset: Dataset) -> list[Cell]:
+def _melanoma(dataset: Dataset) -> Iterator[Cell]:
     if str(dataset) != "dermamnist":
         raise ConfigurationError(f"datasets={dataset}: this is about dermamnist alone; leave it out.")
-    number, cells = class_number("melanoma", MEDMNIST[dataset.name]), []
+    number = class_number("melanoma", MEDMNIST[dataset.name])
     for support, key, shown in (("pathmnist", "case7.1_medical", "pathmnist"), (None, "case7.1_general", "general images")):
         for method, paper in ((CLEAN, None), ("salm", figure("text", "value", key=key))):
             recipe, what = ClassOwners(support, ("melanoma",), 9, method == CLEAN), f"melanoma among {shown}"
-            cells.append(Cell(dataset, method, what, paper, recipe))
-            cells.append(Cell(dataset, method, what, paper, recipe, AccuracyOn((number,)), "recall of melanoma"))
-    return cells
+            yield Cell(dataset, method, what, paper, recipe)
+            yield Cell(dataset, method, what, paper, recipe, AccuracyOn((number,)), "recall of melanoma")
 
 
-def _every_class(dataset: Dataset) -> list[Cell]:
+def _every_class(dataset: Dataset) -> Iterator[Cell]:
     mean = figure("text", "value", key="cased2") if str(dataset) == "dermamnist" else None
     paper = {CLEAN: figure("table1_methods", CLEAN, dataset=dataset), "salm": mean}
-    cells = []
     for support, method in itertools.product(("pathmnist", "bloodmnist", None), (CLEAN, "salm")):
         recipe = ClassOwners(support, None, 5, method == CLEAN)
-        cells.append(Cell(dataset, method, f"each class among {support or 'general images'}", paper[method], recipe))
-    return cells
+        yield Cell(dataset, method, f"each class among {support or 'general images'}", paper[method], recipe)
 
 
-def _masks(dataset: Dataset) -> list[Cell]:
+def _masks(dataset: Dataset) -> Iterator[Cell]:
     paper = figure("text", "value", key="fig3") if dataset.size == 224 else None
-    return [Cell(dataset, "salm", "", paper, trained("salm"), itemgetter("changed_share"), "pixels segmented otherwise")]
+    yield Cell(dataset, "salm", "", paper, trained("salm"), itemgetter("changed_share"), "pixels segmented otherwise")
 
 
 def _part(share: int, part: str) -> dict[str, Any]:
@@ -232,99 +213,24 @@ def _three(dataset: Dataset) -> tuple[int, ...]:
     return (0, 1, 2)
 
 
-_READING_OF_CLASSES = (
-    "The paper speaks of 'clean test accuracy'. Where only melanoma carries noise, that cannot be the accuracy on all test images "
-    "(67 % of them are melanocytic nevi), so its number stands beside the accuracy and beside the recall of melanoma."
-)
-_FIRST_THREE = "The figure has no numbers in the text. With another dataset, its first three classes are protected."
-TARGETS: Mapping[str, Target] = {
-    "table1": _by_method(
-        "Table 1: accuracy of RN-18 by method",
-        "table1_methods",
-        "The paper's drops for PathMNIST at 224 px (70.8, ↓21.9) belong to a clean accuracy of 92.7, and not 90.9 as it prints.",
-    ),
-    "table2": Target(
-        "Table 2: accuracy by architecture, noise made with RN-18",
-        _FOUR,
-        _architectures,
-        notes=("Clean victims do not depend on K; the paper prints others for each K.",),
-    ),
-    "table3": Target("Table 3: accuracy after low-pass filters of the training images", _FOUR, _filters),
-    "table4": Target(
-        "Table 4: accuracy before and after cropping the training images",
-        _PATH,
-        _cropping,
-        derive=with_gaps,
-        notes=(
-            "Gap: the change of the protected accuracy by cropping, less that of the clean one; more than 0 is protection that cropping "
-            "takes away. The paper's own columns give -4.5, -4.1, +0.3 and -1.2; it prints 4.5 ↓, 4.1 ↓, 0.2 ↑ and, "
-            "with the other sign, 1.2 ↑, and its text takes the downward arrows for a loss of protection.",
-            "The paper does not say how much is cut off: the middle 75 % of each side is kept.",
-        ),
-    ),
-    "table5": Target(
-        "Table 5: similarity of protected images and originals",
-        _PATH,
-        _similarity,
-        Similar,
-        notes=("The paper does not name the dataset; Table 4 beside it is on PathMNIST.",),
-    ),
-    "table6": Target("Table 6: accuracy by share of protected samples", _PATH, _mixes),
-    "table8": _by_method("Table 8: accuracy of RN-18 by method at 224 px", "table8_methods_224"),
-    "fig2": Target(
-        "Fig. 2: learning curves by method (left), and accuracy by K (right)",
-        _FOUR,
-        _curves_and_percents,
-        draw=drawings.fig2,
-        notes=("The figure has no numbers; those beside ours are its settings' in Tables 1 and 2.",),
-    ),
-    "fig3": Target(
-        "Fig. 3: pixels of a segmentation that change",
-        ("bloodmnist_224", "retinamnist_224"),
-        _masks,
-        Segmented,
-        notes=(
-            "The paper names neither the dataset nor the segmentation model. Here: Otsu's threshold, and for fundus images Sato's ridge "
-            "filter for vessels.",
-        ),
-    ),
-    "fig5": Target(
-        "Fig. 5: learning curves on 20 % clean, 80 % protected and all samples (left), and t-SNE of them (right)",
-        _PATH,
-        _mix_of_80,
-        draw=drawings.fig5,
-        notes=("The figure has no numbers; those beside ours are its settings' in Table 6.",),
-    ),
-    "fig6": Target(
-        "Fig. 6: predictions of RN-18 where three classes are protected",
-        _PATH,
-        _confusion,
-        draw=drawings.fig6,
-        notes=(_FIRST_THREE,),
-    ),
-    "fig7": Target(
-        "Fig. 7: accuracy on the three classes, clean and protected",
-        _PATH,
-        _three_classes,
-        draw=drawings.fig7,
-        notes=(_FIRST_THREE,),
-    ),
-    "case7.1": Target(
-        "Section 7.1: melanoma protected by an owner who has nothing else of the dataset",
-        ("dermamnist",),
-        _melanoma,
-        ClassByClass,
-        (_READING_OF_CLASSES, "Support classes: all nine of PathMNIST, or nine of the folder of general images."),
-    ),
-    "cased2": Target(
-        "Appendix D.2: every class protected by an owner of its own",
-        ("dermamnist",),
-        _every_class,
-        ClassByClass,
-        (
-            "The paper draws five support classes from PathMNIST, BloodMNIST and CIFAR-10 and prints one number: here five of each in "
-            "turn. CIFAR-10 is the folder of general images.",
-        ),
-    ),
+_HOW: Mapping[str, Mapping[str, Any]] = {
+    "table1": {"cells": partial(_by_method, "table1_methods")},
+    "table2": {"cells": _architectures},
+    "table3": {"cells": _filters},
+    "table4": {"cells": _cropping, "derive": with_gaps},
+    "table5": {"cells": _similarity, "experiment": Similar},
+    "table6": {"cells": _mixes},
+    "table8": {"cells": partial(_by_method, "table8_methods_224")},
+    "fig2": {"cells": _curves_and_percents, "draw": drawings.fig2},
+    "fig3": {"cells": _masks, "experiment": Segmented},
+    "fig5": {"cells": _mix_of_80, "draw": drawings.fig5},
+    "fig6": {"cells": _confusion, "draw": drawings.fig6},
+    "fig7": {"cells": _three_classes, "draw": drawings.fig7},
+    "case7.1": {"cells": _melanoma, "experiment": ClassByClass},
+    "cased2": {"cells": _every_class, "experiment": ClassByClass},
 }
+_WHAT: Mapping[str, Mapping[str, Any]] = yaml.safe_load(
+    files("salm_lightning.reproduce").joinpath("targets.yaml").read_text(encoding="utf-8")
+)
+TARGETS: Mapping[str, Target] = {name: Target(**_WHAT[name], **how) for name, how in _HOW.items()}
 """What can be reproduced, by the name that the command line has for it."""
