@@ -17,6 +17,7 @@ import torch
 import yaml
 from fakes import write_fake_npz
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from salm_lightning.countermeasures import Grey, Median
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
@@ -58,6 +59,24 @@ def test_frontier(tmp_path: Path) -> None:
     picture = tmp_path / "new" / "frontier.png"
     printed = run("frontier.py", str(tmp_path / "results.csv"), "--out", str(picture)).splitlines()
     assert printed[2:] == ["| SALM percent=10 | 10.0 | 41.2 | 0.990 | 70.0 |", "| SALM percent=30 | 30.0 | 36.5 | 0.980 | 60.0 |"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_overview_shows_what_a_result_holds(tmp_path: Path) -> None:
+    write_fake_npz(tmp_path / "mine.npz", DatasetInfo("mine", Task.MULTI_CLASS, ("a", "b", "c"), 3, 28), (9, 4, 4))
+    data = NpzDataModule(tmp_path / "mine.npz")
+    data.setup("fit")
+    settings = {"method": {"name": "salm"}, "seed": 0}
+    write_release(tmp_path / "out/protected", data, [data.split("train").images], settings, {"norm": "linf", "radius": 8})
+    for name, last in (("clean", 0.875), ("protected", 0.25)):
+        with SummaryWriter(str(tmp_path / "out" / f"victim-{name}")) as writer:
+            for step, accuracy in ((1, 0.125), (2, last)):
+                writer.add_scalar("test_curve/acc", accuracy, step)
+        (tmp_path / "out" / f"victim-{name}" / "results.json").write_text('{"majority": 0.5}')
+    picture = tmp_path / "new" / "overview.png"
+    printed = run("overview_figure.py", str(tmp_path / "out"), "--source", str(tmp_path / "mine.npz"), "--out", str(picture))
+    assert "trained on clean images: 87.5 %" in printed
+    assert "trained on protected images: 25.0 %" in printed
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
