@@ -28,7 +28,7 @@ from salm_lightning.cli.parser import SalmArgumentParser, salm_error_behind
 from salm_lightning.cli.refusals import check_monitors, refuse
 from salm_lightning.console import command
 from salm_lightning.data import ImageDataModule
-from salm_lightning.data.original import KINDS
+from salm_lightning.data.original import Kind, kind_of
 from salm_lightning.errors import ConfigurationError, OutputExistsError, look_up
 from salm_lightning.models.architecture import PAPER_SGD, Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
@@ -49,7 +49,7 @@ LINKED = {
 
 def _data(word: str) -> Any:
     """Return the class and options of the data that a user's word stands for, or the word where it is a class's name."""
-    kind: Any = next((kind for kind in KINDS if kind.takes(word)), None)
+    kind: Any = kind_of(word)
     if kind is None:
         return word
     name, parameter = next(iter(signature(kind).parameters.items()))
@@ -58,7 +58,7 @@ def _data(word: str) -> Any:
 
 RULES = Rules({"model.optimizer": PAPER_SGD, "model.lr_scheduler": {"class_path": "FractionalStepLR"}}, {"data": _data})
 """What options of the optimiser and the schedule belong to until a class is named (paper: Section 4.1), and what words for data mean."""
-DATA = (*KINDS, PoisonedDataModule)
+DATA = (*get_args(Kind), PoisonedDataModule)
 """What ``--data`` takes by name, which is every subclass that has been imported."""
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -357,11 +357,7 @@ def _with_default_callbacks(config: dict[str, Any], model: LightningModule) -> l
 
 
 def _require_fit(path: str, module: LightningModule) -> None:
-    """Compare a checkpoint's weights with the module's before any work.
-
-    Raises:
-        ConfigurationError: They differ in name or shape, or the file is damaged.
-    """
+    """Refuse, before any work, a damaged checkpoint or one whose weights differ from the module's in name or shape."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     except (RuntimeError, KeyError, UnpicklingError) as error:

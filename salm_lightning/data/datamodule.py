@@ -95,7 +95,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load_splits(self) -> dict[str, Split]:
-        """Read or draw the splits ``train``, ``val`` and ``test``; called once."""
+        """Read or draw, and check, the splits ``train``, ``val`` and ``test``; called once, by :meth:`setup`."""
 
     def setup(self, stage: str | None = None) -> None:
         """Load and check the splits, the same for every stage.

@@ -6,7 +6,6 @@ import io
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -63,21 +62,6 @@ class MedMNISTDataModule(ImageDataModule):
         self.root = self.source_path.parent
         self._warned = False
 
-    @classmethod
-    def takes(cls, word: str) -> bool:
-        """Return whether a user's word is the name of a dataset, in any case."""
-        return word.lower() in MEDMNIST
-
-    @classmethod
-    def named(cls, word: str, size: int | None = None, root: Path | None = None, **options: Any) -> MedMNISTDataModule:
-        """Return the DataModule for a name, at 28 pixels by default."""
-        return cls(word.lower(), size=size or 28, root=root, **options)
-
-    @classmethod
-    def options_of(cls, word: str, dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that open what a release with these values in its manifest was made from."""
-        return {"size": dataset["size"], "any_finding": dataset.get("labels") == ANY_FINDING}
-
     def prepare_data(self) -> None:
         """Download the file unless it exists, and compare its MD5 sum with the official one.
 
@@ -98,11 +82,7 @@ class MedMNISTDataModule(ImageDataModule):
             )
 
     def load_splits(self) -> dict[str, Split]:
-        """Read and check the file.
-
-        Raises:
-            DataError: The file is missing, damaged or not in MedMNIST's layout.
-        """
+        """Read and check the file."""
         if not self.source_path.is_file():
             raise DataError(f"{self.source_path}: no such file. {self._way_out()}")
         splits = read_npz(self.source_path, self._stored, self._resident_limit())
@@ -158,51 +138,11 @@ class NpzDataModule(ImageDataModule):
         ConfigurationError: A number is too small.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        task: Task | None = None,
-        **loading: Any,
-    ) -> None:
+    def __init__(self, path: str | Path, task: Task | None = None, **loading: Any) -> None:
         path = Path(path).expanduser()
         super().__init__(infer_info(path, None if task is None else Task(look_up("task", task, map(str, Task)))), **loading)
         self.source_path: Path = path
 
-    @classmethod
-    def takes(cls, word: str) -> bool:
-        """Return whether a user's word is the path of something that is there, or ends as an archive does."""
-        return Path(word).expanduser().exists() or word.endswith(".npz")
-
-    @classmethod
-    def named(cls, word: str, size: int | None = None, root: Path | None = None, **options: Any) -> NpzDataModule:
-        """Return the DataModule for a path.
-
-        Raises:
-            ConfigurationError: A size was asked for.
-        """
-        if size is not None:
-            raise ConfigurationError(
-                f"size={size} is for MedMNIST names; the images of {word} have the size that they have. Leave it out."
-            )
-        return cls(word, **options)
-
-    @classmethod
-    def options_of(cls, word: str, dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that open what a release with these values in its manifest was made from.
-
-        Raises:
-            ConfigurationError: Its labels were derived, which is done for names alone.
-        """
-        if dataset.get("labels") == ANY_FINDING:
-            raise ConfigurationError(
-                f"source={word}: its labels were derived from several per image; give the MedMNIST name, and its folder with --root."
-            )
-        return {"task": dataset["task"]}
-
     def load_splits(self) -> dict[str, Split]:
-        """Read and check the file.
-
-        Raises:
-            DataError: The file is damaged or not in the layout.
-        """
+        """Read and check the file."""
         return read_npz(self.source_path, self.info, self._resident_limit())

@@ -6,15 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from salm_lightning.data.base import ANY_FINDING, Task
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.medmnist import MedMNISTDataModule, NpzDataModule
 from salm_lightning.data.synthetic import SYNTHETIC, SyntheticDataModule
-from salm_lightning.errors import DataError, did_you_mean
+from salm_lightning.errors import ConfigurationError, DataError, did_you_mean
 
 Kind = type[SyntheticDataModule] | type[MedMNISTDataModule] | type[NpzDataModule]
-KINDS: tuple[Kind, ...] = (SyntheticDataModule, MedMNISTDataModule, NpzDataModule)
-"""Every kind of data; of those that take a user's word the first one has it."""
+
+
+def kind_of(word: str) -> Kind | None:
+    """Return the kind of data that a user's word means, if any: their name, a MedMNIST name in any case, or a path or ``.npz`` name."""
+    if word.lower() == SYNTHETIC:
+        return SyntheticDataModule
+    if word.lower() in MEDMNIST:
+        return MedMNISTDataModule
+    return NpzDataModule if word.endswith(".npz") or Path(word).expanduser().exists() else None
 
 
 def named_images(
@@ -32,7 +40,21 @@ def named_images(
     Raises:
         SalmError: It is none of them, or an option cannot work.
     """
-    return _kind(word, argument).named(word, size, root, **options)
+    kind = kind_of(word)
+    if kind is None:
+        raise DataError(
+            f"{argument}={word!r} is neither a MedMNIST name, nor an .npz file in MedMNIST's layout, nor {SYNTHETIC!r}"
+            f"{did_you_mean(word, [*MEDMNIST, SYNTHETIC]) or '.'} Names: {', '.join(MEDMNIST)}."
+        )
+    if kind is SyntheticDataModule:
+        return SyntheticDataModule(size=size or 28, **options)
+    if kind is MedMNISTDataModule:
+        return MedMNISTDataModule(word.lower(), size or 28, root, **options)
+    if size is not None:
+        raise ConfigurationError(
+            f"size={size} is for MedMNIST names; the images of {word} have the size that they have. Leave it out."
+        )
+    return NpzDataModule(word, **options)
 
 
 def images_of_release(
@@ -45,16 +67,18 @@ def images_of_release(
     Raises:
         SalmError: There is nothing of that name, or an option cannot work.
     """
-    kind = _kind(word, "source")
-    known = kind.options_of(word, dataset, settings)
-    return kind.named(word, root=root, **{"size": None, **known, **options})
-
-
-def _kind(word: str, argument: str) -> Kind:
-    kind = next((kind for kind in KINDS if kind.takes(word)), None)
-    if kind is None:
-        raise DataError(
-            f"{argument}={word!r} is neither a MedMNIST name, nor an .npz file in MedMNIST's layout, nor {SYNTHETIC!r}"
-            f"{did_you_mean(word, [*MEDMNIST, SYNTHETIC]) or '.'} Names: {', '.join(MEDMNIST)}."
+    kind, derived, known = kind_of(word), dataset.get("labels") == ANY_FINDING, {}
+    if kind is SyntheticDataModule:
+        known = {f"{name}_size": count for name, count in dataset["num_samples"].items()}
+        known |= {name: dataset[name] for name in ("size", "channels", "imbalance", "background") if name in dataset}
+        multi_label = dataset["task"] == Task.MULTI_LABEL
+        known |= {"num_classes": len(dataset["class_names"]), "multi_label": multi_label, "seed": settings["seed"]}
+    elif kind is MedMNISTDataModule:
+        known = {"size": dataset["size"], "any_finding": derived}
+    elif kind is NpzDataModule and derived:
+        raise ConfigurationError(
+            f"source={word}: its labels were derived from several per image; give the MedMNIST name, and its folder with --root."
         )
-    return kind
+    elif kind is NpzDataModule:
+        known = {"task": dataset["task"]}
+    return named_images(word, root=root, argument="source", **{**known, **options})

@@ -7,9 +7,7 @@ convolutional network succeeds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -105,24 +103,6 @@ class SyntheticDataModule(ImageDataModule):
         super().__init__(DatasetInfo(SYNTHETIC, task, names, channels, size), **loading)
         self.imbalance = imbalance
         self.background: Background = background
-
-    @classmethod
-    def takes(cls, word: str) -> bool:
-        """Return whether a user's word means these data."""
-        return word.lower() == SYNTHETIC
-
-    @classmethod
-    def named(cls, word: str, size: int | None = None, root: Path | None = None, **options: Any) -> SyntheticDataModule:
-        """Return the DataModule for its name, at 28 pixels by default; there are no files."""
-        return cls(size=size or 28, **options)
-
-    @classmethod
-    def options_of(cls, word: str, dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that draw what a release with these values in its manifest was made from."""
-        sizes = {f"{name}_size": count for name, count in dataset["num_samples"].items()}
-        own = {name: dataset[name] for name in ("size", "channels", "imbalance", "background") if name in dataset}
-        multi_label = dataset["task"] == Task.MULTI_LABEL
-        return {**sizes, **own, "num_classes": len(dataset["class_names"]), "multi_label": multi_label, "seed": settings["seed"]}
 
     def describe(self) -> dict[str, Any]:
         """Return what a manifest records of the data, and what makes them other than the default ones."""

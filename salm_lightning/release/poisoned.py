@@ -41,13 +41,7 @@ class PoisonedDataModule(ImageDataModule):
         ConfigurationError: A number is too small, or ``part`` is not known.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        part: Part = "all",
-        original: str | None = None,
-        **loading: Any,
-    ) -> None:
+    def __init__(self, root: str | Path, part: Part = "all", original: str | None = None, **loading: Any) -> None:
         self.part = look_up("part", part, get_args(Part))
         self.root = Path(root).expanduser()
         self.manifest = Manifest.read(self.root)
@@ -86,12 +80,7 @@ class PoisonedDataModule(ImageDataModule):
         return cast("ImageDataModule", self._clean).split(name)
 
     def load_splits(self) -> dict[str, Split]:
-        """Check the files against the manifest and read them.
-
-        Raises:
-            ReleaseError: A file was changed, is missing, or is one too many.
-            DataError: The arrays are not in MedMNIST's layout.
-        """
+        """Check the files against the manifest and read them."""
         failed = [check for check in verify_release(self.root) if not check.ok]
         if failed:
             problems = "; ".join(f"{check.name}: {check.detail}" for check in failed)
