@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 from torchvision.transforms.v2.functional import jpeg
 
 from salm_lightning.countermeasures.base import ImageCountermeasure, to_bytes
@@ -26,7 +25,7 @@ class Mean(ImageCountermeasure):
 
     def prepare(self, images: Tensor) -> Tensor:
         """Return the filtered images."""
-        total = sum(_neighbours(images.int(), _mirror), torch.zeros((), dtype=torch.int32))
+        total = _neighbourhoods(images, "reflect").sum(dim=-1).int()
         return ((total + 4) // 9).to(torch.uint8)  # a ninth is never half-way between two bytes
 
 
@@ -35,7 +34,7 @@ class Median(ImageCountermeasure):
 
     def prepare(self, images: Tensor) -> Tensor:
         """Return the filtered images."""
-        return torch.stack(list(_neighbours(images, _repeat))).median(dim=0).values
+        return _neighbourhoods(images, "replicate").median(dim=-1).values.to(torch.uint8)
 
 
 class Gaussian(ImageCountermeasure):
@@ -55,10 +54,8 @@ class Gaussian(ImageCountermeasure):
         """Return the filtered images."""
         side = math.exp(-1 / (2 * self.sigma**2))
         side = round(256 * side / (1 + 2 * side))
-        weights = (side, 256 - 2 * side, side)
-        total = torch.zeros((), dtype=torch.int32)
-        for number, pixels in enumerate(_neighbours(images.int(), _mirror)):
-            total = total + weights[number // 3] * weights[number % 3] * pixels
+        weights = torch.tensor([side, 256 - 2 * side, side], dtype=torch.float32, device=images.device)
+        total = (_neighbourhoods(images, "reflect") * weights.outer(weights).flatten()).sum(dim=-1).int()
         return ((total + 2**15) >> 16).to(torch.uint8)
 
 
@@ -181,22 +178,9 @@ class JPEG(ImageCountermeasure):
         return decoded.to(images.device)
 
 
-def _neighbours(images: Tensor, border: Callable[[Tensor, int], Tensor]) -> Iterator[Tensor]:
-    """Yield the nine images whose pixels are the neighbours of each pixel, row by row."""
-    height, width = images.shape[-2:]
-    rows = [border(torch.arange(height, device=images.device) + shift, height) for shift in (-1, 0, 1)]
-    columns = [border(torch.arange(width, device=images.device) + shift, width) for shift in (-1, 0, 1)]
-    for row in rows:
-        for column in columns:
-            yield images[..., row[:, None], column]
-
-
-def _mirror(positions: Tensor, size: int) -> Tensor:
-    return size - 1 - (size - 1 - positions.abs()).abs()
-
-
-def _repeat(positions: Tensor, size: int) -> Tensor:
-    return positions.clamp(0, size - 1)
+def _neighbourhoods(images: Tensor, border: str) -> Tensor:
+    """Return each pixel's 3x3 neighbourhood, ``[B, C, H, W, 9]`` in float32, which sums weighted bytes exactly up to 2^24."""
+    return pad(images.float(), (1, 1, 1, 1), mode=border).unfold(2, 3, 1).unfold(3, 3, 1).flatten(-2)
 
 
 def _gradient(images: Tensor) -> Tensor:
