@@ -96,8 +96,7 @@ class NoiseGeneratorModule(TrainedModule):
         self.last_pass_steps = method.last_pass_steps if last_pass_steps is None else last_pass_steps
         _check_steps(method, updates_per_visit, pgd_steps, self.last_pass_steps)
         self.selection = selection
-        self.noise = Keeper(method, loop, num_classes)
-        self.noise.check(self.task, loop, selection, self.last_pass_steps)
+        self.noise = Keeper(method, loop, num_classes, self.task, selection, self.last_pass_steps)
         self.width, self.as_rgb = width, as_rgb
         self.batch_norm = look_up("batch_norm", batch_norm, ("running", "batch"))
         self.source = self.arch.build(num_classes, channels, image_size, width, seed, as_rgb)
@@ -118,16 +117,11 @@ class NoiseGeneratorModule(TrainedModule):
 
     def settings(self) -> dict[str, Any]:
         """Return every setting that shapes the noise, as JSON values, for manifests and for comparing runs."""
+        plain = ("width", "as_rgb", "batch_norm", "loop", "updates_per_visit", "pgd_steps", "last_pass_steps")
         return {
             "method": self.method.settings(),
             "source": self.arch.settings(),
-            "width": self.width,
-            "as_rgb": self.as_rgb,
-            "batch_norm": self.batch_norm,
-            "loop": self.loop,
-            "updates_per_visit": self.updates_per_visit,
-            "pgd_steps": self.pgd_steps,
-            "last_pass_steps": self.last_pass_steps,
+            **{name: getattr(self, name) for name in plain},
             "selection": None if self.selection is None else asdict(self.selection),
             **self.training_settings(),
             "seed": self.seed,
@@ -173,7 +167,8 @@ class NoiseGeneratorModule(TrainedModule):
         updates = self.updates_per_visit if self.noise.keeps else None
         if updates == "auto":
             steps = training_length(self.trainer, "updates_per_visit='auto'", "a number from 1 to 10")
-            updates = automatic_updates(self.noise.count(len(data.split("train"))), steps, data.batch_size)
+            noises = self.num_classes if self.noise.by_class else len(data.split("train"))
+            updates = automatic_updates(noises, steps, data.batch_size)
         self._updates = updates or self.pgd_steps
         self.trained = {"batch_size": data.batch_size, "precision": str(self.trainer.precision), "updates_per_visit": updates}
         shown = ("train/source_loss", "train/source_acc", "val/clean_acc", "val/clean_balanced_acc")

@@ -224,25 +224,23 @@ class Keeper:
         keeps: Whether noise is kept at all.
         store: The noise of a training; ``None`` where none is kept.
         last_start: What the last pass begins with; ``None`` is the method's own start.
+
+    Raises:
+        ConfigurationError: Steps would be rounded away, or one noise for a class is not enough for the module's settings.
     """
 
-    def __init__(self, method: Method, loop: str, num_classes: int) -> None:
+    def __init__(
+        self, method: Method, loop: str, num_classes: int, task: Task, selection: Selection | None, last_pass_steps: int
+    ) -> None:
         self.method = method
         self.num_classes = num_classes
         self.by_class = method.noise_per == "class"
         self.keeps = self.by_class or (loop == "persistent" and method.trains_source_on == "protected")
         self.store: NoiseStore | None = None
         self.last_start: Snapshot | NoiseStore | None = None
-
-    def check(self, task: Task, loop: str, selection: Selection | None, last_pass_steps: int) -> None:
-        """Refuse settings of the module that the noise does not go with.
-
-        Raises:
-            ConfigurationError: Steps would be rounded away, or one noise for a class is not enough.
-        """
         if self.by_class:
             _check_by_class(task, loop, selection, last_pass_steps)
-        finest, step_size = self.method.radius / LEVELS, getattr(self.method, "step_size", None)
+        finest, step_size = method.radius / LEVELS, getattr(method, "step_size", None)
         if self.keeps and step_size is not None and step_size < finest:
             raise ConfigurationError(
                 f"step_size={step_size:g} is below the resolution of stored noise (radius / {LEVELS} = {finest:.3g}): "
@@ -268,10 +266,6 @@ class Keeper:
         free = int(DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else HOST_LIMIT
         folder = None if len(owned) * math.prod(shape) <= free else scratch()
         self.store = NoiseStore(owned, shape, self.method.radius_unit, device, folder)
-
-    def count(self, samples: int) -> int:
-        """Return how many noises there are for a number of training samples."""
-        return self.num_classes if self.by_class else samples
 
     def begin(self, samples: Samples, step: int) -> Tensor:
         """Return the noise that a visit begins with, ``[B, C, H, W]``: the stored one, at the first visit the method's start."""

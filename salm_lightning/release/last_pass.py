@@ -92,22 +92,9 @@ def last_pass(
     overwrite: bool = False,
     publish: Publish = "all",
 ) -> None:
-    """Run the last pass over every training image and write the protected dataset; all ranks call it together.
+    """Run the last pass as :func:`~salm_lightning.runs.generation.generate` does, which says what the arguments are.
 
-    Finished chunks are kept next to the release until it stands: a call that was interrupted goes on where it stopped, also if only
-    they are left to be removed.
-
-    Args:
-        trainer: Any Trainer; its devices share the chunks.
-        module: The noise generator, a LightningModule.
-        data: The images to protect.
-        folder: Where the release goes.
-        ckpt_path: Checkpoint to load; ``None`` for a method without a source model.
-        overwrite: Replace a release that stands there.
-        publish: Which splits go into the release, ``all`` or ``train``.
-
-    Raises:
-        OutputExistsError: Another release stands there, and ``overwrite`` is false.
+    ``module`` is a LightningModule; ``ckpt_path`` is ``None`` for a method without a source model.
     """
     published = ckpt_path is not None and is_published(module, data, folder, ckpt_path)
     data.prepare_data()

@@ -25,7 +25,8 @@ def generate(
 ) -> Path:
     """Run the last pass over every training image and write the protected dataset; all ranks call it together.
 
-    Finished chunks are kept next to the release until it stands: a call that was interrupted goes on where it stopped.
+    Finished chunks are kept next to the release until it stands: a call that was interrupted goes on where it stopped, also if only
+    they are left to be removed.
 
     Args:
         trainer: Any Trainer; its devices share the chunks.
