@@ -223,7 +223,7 @@ def test_on_another_number_of_ranks_the_next_epoch_starts() -> None:
     assert len(indices(islice(loader, 2))) == 2
     moved = loader_of("device", world=2)
     moved.load_state_dict(loader.state_dict())
-    assert moved.state_dict() == {"epoch": 1, "position": 0, "world_size": 2}
+    assert (moved.state_dict()["epoch"], moved.state_dict()["position"]) == (1, 0)
     reference = loader_of("device", world=2)
     assert indices(reference) != (second := indices(reference))
     assert indices(moved) == second
@@ -241,7 +241,7 @@ def test_at_the_end_of_an_epoch_another_number_of_ranks_skips_nothing() -> None:
 def test_a_pass_that_the_trainer_cuts_short_counts_as_finished(limit: int | float, last: int) -> None:
     loader = loader_of("device", limit=limit)
     list(islice(loader, last))
-    assert loader.state_dict() == {"epoch": 1, "position": 0, "world_size": 1}
+    assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (1, 0)
 
 
 class Recorder(pl.LightningModule):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import write_fake_npz
+from fakes import training_batches, write_fake_npz
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from processes import Patch, after, before, combine, files, final_state, kill_at, record_calls, recorded, run, same
@@ -128,7 +128,9 @@ class Linear(LightningModule):
         self.validated.append(self.global_step)
 
 
-def fit_linear(folder: Path, module: Linear, data: Path, resume: bool = False, validate: int = VALIDATE) -> int:
+def fit_linear(
+    folder: Path, module: Linear, data: Path, resume: bool = False, validate: int = VALIDATE, batch_size: int = BATCH
+) -> int:
     """Train; returns the exit code."""
     trainer = Trainer(
         accelerator="cpu", max_steps=STEPS, max_epochs=-1, check_val_every_n_epoch=None, val_check_interval=validate,
@@ -137,7 +139,7 @@ def fit_linear(folder: Path, module: Linear, data: Path, resume: bool = False, v
     )  # fmt: skip
     path = next((folder / "checkpoints").glob("*.ckpt")) if resume else None
     try:
-        trainer.fit(module, datamodule=NpzDataModule(data, batch_size=BATCH), ckpt_path=path, weights_only=True)
+        trainer.fit(module, datamodule=NpzDataModule(data, batch_size=batch_size), ckpt_path=path, weights_only=True)
     except SIGTERMException as stop:
         return int(stop.code or 0)
     return 0
@@ -174,6 +176,19 @@ def test_stopped_after_every_step(runs: Runs, tmp_path: Path, validate: int) -> 
     assert trained == whole.trained
     assert validated == whole.validated
     assert same(part.state_dict(), whole.state_dict())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("batch_size", [10, 50, 100])
+def test_resumed_with_another_batch_size_goes_on_at_the_next_epoch(runs: Runs, tmp_path: Path, batch_size: int) -> None:
+    first, second = Linear(manual=True), Linear(manual=True)
+    first.stop_after = 4
+    assert fit_linear(tmp_path, first, runs.folder / "tiny.npz") == 143
+    assert fit_linear(tmp_path, second, runs.folder / "tiny.npz", resume=True, batch_size=batch_size) == 0
+    assert [step for step, _ in second.trained] == list(range(4, STEPS))
+    order = training_batches(NpzDataModule(runs.folder / "tiny.npz", batch_size=batch_size), 2 * SAMPLES // batch_size)
+    of_next_epoch = [indices.tolist() for _, _, indices in order][SAMPLES // batch_size :]
+    assert [indices for _, indices in second.trained][: len(of_next_epoch)] == of_next_epoch[: STEPS - 4]
 
 
 def test_ctrl_c_is_saved_like_sigterm(runs: Runs, tmp_path: Path) -> None:

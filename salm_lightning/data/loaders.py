@@ -137,7 +137,7 @@ class TrainLoader:
         self._shard = shard
         self._batch_size = batch_size
         self._seed = seed
-        self._world_size = world_size
+        self._pass = {"world_size": world_size, "batch_size": batch_size, "smallest_shard": smallest_shard}
         self._num_batches = max(1, smallest_shard // batch_size)
         share = limit if isinstance(limit, int) else int(self._num_batches * limit)
         self._last = max(1, min(share, self._num_batches))
@@ -160,11 +160,11 @@ class TrainLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return where the loader stands, for the checkpoint: the pass, the next batch in it, and the number of ranks, all from 0."""
-        return {"epoch": self._epoch, "position": self._position, "world_size": self._world_size}
+        """Return where the loader stands, for the checkpoint: the pass, the next batch in it, both from 0, and what a pass is made of."""
+        return {"epoch": self._epoch, "position": self._position, **self._pass}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on where a state was taken; with another number of ranks, whose pass cannot be replayed, at the start of the next epoch."""
+        """Go on where a state was taken; in passes of other batches, where that place does not exist, at the start of the next one."""
         self._epoch, self._position = state_dict["epoch"], state_dict["position"]
-        if state_dict["world_size"] != self._world_size and self._position:
+        if self._position and not self._pass.items() <= state_dict.items():
             self._epoch, self._position = self._epoch + 1, 0
