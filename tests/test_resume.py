@@ -20,6 +20,7 @@ from processes import Patch, after, before, combine, files, final_state, kill_at
 
 from salm_lightning.callbacks import checkpoint
 from salm_lightning.callbacks.checkpoint import RunCheckpoint
+from salm_lightning.callbacks.saved import latest_checkpoint
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.data.base import Batch
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
@@ -137,7 +138,7 @@ def fit_linear(
         num_sanity_val_steps=0, default_root_dir=folder, logger=False, callbacks=[RunCheckpoint(1000)],
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
-    path = next((folder / "checkpoints").glob("*.ckpt")) if resume else None
+    path = latest_checkpoint(folder / "checkpoints") if resume else None
     try:
         trainer.fit(module, datamodule=NpzDataModule(data, batch_size=batch_size), ckpt_path=path, weights_only=True)
     except SIGTERMException as stop:
@@ -228,7 +229,7 @@ def before_rename(rank: int) -> None:
 
 def before_clearing(rank: int) -> None:
     """When the second checkpoint stands beside the first."""
-    before(checkpoint, "_clear", kill_at(4))
+    before(checkpoint, "clear_checkpoints", kill_at(4))
 
 
 def at_end_of_training(rank: int) -> None:
@@ -405,6 +406,40 @@ def test_a_damaged_snapshot_is_refused(runs: Runs, damage: str, message: str) ->
         noise.write_bytes(noise.read_bytes()[:-1] + b"x")
     assert runs.resume(copy.name, runs.args("persistent")) == 2
     assert message in runs.log(copy.name)
+
+
+def damage(path: Path) -> None:
+    """Change one byte in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("part", ["step=10.ckpt", "noise/step=10/rank=0.noise.npy"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(runs: Runs, part: str) -> None:
+    whole, name = runs.whole("persistent"), f"damaged-newest-{len(Path(part).parts)}"
+    assert runs.start(name, runs.args("persistent"), at_step(12)) == -9
+    saved = runs.path(name) / "checkpoints"
+    assert {path.name for path in saved.glob("*.ckpt")} == {"step=5.ckpt", "step=10.ckpt"}
+    damage(saved / part)
+    assert runs.resume(name, runs.args("persistent")) == 0, runs.log(name)
+    assert "goes on from step=5.ckpt, the one before" in runs.log(name)
+    assert [step for _, step, _ in recorded(runs.calls(name), "train")] == list(range(5, STEPS))
+    assert_same_end(runs.path(name), whole)
+    assert_same_release(runs.path(name), whole)
+    assert run_files(runs.path(name)) == GENERATOR_FILES["persistent"]
+
+
+def test_a_damaged_checkpoint_without_another_is_refused(runs: Runs) -> None:
+    whole = runs.whole("fresh")
+    copy = shutil.copytree(whole, runs.path("damaged-only"), ignore=shutil.ignore_patterns("protected"))
+    (path,) = (copy / "checkpoints").glob("*.ckpt")
+    damage(path)
+    for given in (copy, path):
+        runs._go(copy.name, [*runs.args("fresh"), "--ckpt_path", str(given)], None)
+        assert f"{path} is damaged" in runs.log(copy.name)
+        assert "Traceback" not in runs.log(copy.name)
+    assert not (copy / "protected").exists()
 
 
 def run_files(folder: Path) -> set[str]:

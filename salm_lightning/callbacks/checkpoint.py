@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from salm_lightning.errors import require
+from salm_lightning.callbacks.saved import checkpoints, clear_checkpoints, seal
+from salm_lightning.errors import OutputExistsError, require
 from salm_lightning.files import flush
 from salm_lightning.interruption import Interruption
-
-_CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
-_OURS = re.compile(r"step=\d+\.ckpt|\.step=\d+\.ckpt\.tmp")
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -29,11 +25,11 @@ def checkpoint_folder(trainer: Trainer) -> Path:
 
 
 class RunCheckpoint(Checkpoint):
-    """Save ``checkpoints/step=N.ckpt`` every so many steps, at the end, and when the run is interrupted; keep the latest.
+    """Save ``checkpoints/step=N.ckpt`` every so many steps, at the end, and when the run is interrupted; keep the latest two.
 
     Lightning's ``ModelCheckpoint`` writes through a temporary folder that may lie on another disk and knows nothing of the noise
     snapshots beside a generator's checkpoint, which have to come and go with it. It can be added for other purposes, such as
-    keeping the best victim.
+    keeping the best victim. The one before the latest is there in case the latest gets damaged; a run that has ended keeps one.
 
     Args:
         every_n_steps: Steps between checkpoints.
@@ -51,7 +47,16 @@ class RunCheckpoint(Checkpoint):
         self._after_validation = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the step that a resumed run starts from, which is saved already."""
+        """Note the step that a resumed run starts from, which is saved already.
+
+        Raises:
+            OutputExistsError: Another run's checkpoints are in the folder, which this one would delete.
+        """
+        folder = checkpoint_folder(trainer)
+        if trainer.ckpt_path is None and self._saved_step < 0 and (others := checkpoints(folder)):
+            raise OutputExistsError(
+                f"{others[0]} is another run's: resume from it with ckpt_path, or give this run a folder of its own."
+            )
         self._saved_step = trainer.global_step
         self._after_validation = False
         self._interruption.listen(trainer)
@@ -77,49 +82,42 @@ class RunCheckpoint(Checkpoint):
             self._save(trainer, self._interruption.agreed(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the final state, which the last pass starts from."""
+        """Save the final state, which the last pass starts from, as the only one."""
         self._save(trainer, self._interruption.agreed(trainer))
+        folder = checkpoint_folder(trainer)  # asked of all ranks
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            clear_checkpoints(folder, checkpoints(folder)[:1])
 
     def _save(self, trainer: Trainer, stopping: bool) -> None:
         if not trainer.fast_dev_run and trainer.global_step != self._saved_step:  # type: ignore[attr-defined]
-            save_run(trainer)
+            save_run(trainer, keeps_previous=trainer.max_steps != trainer.global_step)
             self._saved_step = trainer.global_step
         if stopping:
             self._interruption.stop(trainer)
 
 
-def save_run(trainer: Trainer) -> Path:
-    """Save the state of a run as its only checkpoint, committed by one rename, and return it; all ranks call it together."""
+def save_run(trainer: Trainer, keeps_previous: bool = False) -> Path:
+    """Save the state of a run, committed by one rename, and return its checkpoint; all ranks call it together.
+
+    Older checkpoints are deleted once it stands, but perhaps for the previous one, which stands in for it should it get damaged.
+    """
     folder = checkpoint_folder(trainer)
     path = folder / f"step={trainer.global_step}.ckpt"
     temporary = folder / f".{path.name}.tmp"
     if trainer.is_global_zero:
-        _clear(folder, latest_checkpoint(folder))  # what a killed run left behind, before the ranks add their noise to it
+        clear_checkpoints(folder, checkpoints(folder))  # what a killed run left, before the ranks add their noise to it
     trainer.strategy.barrier("leftovers")
     trainer.save_checkpoint(temporary, weights_only=False)
     if trainer.is_global_zero:
-        flush(temporary)  # older checkpoints are deleted once it stands
+        seal(temporary)
+        flush(temporary)
         temporary.replace(path)
         flush(folder)
-        _clear(folder, path)
+        found = checkpoints(folder)
+        older = found[found.index(path) + 1 :]
+        clear_checkpoints(folder, [path, *older[:keeps_previous]])
     trainer.strategy.barrier("checkpoint")
     return path
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint of the most steps in a run's ``checkpoints`` folder, or ``None``."""
-    found = {int(match[1]): path for path in folder.glob("step=*.ckpt") if (match := _CHECKPOINT_NAME.fullmatch(path.name))}
-    return found[max(found)] if found else None
-
-
-def _clear(folder: Path, kept: Path | None) -> None:
-    """Delete other checkpoints, then every noise snapshot whose checkpoint is gone, and unfinished files."""
-    for path in folder.glob("*step=*.ckpt*"):
-        if path != kept and _OURS.fullmatch(path.name):
-            path.unlink()
-    for path in (folder / "noise").glob("step=*"):
-        if kept is None or path.name != kept.stem:
-            shutil.rmtree(path)
 
 
 def _validates_now(trainer: Trainer) -> bool:

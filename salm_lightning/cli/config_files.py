@@ -50,7 +50,7 @@ def resolve_checkpoint(name: str) -> str:
     Raises:
         ConfigurationError: There is no checkpoint.
     """
-    from salm_lightning.callbacks.checkpoint import latest_checkpoint  # which loads Lightning
+    from salm_lightning.callbacks.saved import latest_checkpoint  # which loads torch
 
     path = Path(name).expanduser()
     if path.is_dir():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast, get_args
 
 import torch
@@ -20,7 +18,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
-from salm_lightning.callbacks.checkpoint import RunCheckpoint, checkpoint_folder, latest_checkpoint, run_folder
+from salm_lightning.callbacks.checkpoint import RunCheckpoint, checkpoint_folder, run_folder
+from salm_lightning.callbacks.saved import latest_checkpoint, read_checkpoint
 from salm_lightning.cli.composition import DEFAULT, Rules, Setting, same_class
 from salm_lightning.cli.config_files import resolve_checkpoint
 from salm_lightning.cli.messages import imported
@@ -35,6 +34,7 @@ from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule, check_destination
 from salm_lightning.release.last_pass import is_published
 from salm_lightning.runs.effort import Precision, check_seed
+from salm_lightning.runs.folder import CONFIG, PREDICTIONS, RunTrainer, clear_run
 from salm_lightning.runs.generation import generate
 from salm_lightning.runs.summary import print_release, print_victim
 from salm_lightning.runs.trainers import FROM_DATA
@@ -152,6 +152,7 @@ class SalmCLI(LightningCLI):
             trainer_defaults=TRAINER_DEFAULTS,
             parser_class=FitParser,
             parser_kwargs={"prog": "salm-cli"},
+            trainer_class=RunTrainer,
             save_config_kwargs={"overwrite": True},
             args=list(args),
         )
@@ -198,17 +199,22 @@ class SalmCLI(LightningCLI):
             self._checkpoint = config["ckpt_path"] = resolve_checkpoint(config["ckpt_path"])
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a run's folder that is in use."""
-        folder = self._run_path()
-        if folder is not None and not self._checkpoint and self.subcommand == "fit" and folder.is_dir() and any(folder.iterdir()):
+        """Settle the run's folder: that of the checkpoint, the named one, or the next version; refuse one that is in use."""
+        root = Path(self._get(self.config, "trainer").get("default_root_dir") or ".") / "lightning_logs"
+        run = self._get(self.config, "run")
+        if self._checkpoint and Path(self._checkpoint).parent.name == "checkpoints":
+            root, run = (above := Path(self._checkpoint).parent.parent).parent, above.name
+        self._logger = TensorBoardLogger(root, name="", version=run)
+        self._folder = folder = Path(self._logger.log_dir)
+        if not self._checkpoint and self.subcommand == "fit" and folder.is_dir() and any(folder.iterdir()):
             if not self._overwrites:
                 raise OutputExistsError(
                     f"run={folder.name}: {folder} is in use. Go on with {command('--ckpt_path', folder)}, choose another --run, or replace "
                     "it with --overwrite true."
                 )
-            if rank_zero_only.rank == 0 and not (folder / "config.yaml").is_file():  # type: ignore[attr-defined]
+            if rank_zero_only.rank == 0 and not (folder / CONFIG).is_file():  # type: ignore[attr-defined]
                 raise OutputExistsError(
-                    f"{folder} does not look like a run (it has no config.yaml) and is left alone; choose another --run."
+                    f"{folder} does not look like a run (it has no {CONFIG}) and is left alone; choose another --run."
                 )
 
     def instantiate_classes(self) -> None:
@@ -233,22 +239,11 @@ class SalmCLI(LightningCLI):
         elif self.subcommand != "fit" and _has_weights(self.model) and not self._rehearses:
             raise ConfigurationError(f"{self.subcommand} needs --ckpt_path: the folder of a run, or one of its .ckpt files.")
 
-    def _run_path(self) -> Path | None:
-        """Return the folder of a named or resumed run; ``None`` lets the logger choose the next version."""
-        run = self._get(self.config, "run")
-        if self._checkpoint and Path(self._checkpoint).parent.name == "checkpoints":
-            return Path(self._checkpoint).parent.parent
-        root = Path(self._get(self.config, "trainer").get("default_root_dir") or ".") / "lightning_logs"
-        return root / run if run else None
-
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         config["callbacks"] = _with_default_callbacks(config, self.model)
+        config["default_root_dir"] = self._folder
         if config["logger"] in (None, True) and not config["fast_dev_run"]:
-            folder = self._run_path()
-            root = Path(config["default_root_dir"] or ".") / "lightning_logs"
-            config["logger"] = TensorBoardLogger(
-                folder.parent if folder else root, name="", version=folder.name if folder else None
-            )
+            config["logger"] = self._logger
         if self.subcommand != "fit":
             self.save_config_callback = None  # a run's config.yaml is that of its fit
         # The saved config begins anew: by then this checkpoint may be gone, and a run must not be replaced without being asked.
@@ -267,16 +262,15 @@ class SalmCLI(LightningCLI):
         self.datamodule.setup("fit")
         if isinstance(self.model, NoiseGeneratorModule) and not self._rehearses and not self._is_complete(self.model):
             check_destination(self._release_folder(), self._overwrites)
-        folder = self._run_path()
-        if self._overwrites and folder is not None and not self._checkpoint and self.trainer.is_global_zero:
-            shutil.rmtree(folder, ignore_errors=True)
+        if self._overwrites and not self._checkpoint and self.trainer.is_global_zero:
+            clear_run(self._folder)
 
     def _is_complete(self, module: NoiseGeneratorModule) -> bool:
         """Return whether a run is resumed that has nothing left to train and whose release stands already."""
         if not self._checkpoint:
             return False
         path = Path(self._checkpoint)
-        trained = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        trained: int = read_checkpoint(path)["global_step"]
         return trained >= self.trainer.max_steps and is_published(module, self.datamodule, self._release_folder(), path)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -319,7 +313,7 @@ class SalmCLI(LightningCLI):
         predictions = gather_predictions(cast("list[dict[str, Tensor]]", batches))
         folder = run_folder(self.trainer)  # asked of all ranks, which agree on it
         if self.trainer.is_global_zero:
-            save_predictions(predictions, folder / "predictions.npz")
+            save_predictions(predictions, folder / PREDICTIONS)
 
     def _generate(self, checkpoint: Path | None) -> None:
         folder = generate(self.trainer, self.model, self.datamodule, self._release_folder(), checkpoint, self._overwrites)
@@ -358,10 +352,7 @@ def _with_default_callbacks(config: dict[str, Any], model: LightningModule) -> l
 
 def _require_fit(path: str, module: LightningModule) -> None:
     """Refuse, before any work, a damaged checkpoint or one whose weights differ from the module's in name or shape."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except (RuntimeError, KeyError, UnpicklingError) as error:
-        raise ConfigurationError(f"--ckpt_path {path} is damaged, or no checkpoint of this program ({error}).") from error
+    saved = read_checkpoint(Path(path))["state_dict"]
     now = module.state_dict()
     names = saved.keys() | now.keys()
     other = sorted(name for name in names if name not in saved or name not in now or saved[name].shape != now[name].shape)

@@ -152,6 +152,12 @@ def recover(folder: Path | str) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def remove_release(folder: Path) -> None:
+    """Delete a release, which has no other files in its folder; anything else is left alone."""
+    if _is_release(folder):
+        shutil.rmtree(folder)
+
+
 def _write_archive(
     path: Path, source: ImageDataModule, train_images: Iterator[NDArray[np.uint8]], publish: Publish
 ) -> dict[str, ArraySpec]:

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from salm_lightning.audit.figures import Bar, Curve, battery_figure, curves_figure, embed, percent_figure, tsne_figure
 from salm_lightning.audit.pictures import Album
 from salm_lightning.audit.probes import features_of
-from salm_lightning.callbacks.checkpoint import latest_checkpoint
+from salm_lightning.callbacks.saved import latest_checkpoint
 from salm_lightning.countermeasures import FineTune
 from salm_lightning.data import MEDMNIST, Task
 from salm_lightning.metrics.figures import COLORS, confusion_figure

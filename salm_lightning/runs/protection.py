@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
-from salm_lightning.callbacks.checkpoint import RunCheckpoint, latest_checkpoint
+from salm_lightning.callbacks.checkpoint import RunCheckpoint
+from salm_lightning.callbacks.saved import latest_checkpoint
 from salm_lightning.console import duration, say
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import named_images
@@ -31,6 +31,7 @@ from salm_lightning.release.manifest import MANIFEST, Publish
 from salm_lightning.release.writer import check_destination
 from salm_lightning.runs.effort import Training
 from salm_lightning.runs.estimate import Work
+from salm_lightning.runs.folder import clear_run
 from salm_lightning.runs.generation import generate
 from salm_lightning.runs.plan import announce, generator_work, victim_work
 from salm_lightning.runs.record import DONE, FAILED, INTERRUPTED, Run, plain, read_run, resume
@@ -233,7 +234,7 @@ class Protection:
         """Take the folder, and record in the end what became of the result."""
         if not self.goes_on:
             for part in self._all_parts():
-                shutil.rmtree(part, ignore_errors=True)
+                clear_run(part)
         self.goes_on, begin = True, time.monotonic()
         self._run.write(self._file)
         status, why = INTERRUPTED, ""

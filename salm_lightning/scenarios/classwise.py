@@ -25,7 +25,7 @@ from salm_lightning.noise.selection import class_number
 from salm_lightning.release import Manifest, write_release
 from salm_lightning.runs.estimate import Work
 from salm_lightning.runs.plan import generator_work
-from salm_lightning.runs.protection import PROTECTED, Protection
+from salm_lightning.runs.protection import GENERATOR, PROTECTED, Protection
 
 _ROWS = 128
 
@@ -104,7 +104,7 @@ class ClassWise(Protection):
 
     def parts(self) -> list[Path]:
         """Return the folders of classes that were protected before."""
-        return sorted(self.folder.glob("class-*"))
+        return [part for folder in sorted(self.folder.glob("class-*")) for part in (folder / GENERATOR, folder)]
 
     def _part(self, number: int) -> Path:
         return self.folder / f"class-{number}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +14,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from salm_lightning.callbacks.checkpoint import latest_checkpoint
+from salm_lightning.callbacks.saved import checkpoints
 from salm_lightning.files import write_text
 from salm_lightning.modules.base import LEFT_TO_SWEEP
 from salm_lightning.release.manifest import MANIFEST
 from salm_lightning.runs.estimate import Work
+from salm_lightning.runs.folder import clear_run
 from salm_lightning.runs.record import DONE, FAILED, INTERRUPTED, OPEN, Run, read_run
 from salm_lightning.runs.victims import RESULTS
 
@@ -118,9 +118,9 @@ def work(
     ``environment`` are variables beside those of this process; ``started`` is given the fit's as soon as it runs.
     """
     before = job.state()
-    resumes = before.status != FAILED and latest_checkpoint(job.folder / "checkpoints") is not None
-    if not resumes and job.folder.exists():
-        shutil.rmtree(job.folder)
+    resumes = before.status != FAILED and bool(checkpoints(job.folder / "checkpoints"))
+    if not resumes:
+        clear_run(job.folder)
     earlier = before.seconds if resumes else 0.0
     job.note(OPEN, earlier)
     command = [sys.executable, "-m", "salm_lightning", "fit", "--config", str(job.config), "--run", str(job.folder.resolve())]

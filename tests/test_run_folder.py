@@ -1,0 +1,82 @@
+"""A run's folder: all of a run is there, whatever its loggers are, and nothing else is ever deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes import write_fake_npz
+from lightning.pytorch import Trainer
+from processes import files
+
+from salm_lightning.callbacks.checkpoint import RunCheckpoint
+from salm_lightning.data import DatasetInfo, NpzDataModule, Task
+from salm_lightning.errors import OutputExistsError
+from salm_lightning.main import main
+from salm_lightning.modules import VictimModule
+
+INFO = DatasetInfo("tiny", Task.BINARY, ("a", "b"), channels=1, size=28)
+LOGGERS = {
+    "none": ["--trainer.logger", "false"],
+    "csv": ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs"],
+    "tensorboard": [],
+}
+
+
+@pytest.fixture
+def fit(workplace: None) -> list[str]:
+    """Return the command line of a short victim."""
+    write_fake_npz(Path("tiny.npz"), INFO, (16, 8, 8))
+    return [
+        "fit", "--data", "tiny.npz", "--data.batch_size", "8", "--model", "VictimModule", "--model.arch", "linear", "--model.width",
+        "0.125", "--trainer.accelerator", "cpu", "--trainer.max_steps", "2",
+    ]  # fmt: skip
+
+
+def write_foreign(folder: Path) -> set[str]:
+    """Put files that another program may have made where a run's are, and return their paths."""
+    names = {"checkpoints/best.ckpt", "checkpoints/noise/step=7/mine.npy", "protected/notes.txt", "notes.txt", "results.json.bak"}
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    return names
+
+
+@pytest.mark.parametrize("logger", LOGGERS)
+def test_runs_do_not_share_a_folder_whatever_the_logger(fit: list[str], logger: str) -> None:
+    for name in ("checkpoints/step=123.ckpt", "checkpoints/noise/step=123/rank=0.noise.npy", "config.yaml", "results.json"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("another program's")
+    before = {name: Path(name).read_bytes() for name in files(Path())}
+    for run in (["--run", "named"], [], []):
+        assert main([*fit, *LOGGERS[logger], *run]) == 0
+    kept = {"config.yaml", "results.json", "checkpoints/step=2.ckpt"}
+    for name in ("named", "version_0", "version_1"):
+        assert {path for path in files(Path("lightning_logs", name)) if "tfevents" not in path and path != "hparams.yaml"} == kept
+    assert {name: Path(name).read_bytes() for name in before} == before
+    assert main([*fit, *LOGGERS[logger], "--run", "named"]) == 2
+
+
+def test_overwrite_deletes_what_a_run_made_and_nothing_else(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("lightning_logs/mine")
+    assert main([*fit, "--run", "mine"]) == 0
+    of_run, foreign = files(folder), write_foreign(folder)
+    assert main([*fit, "--run", "mine", "--overwrite", "true", "--trainer.max_steps", "3"]) == 0
+    assert {name for name in foreign if (folder / name).read_text() == "mine"} == foreign
+    assert "checkpoints/step=2.ckpt" in of_run
+    assert "checkpoints/step=3.ckpt" in files(folder)
+    assert not {name for name in of_run if "tfevents" in name or "step=2" in name} & files(folder)
+
+
+def test_a_trainer_does_not_clear_the_checkpoints_of_another(tmp_path: Path) -> None:
+    write_fake_npz(tmp_path / "tiny.npz", INFO, (16, 8, 8))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/step=123.ckpt").write_text("another's")
+    data = NpzDataModule(tmp_path / "tiny.npz", batch_size=8)
+    trainer = Trainer(
+        accelerator="cpu", max_steps=2, logger=False, default_root_dir=tmp_path, callbacks=[RunCheckpoint(1)],
+        use_distributed_sampler=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    with pytest.raises(OutputExistsError, match=r"step=123\.ckpt is another run's"):
+        trainer.fit(VictimModule(2, 1, arch="linear"), datamodule=data)
+    assert files(tmp_path / "checkpoints") == {"step=123.ckpt"}
