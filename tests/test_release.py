@@ -26,7 +26,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from salm_lightning.cli.config_files import read_config
 from salm_lightning.data import MedMNISTDataModule, NpzDataModule
 from salm_lightning.data.npz import ArraySpec, NpzReader, slices, write_array
-from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
+from salm_lightning.errors import ConfigurationError, DataError, OutputExistsError, ReleaseError, SalmError
 from salm_lightning.release import (
     Bound,
     Manifest,
@@ -301,6 +301,21 @@ def test_bad_bounds_are_refused(values: dict[str, Any], message: str) -> None:
 
 
 # Releases
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_no_release_names_a_file_that_was_not_protected(tmp_path: Path, change: str) -> None:
+    source, arrays = make_source(tmp_path).load(), make_arrays()
+    path = source.source_path
+    if change == "removed":
+        path.unlink()
+    else:
+        np.savez(path, **(arrays | {"train_images": 255 - arrays["train_images"]}))
+    with pytest.raises(SalmError, match=r"was changed or removed after it was opened|does not exist"):
+        write_release(tmp_path / "out" / "protected", source, slices(add_noise(arrays["train_images"]), 4), SETTINGS, BOUND)
+    assert siblings(tmp_path / "out" / "protected") == set()
+    with pytest.raises(DataError, match="was changed or removed after it was opened"):
+        _ = source.source_file
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fakes import training_batches, write_fake_npz
@@ -406,6 +407,20 @@ def test_a_damaged_snapshot_is_refused(runs: Runs, damage: str, message: str) ->
         noise.write_bytes(noise.read_bytes()[:-1] + b"x")
     assert runs.resume(copy.name, runs.args("persistent")) == 2
     assert message in runs.log(copy.name)
+
+
+@pytest.mark.parametrize("kind", ["victim", "persistent"])
+@pytest.mark.parametrize("change", ["labels", "images"])
+def test_other_images_or_labels_are_refused(runs: Runs, tmp_path: Path, kind: str, change: str) -> None:
+    copy = shutil.copytree(runs.whole(kind), runs.path(f"other-{change}-{kind}"), ignore=shutil.ignore_patterns("protected"))
+    with np.load(runs.folder / "tiny.npz") as archive:
+        arrays = dict(archive)
+    changed = 2 - arrays["train_labels"] if change == "labels" else 255 - arrays["train_images"]
+    np.savez(tmp_path / "tiny.npz", **(arrays | {f"train_{change}": changed}))
+    args = [*runs.args(kind), "--data.path", str(tmp_path / "tiny.npz"), "--trainer.max_steps", "14"]
+    assert runs.resume(copy.name, args) == 2
+    assert "was trained on other images or labels" in runs.log(copy.name)
+    assert not recorded(runs.calls(copy.name), "train")
 
 
 def damage(path: Path) -> None:

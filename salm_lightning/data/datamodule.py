@@ -21,7 +21,7 @@ from salm_lightning.data.loaders import DeviceReader, EvaluationLoader, MappedRe
 from salm_lightning.data.mapped import RESIDENT_LIMIT, MappedRows, Scratch
 from salm_lightning.data.prepared import Preparation, prepare
 from salm_lightning.data.sums import FileSum, file_sums
-from salm_lightning.errors import ConfigurationError, look_up
+from salm_lightning.errors import ConfigurationError, DataError, look_up
 
 Resident = Literal["auto", "device", "mapped"]
 
@@ -91,6 +91,7 @@ class ImageDataModule(LightningDataModule, ABC):
         # A rank may be left without a chunk when the last pass is resumed.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._splits: dict[str, Split] | None = None
+        self._opened: FileSum | None = None  # what was there when the splits were read
         self._end_preparation()
 
     @abstractmethod
@@ -104,6 +105,7 @@ class ImageDataModule(LightningDataModule, ABC):
             DataError: A file is missing, damaged or not in the right layout.
         """
         if self._splits is None:
+            self._opened = self._file_now()
             self._splits = self.load_splits()
 
     def load(self) -> Self:
@@ -168,8 +170,8 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def checksum(self) -> str:
         """Return the SHA-256 of the file that the splits come from, or of their arrays where there is none."""
-        if self.source_path is not None:
-            return file_sums(self.source_path).sha256
+        if (file := self.source_file) is not None:
+            return file.sha256
         total = hashlib.sha256()
         for split in map(self.split, SPLITS):
             total.update(np.ascontiguousarray(split.images).data)
@@ -178,7 +180,20 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def source_file(self) -> FileSum | None:
-        """What a manifest says of where the images come from; ``None`` where they were drawn, or are not there yet."""
+        """What a manifest says of where the images come from; ``None`` where they were drawn, or are not there yet.
+
+        Raises:
+            DataError: The file is another one than the splits were read from.
+        """
+        found = self._file_now()
+        if self._splits is not None and found != self._opened:
+            raise DataError(
+                f"{self.source_path} was changed or removed after it was opened, so that nothing can say what was read; leave it alone and "
+                "repeat the command."
+            )
+        return found
+
+    def _file_now(self) -> FileSum | None:
         path = self.source_path
         return FileSum(path.name, file_sums(path).sha256) if path is not None and path.is_file() else None
 

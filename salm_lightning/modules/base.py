@@ -16,10 +16,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from salm_lightning.data.base import Task
-from salm_lightning.errors import DivergedError
+from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.errors import ConfigurationError, DivergedError
 from salm_lightning.models import Architecture
-from salm_lightning.modules.schedule import FractionalStepLR, training_length
+from salm_lightning.modules.schedule import FractionalStepLR, training_length, warn_of_changes
 from salm_lightning.noise.draws import fold
+from salm_lightning.noise.store import fingerprint
 
 LEFT_TO_SWEEP = "SALM_SWEEP"
 """Environment variable of a sweep's fits: the sweep writes what tells them apart, and TensorBoard takes one table of a run."""
@@ -86,6 +88,28 @@ class TrainedModule(LightningModule, ABC):
         # Lightning keeps it from one fit or test to the next, and would announce that it replaces it.
         present = any(isinstance(callback, LastStepValidation) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         return [] if present else [LastStepValidation()]
+
+    def fingerprint(self) -> str | None:
+        """Return what tells the training images from others; ``None`` where they are no data of this package."""
+        data = getattr(self.trainer, "datamodule", None)
+        return fingerprint(data.split("train")) if isinstance(data, ImageDataModule) else None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the settings and the images in the checkpoint."""
+        checkpoint |= {"settings": self.settings(), "data": self.fingerprint()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which settings are others than the checkpoint's.
+
+        Raises:
+            ConfigurationError: Training would go on with other images or labels.
+        """
+        warn_of_changes(checkpoint.get("settings", {}), self.settings())
+        if self.trainer.state.fn == "fit" and checkpoint.get("data") != self.fingerprint():
+            raise ConfigurationError(
+                f"ckpt_path={self.trainer.ckpt_path} was trained on other images or labels than the data hold now; resume with the same "
+                "data, or start a new run."
+            )
 
     def begin_training(self, metrics: Sequence[str], **more: Any) -> None:
         """Find out whether steps have to settle what dropout draws, and show the settings, and more, in TensorBoard's HPARAMS tab.

@@ -20,11 +20,11 @@ from salm_lightning.errors import ConfigurationError, look_up, require
 from salm_lightning.metrics import ClassificationMetrics, classification_loss
 from salm_lightning.models import Architecture, NetworkFactory
 from salm_lightning.modules.base import TrainedModule
-from salm_lightning.modules.schedule import automatic_updates, default_optimizer, training_length, warn_of_changes
+from salm_lightning.modules.schedule import automatic_updates, default_optimizer, training_length
 from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import Objective, Samples, frozen, release_images
 from salm_lightning.noise.selection import Selection
-from salm_lightning.noise.store import Keeper, fingerprint, snapshot_folder
+from salm_lightning.noise.store import Keeper, snapshot_folder
 from salm_lightning.release.last_pass import ProtectedChunk
 
 
@@ -136,7 +136,7 @@ class NoiseGeneratorModule(TrainedModule):
         if stage == "fit" and self.noise.keeps:
             data, trainer = self._data, self.trainer
             data.setup("fit")
-            self._trained_on = fingerprint(data.split("train"))
+            self._trained_on = self.fingerprint()
             shard, device = data.shard(trainer.global_rank, trainer.world_size), trainer.strategy.root_device
             self.noise.open(shard, trainer.world_size, self.image_shape, device, lambda: checkpoint_folder(trainer))
 
@@ -262,7 +262,7 @@ class NoiseGeneratorModule(TrainedModule):
         """Without a checkpoint, start from the noise that this very process has trained, if it is that of the images at hand."""
         if self._from_checkpoint:
             return
-        at_hand = self.noise.store is not None and self._trained_on == fingerprint(self._data.split("train"))
+        at_hand = self.noise.store is not None and self._trained_on == self.fingerprint()
         if at_hand and self.trainer.world_size > 1:
             raise ConfigurationError(
                 "ckpt_path=None: each of several ranks holds the noise of its own images only, and the last pass needs all of it. "
@@ -296,10 +296,9 @@ class NoiseGeneratorModule(TrainedModule):
         return {"folder": name, "files": files}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write this rank's noise and name it, with checksums, in the checkpoint."""
-        checkpoint["settings"] = self.settings()
+        """Write this rank's noise and name it, with checksums, in the checkpoint, beside settings and images."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["noise"] = self.save_noise()
-        checkpoint["data"] = fingerprint(self._data.split("train"))
         checkpoint["trained"] = self.trained = {**(self.trained or {}), "steps": self.global_step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -313,16 +312,11 @@ class NoiseGeneratorModule(TrainedModule):
                 sample, or the other way round.
             ReleaseError: The noise that belongs to the checkpoint is missing or damaged.
         """
-        warn_of_changes(checkpoint.get("settings", {}), self.settings())
+        super().on_load_checkpoint(checkpoint)
         saved, path = checkpoint.get("noise"), self.trainer.ckpt_path
         self._from_checkpoint, self.noise.last_start = True, None
         self.trained = checkpoint.get("trained")
-        same_data = checkpoint.get("data") == fingerprint(self._data.split("train"))
-        if self.trainer.state.fn == "fit" and not same_data:
-            raise ConfigurationError(
-                f"ckpt_path={path} was trained on other images than {self._data.info.name} holds now; resume with the same data, "
-                "or start a new run."
-            )
+        same_data = checkpoint.get("data") == self.fingerprint()
         needed = self.trainer.state.fn in ("fit", "predict")  # a test only reads the source model
         if saved is None or path is None or not (needed and (same_data or self.noise.by_class)):
             return

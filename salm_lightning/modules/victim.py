@@ -177,10 +177,12 @@ class VictimModule(TrainedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the results so far, so that a resumed run knows its peak."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the results so far over."""
+        """Take the results so far over, if they are those of the same images."""
+        super().on_load_checkpoint(checkpoint)
         self.history = checkpoint.get("history", {})
 
     def _meter(self, name: str) -> ClassificationMetrics:

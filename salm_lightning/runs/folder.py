@@ -17,7 +17,10 @@ _FILES = re.compile("|".join([*map(re.escape, (CONFIG, PREDICTIONS, RESULTS, "hp
 
 
 class RunTrainer(Trainer):
-    """A Trainer with a run's folder as ``default_root_dir``, where everything goes that is not a logger's own."""
+    """Lightning's Trainer, whose files go into the run's folder.
+
+    That is its ``default_root_dir``.
+    """
 
     @property
     def log_dir(self) -> str:
