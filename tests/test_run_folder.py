@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes import write_fake_npz
 from lightning.pytorch import Trainer
@@ -14,6 +15,8 @@ from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.errors import OutputExistsError
 from salm_lightning.main import main
 from salm_lightning.modules import VictimModule
+from salm_lightning.release.parts import Parts, parts_folder
+from salm_lightning.runs.folder import clear_run
 
 INFO = DatasetInfo("tiny", Task.BINARY, ("a", "b"), channels=1, size=28)
 LOGGERS = {
@@ -31,6 +34,15 @@ def fit(workplace: None) -> list[str]:
         "fit", "--data", "tiny.npz", "--data.batch_size", "8", "--model", "VictimModule", "--model.arch", "linear", "--model.width",
         "0.125", "--trainer.accelerator", "cpu", "--trainer.max_steps", "2",
     ]  # fmt: skip
+
+
+def test_a_run_that_made_half_a_release_leaves_nothing(tmp_path: Path) -> None:
+    parts = Parts(parts_folder(tmp_path / "run" / "protected"), "f", 8, 4, (28, 28))
+    parts.save(0, np.zeros((4, 28, 28), np.uint8))
+    parts.announce("manifest")
+    (tmp_path / "run" / ".protected.salm-tmp").mkdir()
+    clear_run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def write_foreign(folder: Path) -> set[str]:

@@ -31,7 +31,7 @@ from salm_lightning.data import SyntheticDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.files import locked
 from salm_lightning.main import main
-from salm_lightning.runs.record import Run
+from salm_lightning.runs.record import FAILED, Run
 from salm_lightning.sweep import runners
 from salm_lightning.sweep.job import FIXED, Job, work
 from salm_lightning.sweep.options import compose
@@ -243,6 +243,19 @@ def test_options_of_one_name_keep_their_columns_apart(pretended: list[str], caps
 
 
 # What runs, and what does not again -------------------------------------------------------------------------------------------
+
+
+def test_a_fit_runs_this_package_whatever_lies_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("salm_lightning/__init__.py", "salm_lightning/__main__.py", "yaml.py", "jsonargparse.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("print('not ours')\nraise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    job = Job(tmp_path / "sweep", "job", {"nonsense": 1})
+    job.prepare()
+    work(job)
+    assert "not ours" not in job.log.read_text()
+    assert job.state().status == FAILED
+    assert "nonsense" in job.state().why
 
 
 def test_restart_skips_what_is_done(out: Path, pretended: list[str], capsys: pytest.CaptureFixture[str]) -> None:

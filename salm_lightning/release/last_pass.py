@@ -20,7 +20,7 @@ from salm_lightning.errors import SalmError
 from salm_lightning.interruption import Interruption
 from salm_lightning.noise.methods import Method
 from salm_lightning.release.manifest import MANIFEST, Bound, Publish
-from salm_lightning.release.parts import Parts, is_announced
+from salm_lightning.release.parts import Parts, is_announced, parts_folder
 from salm_lightning.release.writer import recover, write_release
 
 
@@ -101,7 +101,7 @@ def last_pass(
     data.setup("predict")
     images = data.split("train").images
     fingerprint = _fingerprint(module, data, ckpt_path)
-    parts = Parts(_parts_folder(folder), fingerprint, len(images), data.chunk_size, images.shape[1:])
+    parts = Parts(parts_folder(folder), fingerprint, len(images), data.chunk_size, images.shape[1:])
     pending = [] if published else parts.pending()
     writer = ProtectedWriter(parts)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
@@ -142,11 +142,7 @@ def is_published(module: NoiseGenerator, data: ImageDataModule, folder: Path, ck
     if not manifest.is_file():
         return False
     text = manifest.read_text(encoding="utf-8", errors="replace")
-    return is_announced(_parts_folder(folder), _fingerprint(module, data, ckpt_path), text)
-
-
-def _parts_folder(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.parts")
+    return is_announced(parts_folder(folder), _fingerprint(module, data, ckpt_path), text)
 
 
 def _fingerprint(module: NoiseGenerator, data: ImageDataModule, ckpt_path: Path | None) -> str:

@@ -49,9 +49,7 @@ class Parts:
         self._fingerprint = fingerprint
         self.folder = root / hashlib.sha256(header.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
-        for entry in root.iterdir():
-            if entry != self.folder and (entry / HEADER).is_file():  # only what this class made: a folder with a header
-                shutil.rmtree(entry, ignore_errors=True)
+        _clear(root, self.folder)
         if not (self.folder / HEADER).exists():
             write_bytes(self.folder / HEADER, header.encode())
 
@@ -127,6 +125,27 @@ class Parts:
         except (OSError, ValueError, EOFError):
             return False
         return bool(images.shape == (len(self.rows(chunk)), *self.image_shape))
+
+
+def parts_folder(release: Path) -> Path:
+    """Return where the chunks of a release are kept until it stands: beside it."""
+    return release.with_name(f".{release.name}.parts")
+
+
+def clear_parts(release: Path) -> None:
+    """Delete the chunks that are kept for a release."""
+    folder = parts_folder(release)
+    if folder.is_dir():
+        _clear(folder)
+        (folder / _ANNOUNCED).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _clear(root: Path, kept: Path | None = None) -> None:
+    for entry in root.iterdir():
+        if entry != kept and (entry / HEADER).is_file():  # only what Parts has made: a folder with a header
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def is_announced(folder: Path, fingerprint: str, manifest: str) -> bool:

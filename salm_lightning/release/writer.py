@@ -35,7 +35,7 @@ from salm_lightning.release.manifest import (
     safe_name,
 )
 from salm_lightning.release.measure import Meter
-from salm_lightning.release.parts import as_stored
+from salm_lightning.release.parts import as_stored, clear_parts
 
 _PACKAGES = ("lightning", "numpy", "salm-lightning", "torch", "torchvision")
 _ROWS = 128  # of the splits that are copied
@@ -153,7 +153,9 @@ def recover(folder: Path | str) -> None:
 
 
 def remove_release(folder: Path) -> None:
-    """Delete a release, which has no other files in its folder; anything else is left alone."""
+    """Delete a release that has no other files in its folder, and what was kept for it; anything else is left alone."""
+    recover(folder)
+    clear_parts(folder)
     if _is_release(folder):
         shutil.rmtree(folder)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -131,7 +132,7 @@ def work(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, LEFT_TO_SWEEP: "1", **(environment or {})},
+            env={**os.environ, **_same_package(), LEFT_TO_SWEEP: "1", **(environment or {})},
             start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
             close_fds=False,  # the sweep's lock stays with it
         )
@@ -148,6 +149,15 @@ def work(
         job.note(DONE, seconds)
     else:
         job.note(FAILED, seconds, f"{_reason(code, job.log)} (log: {job.log})")
+
+
+def _same_package() -> dict[str, str]:
+    """Return variables with which Python finds the package that runs here, and none of the working directory."""
+    root = str(Path(__file__).parents[2])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if root not in (*paths, sysconfig.get_path("purelib")):  # it was found in the working directory
+        paths.append(root)
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _reason(code: int, log: Path) -> str:
