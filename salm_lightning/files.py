@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from salm_lightning.errors import OutputExistsError
+from salm_lightning.errors import ConfigurationError, OutputExistsError
 
 _BLOCK = 2**16
 
@@ -99,8 +99,19 @@ def address(*settings: Any) -> str:
 def cache_root() -> Path:
     """Return the folder of what is unpacked or made from datasets: ``SALM_CACHE_DIR``, else ``~/.cache/salm_lightning``."""
     base = os.environ.get("SALM_CACHE_DIR")
-    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salm_lightning"
-    return root.expanduser()
+    return expanded(base or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "salm_lightning")
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the user's home folder in the place of ``~``.
+
+    Raises:
+        ConfigurationError: Nobody knows that folder, as in a container whose user has only a number.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{path}: {error} Set HOME to a folder, or give a path without ~.") from error
 
 
 @contextmanager

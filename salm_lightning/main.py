@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -24,7 +27,19 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 on success, 1 when ``verify`` finds a fault, 2 for a user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    arguments = list(sys.argv[1:] if args is None else args)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a sign, such as ±, shows another one
+    try:
+        try:
+            return _answer(list(sys.argv[1:] if args is None else args))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left at its end
+        return 128 + signal.SIGPIPE
+
+
+def _answer(arguments: list[str]) -> int:
     name = arguments[0] if arguments else ""
     if name in ("", "-h", "--help"):
         sys.stdout.write(commands.overview())
@@ -38,6 +53,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         _check_first(arguments)
         return commands.run(name, arguments[1:])
+    except BrokenPipeError:
+        raise
     except _of_lightning("MisconfigurationException", SalmError, OSError) as error:
         sys.stderr.write(f"salm-cli: error: {error}\n")
         return 2

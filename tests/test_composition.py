@@ -191,3 +191,16 @@ def test_aliases_of_aliases_are_refused() -> None:
         compose(["--config", "bomb.yaml"])
     Path("fine.yaml").write_text("a: &a {x: 1}\nb: *a\n")
     assert compose(["--config", "fine.yaml"]).settings.options() == {"a": {"x": 1}, "b": {"x": 1}}
+
+
+def test_a_home_folder_is_meant_wherever_a_value_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my.yaml").write_text("out: ~/a\ncallbacks: [~/b]\nmodel: {init_args: {path: ~/c}}\nnothing: ~\n")
+    found = compose(["~/d", "--config", "~/my.yaml", "--release", "~/e", "--more=~/f"])
+    values = found.settings.options()
+    assert found.words == [f"{tmp_path}/d"]
+    assert (values["out"], values["callbacks"], values["release"], values["more"]) == (
+        f"{tmp_path}/a", [f"{tmp_path}/b"], f"{tmp_path}/e", f"{tmp_path}/f"
+    )  # fmt: skip
+    assert values["model"] == {"path": f"{tmp_path}/c"}
+    assert values["nothing"] is None

@@ -5,7 +5,10 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import os
+import pwd
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +158,29 @@ def test_a_fit_loads_no_library_of_other_commands() -> None:
     loaded = _loaded_by("import salm_lightning.cli.fit")
     assert "torch" in loaded
     assert not {"medmnist", "pandas", "sklearn", "skimage"} & set(loaded)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["verify", "--help"], ["verify", "nowhere"]])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "salm_lightning", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode in (0, 1, 128 + signal.SIGPIPE)  # argparse and Rich end a program by others
+    assert said == ""
+
+
+def test_a_terminal_that_lacks_a_sign_shows_another_one() -> None:
+    code = "from salm_lightning.main import main; main(['--version']); print('67.0 ± 0.4')"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert process.stdout.endswith(b"67.0 ? 0.4\n")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("SALM_DATA_ROOT", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    assert main(["verify", "nowhere", "--source", "~/tiny.npz"]) == 2
+    assert "~/tiny.npz: Could not determine home directory. Set HOME to a folder" in capsys.readouterr().err

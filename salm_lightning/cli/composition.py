@@ -16,6 +16,7 @@ import yaml
 
 from salm_lightning.cli.config_files import read_config, resolve_config
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.files import expanded
 
 DEFAULT = "default"
 """Where a setting comes from that the user has not named."""
@@ -94,6 +95,7 @@ class Setting:
         Raises:
             ConfigurationError: It names another class, and options for the earlier one stand before it on the command line.
         """
+        value = _at_home(value)
         if not self.origin and self.path in self.rules.defaults:
             self._put_options(self.rules.defaults[self.path], DEFAULT, False)
         if isinstance(value, str) and self.path in self.rules.words:
@@ -146,6 +148,13 @@ class Setting:
         yield self
         for child in self.children.values():
             yield from child.walk()
+
+
+def _at_home(value: Any) -> Any:
+    """Return a value, or the values of a list, with the user's home folder where ``~`` begins a path; no other word begins so."""
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return str(expanded(value)) if isinstance(value, str) and value.startswith("~") and value != "~" else value
 
 
 def merge(base: Any, value: Any) -> Any:
@@ -219,7 +228,7 @@ def compose(
         option, equals, value = argument.partition("=")
         following = remaining[0] if remaining and not remaining[0].startswith("--") else None
         if not option.startswith("-"):
-            found.words.append(argument)
+            found.words.append(_at_home(argument))
         elif option in _FLAGS or option.endswith(".help"):
             found.flags.append(argument)
             if option.endswith(".help") and following is not None and not equals:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from salm_lightning.errors import ConfigurationError, did_you_mean
+from salm_lightning.files import expanded
 from salm_lightning.release.manifest import DATAMODULE
 
 _MOST_ALIASES = 20
@@ -31,8 +32,8 @@ def resolve_config(name: str) -> str:
     Raises:
         ConfigurationError: There is no such file; the message suggests a shipped one and lists them.
     """
-    if Path(name).expanduser().is_file():
-        return str(Path(name).expanduser())
+    if (path := expanded(name)).is_file():
+        return str(path)
     root = shipped_configs()
     relative = name.removeprefix("configs/")
     if not Path(relative).is_absolute() and ".." not in Path(relative).parts and (root / relative).is_file():
@@ -52,7 +53,7 @@ def resolve_checkpoint(name: str) -> str:
     """
     from salm_lightning.callbacks.saved import latest_checkpoint  # which loads torch
 
-    path = Path(name).expanduser()
+    path = Path(name)
     if path.is_dir():
         found = latest_checkpoint(path / "checkpoints") or latest_checkpoint(path)
         problem = "is a folder without checkpoints/step=N.ckpt"

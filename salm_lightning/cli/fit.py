@@ -328,7 +328,7 @@ class SalmCLI(LightningCLI):
 
     def _release_folder(self) -> Path:
         chosen = self._get(self.config, "release")
-        return Path(chosen).expanduser() if chosen else run_folder(self.trainer) / "protected"
+        return Path(chosen) if chosen else run_folder(self.trainer) / "protected"
 
 
 def _has_weights(module: LightningModule) -> bool:

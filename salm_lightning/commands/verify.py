@@ -46,7 +46,7 @@ def verify(release: Path, source: str | None = None, root: Path | None = None) -
 
 def _original(source: str, root: Path | None, release: Path) -> Path | data.ImageDataModule:
     """Return the file that a user names, without loading Lightning for it, or images that are drawn as the manifest says."""
-    path = Path(source).expanduser()
+    path = Path(source)
     try:
         manifest = Manifest.read(release)
         if source.lower() in data.MEDMNIST:

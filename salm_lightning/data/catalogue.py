@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from salm_lightning.data.base import DatasetInfo, Task
+from salm_lightning.files import expanded
 
 SIZES = (28, 64, 128, 224)
 """The sizes in pixels in which MedMNIST offers each dataset."""
@@ -37,10 +38,10 @@ MEDMNIST: dict[str, DatasetInfo] = {name: _describe(name, entry) for name, entry
 
 def archive_path(name: str, size: int = 28, root: str | Path | None = None) -> Path:
     """Return where a dataset's file is looked for; ``root`` is :func:`default_root` by default."""
-    folder = default_root() if root is None else Path(root).expanduser()
+    folder = default_root() if root is None else expanded(root)
     return folder / f"{name}{'' if size == 28 else f'_{size}'}.npz"
 
 
 def default_root() -> Path:
     """Return the folder where dataset files are looked for: ``SALM_DATA_ROOT``, else ``~/.medmnist``."""
-    return Path(os.environ.get("SALM_DATA_ROOT") or "~/.medmnist").expanduser()
+    return expanded(os.environ.get("SALM_DATA_ROOT") or "~/.medmnist")

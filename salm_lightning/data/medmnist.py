@@ -18,6 +18,7 @@ from salm_lightning.data.catalogue import INFO, MEDMNIST, SIZES, archive_path
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import ConfigurationError, DataError, look_up
+from salm_lightning.files import expanded
 
 
 class MedMNISTDataModule(ImageDataModule):
@@ -139,7 +140,7 @@ class NpzDataModule(ImageDataModule):
     """
 
     def __init__(self, path: str | Path, task: Task | None = None, **loading: Any) -> None:
-        path = Path(path).expanduser()
+        path = expanded(path)
         super().__init__(infer_info(path, None if task is None else Task(look_up("task", task, map(str, Task)))), **loading)
         self.source_path: Path = path
 

@@ -22,7 +22,7 @@ def kind_of(word: str) -> Kind | None:
         return SyntheticDataModule
     if word.lower() in MEDMNIST:
         return MedMNISTDataModule
-    return NpzDataModule if word.endswith(".npz") or Path(word).expanduser().exists() else None
+    return NpzDataModule if word.endswith(".npz") or Path(word).exists() else None
 
 
 def named_images(

@@ -13,6 +13,7 @@ from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.mapped import rows_of
 from salm_lightning.data.original import images_of_release
 from salm_lightning.errors import ConfigurationError, DataError, ReleaseError, look_up
+from salm_lightning.files import expanded
 from salm_lightning.release.manifest import Manifest, archive_name
 from salm_lightning.release.verify import verify_release
 
@@ -43,7 +44,7 @@ class PoisonedDataModule(ImageDataModule):
 
     def __init__(self, root: str | Path, part: Part = "all", original: str | None = None, **loading: Any) -> None:
         self.part = look_up("part", part, get_args(Part))
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         self.manifest = Manifest.read(self.root)
         super().__init__(self.manifest.info, **loading)
         self.source_path: Path = self.root / archive_name(self.manifest.info)
