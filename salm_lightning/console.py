@@ -94,7 +94,7 @@ def metrics_table(title: str, heading: str, rows: Mapping[str, Mapping[str, Any]
     for name in names:
         table.add_column(_HEADINGS[name], justify="right")
     for row_name, row in rows.items():
-        table.add_row(escape(row_name), *(_figure(name, row[name], digits) if name in row else "" for name in names))
+        table.add_row(escape(row_name), *("" if row.get(name) is None else _figure(name, row[name], digits) for name in names))
     return table
 
 

@@ -98,8 +98,16 @@ def address(*settings: Any) -> str:
 
 def cache_root() -> Path:
     """Return the folder of what is unpacked or made from datasets: ``SALM_CACHE_DIR``, else ``~/.cache/salm_lightning``."""
-    base = os.environ.get("SALM_CACHE_DIR")
-    return expanded(base or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "salm_lightning")
+    return _own_folder("SALM_CACHE_DIR", "XDG_CACHE_HOME", "~/.cache")
+
+
+def state_root() -> Path:
+    """Return the folder of what is to be kept: ``SALM_STATE_DIR``, else ``~/.local/state/salm_lightning``."""
+    return _own_folder("SALM_STATE_DIR", "XDG_STATE_HOME", "~/.local/state")
+
+
+def _own_folder(variable: str, common: str, usual: str) -> Path:
+    return expanded(os.environ.get(variable) or Path(os.environ.get(common) or usual) / "salm_lightning")
 
 
 def expanded(path: str | Path) -> Path:

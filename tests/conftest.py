@@ -11,9 +11,10 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _unpack_into_tmp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep unpacked archives out of the user's cache."""
+def _own_folders_in_tmp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep unpacked archives out of the user's cache, and the key of seals out of the user's state."""
     monkeypatch.setenv("SALM_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("SALM_STATE_DIR", str(tmp_path_factory.getbasetemp() / "state"))
 
 
 @pytest.fixture

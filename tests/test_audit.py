@@ -55,6 +55,7 @@ from salm_lightning.modules import VictimModule
 from salm_lightning.release import PoisonedDataModule, write_release
 from salm_lightning.runs.record import DONE, Run
 from salm_lightning.runs.victims import VictimSettings
+from salm_lightning.sealed import write_sealed
 
 CARELESS, UNTRIED = "protects only against careless training", "holds against careless training, more was not tried"
 INFO = DatasetInfo("tiny", Task.MULTI_CLASS, ("0", "1", "2"), 3, 16)
@@ -173,7 +174,9 @@ def test_an_audit_from_release_to_verdict(capsys: pytest.CaptureFixture[str]) ->
     assert audit["verdict"]["word"] in shown
     read = AuditResult.read(OUT, audit["release"]["archive_sha256"])
     assert read is not None
-    assert json.loads(json.dumps(read.to_json())) == audit, "the report reads what the audit wrote"
+    assert json.loads(json.dumps(read.to_json())) == {key: value for key, value in audit.items() if key != "seal"}, (
+        "the report reads what the audit wrote"
+    )
     curve = next(c for c in audit["curves"] if (c["trained_on"], c["countermeasure"], c["seed"]) == ("protected", "mean", 1))
     assert curve["steps"] == [1, 2, 3]
     assert curve["test_acc"][-1] == audit["rows"][2]["protected"]["acc"][1]
@@ -337,6 +340,22 @@ def test_nothing_runs_twice(trained: list[str]) -> None:
     assert [row["title"] for row in written()["rows"]] == ["none", "early stopping", "mean"], "but not those of another length"
 
 
+def test_victims_that_were_trained_elsewhere_are_trained_again(trained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = "--source tiny.npz --quality false --countermeasures none"
+    with monkeypatch.context() as of_the_maker:
+        of_the_maker.setenv("SALM_STATE_DIR", "another machine")
+        assert run(f"{arguments} --countermeasures [mean]") == 0
+    assert len(trained) == 4
+    assert run(arguments) == 0
+    assert len(trained) == 6
+    assert [row["title"] for row in written()["rows"]] == ["none", "early stopping"], "and those that nobody asked for left out"
+    (ours,) = (OUT / "cells").glob("protected-none-*.json")
+    ours.write_text(ours.read_text().replace('"acc": 0.4', '"acc": 0.1'))
+    assert run(arguments) == 0
+    assert trained[6:] == ["protected, none, resnet18, seed 0"]
+    assert written()["rows"][0]["protected"]["acc"] == [0.4]
+
+
 def test_a_name_stands_for_all_that_a_result_depends_on(tmp_path: Path) -> None:
     trial = Trial("protected", {"sha256": "a"}, replace(VICTIM, countermeasure=JPEG(quality=50)), 8)
 
@@ -364,9 +383,9 @@ def test_a_name_stands_for_all_that_a_result_depends_on(tmp_path: Path) -> None:
     path = store.path(trial.identity)
     path.write_text("{}")
     assert store.read(trial.identity) is None
-    path.write_text(json.dumps(vars(fake(others[0].identity, 0.5))))
+    fake(others[0].identity, 0.5).write(path)
     assert store.read(trial.identity) is None, "a file under a wrong name"
-    path.write_text(json.dumps(vars(fake(trial.identity, 0.5))))
+    fake(trial.identity, 0.5).write(path)
     assert store.read(trial.identity) == fake(trial.identity, 0.5)
 
 
@@ -610,7 +629,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert AuditResult.read(tmp_path, "a1") is None
     RESULT.write(tmp_path)
     assert AuditResult.read(tmp_path, "a1") == RESULT
-    (tmp_path / "audit.json").write_text(json.dumps(edited("skipped.0.status", ...) | {"of a later version": 1}))
+    write_sealed(tmp_path / "audit.json", edited("skipped.0.status", ...) | {"of a later version": 1})
     read = AuditResult.read(tmp_path, "a1")
     assert read is not None
     assert read.skipped[0].status == "open"
@@ -640,13 +659,13 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
         ("seconds", 10**400, "audit.json: seconds must be a number, it is 1000"),
     ],
 )
-def test_a_result_that_was_tampered_with_is_refused(tmp_path: Path, path: str, value: Any, message: str) -> None:
-    (tmp_path / "audit.json").write_text(json.dumps(edited(path, value)))
+def test_a_result_of_wrong_values_is_refused(tmp_path: Path, path: str, value: Any, message: str) -> None:
+    write_sealed(tmp_path / "audit.json", edited(path, value))
     with pytest.raises(ReleaseError, match=re.escape(message)):
         AuditResult.read(tmp_path, "a1")
 
 
-@pytest.mark.parametrize("text", ["", "[" * 10**5, '{"majority": NaN}', "3", '{"format_version": 1, "release": []}'])
+@pytest.mark.parametrize("text", ["", "[" * 10**5, '{"majority": NaN}', "3"])
 def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "audit.json").write_text(text)
     with pytest.raises(ReleaseError, match=r"audit\.json.*make it again"):

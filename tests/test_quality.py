@@ -36,6 +36,7 @@ from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.noise.methods import SP
 from salm_lightning.release import write_release
 from salm_lightning.runs.generation import generate
+from salm_lightning.sealed import read_sealed
 
 BLOOD, BREAST, CHEST = MEDMNIST["bloodmnist"], MEDMNIST["breastmnist"], MEDMNIST["chestmnist"]
 FOUR = {"mean", "p5", "worst", "worst_index"}
@@ -83,7 +84,7 @@ def test_everything_that_is_written(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     out = tmp_path / "audit"
     result = assess(release, source, out, classifier, Otsu(), on_progress=lambda *done: seen.append(done))
-    assert json.loads((out / "quality.json").read_text()) == result.to_json()
+    assert read_sealed(out / "quality.json") == (result.to_json(), True)
     assert Quality.read(out, result.release.archive_sha256) == result
     values = result.to_json()
     assert (values["format_version"], values["images"], values["protected_images"]) == (1, 40, 40)
@@ -330,7 +331,7 @@ def test_the_page_in_the_documentation(tmp_path: Path, monkeypatch: pytest.Monke
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(code, names)  # the page's own code
-    assert json.loads(Path("quality/quality.json").read_text()) == names["result"].to_json()
+    assert read_sealed(Path("quality/quality.json"))[0] == names["result"].to_json()
     read: list[dict[str, Any]] = []
     only_reads = functools.wraps(quality)(lambda **given: read.append(given) or 0)
     monkeypatch.setattr(commands, "function_of", lambda _: only_reads)

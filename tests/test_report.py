@@ -30,6 +30,7 @@ from salm_lightning.files import file_sha256
 from salm_lightning.main import main
 from salm_lightning.release import Manifest, write_release
 from salm_lightning.report import gather, render
+from salm_lightning.sealed import write_sealed
 
 EVIL = "<script>alert('1')</script>"
 SETTINGS = {
@@ -175,9 +176,12 @@ def write_audit(folder: Path, digest: str, audit: Any = AUDIT, quality: Any = QU
             continue
         if values.get("release", {}).get("archive_sha256") == "":
             values = edited(values, "release.archive_sha256", digest)
-        (folder / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
-    for number, picture in enumerate(pictures["pictures"] if pictures else []):
-        (folder / picture["file"]).write_bytes(png(900 + number, 20))  # as wide as those of an audit
+        if name == "pictures":
+            for number, picture in enumerate(values["pictures"]):
+                (folder / picture["file"]).write_bytes(png(900 + number, 20))  # as wide as those of an audit
+            listed = [{**picture, "sha256": file_sha256(folder / picture["file"])} for picture in values["pictures"]]
+            values = {**values, "pictures": listed}
+        write_sealed(folder / f"{name}.json", values)
 
 
 class Page(HTMLParser):
@@ -597,15 +601,13 @@ PROOF: dict[str, Any] = {
 }
 
 
-def write_proof(release: Path, digest: str | None = None, **protected: Any) -> None:
+def write_proof(release: Path, digest: str | None = None, clean: Any = PROOF, **protected: Any) -> None:
     """Write what ``salm-cli protect`` leaves beside a release, which has this manifest."""
     manifest = file_sha256(release / "manifest.json") if digest is None else digest
-    record = {"identity": {}, "status": "done", "why": "", "seconds": 1.0, "results": {"release": manifest}}
-    (release.parent / "protect.json").write_text(json.dumps(record))
     test = {"acc": 0.2512, "auc": 0.6012, "balanced_acc": 0.2034}
-    for name, results in (("clean", PROOF), ("protected", {**PROOF, "test": test, **protected})):
-        (release.parent / f"victim-{name}").mkdir(exist_ok=True)
-        (release.parent / f"victim-{name}/results.json").write_text(json.dumps(results))
+    for name, results in (("clean", clean), ("protected", {**PROOF, "test": test, **protected})):
+        facts = {"trained_on": name, "release": manifest}
+        write_sealed(release.parent / f"victim-{name}/results.json", results | facts)
 
 
 def test_the_proof_of_protect_is_shown(page: Make, release: Path) -> None:
@@ -637,38 +639,56 @@ def test_the_figures_are_in_the_measure_that_tells_it(page: Make, release: Path)
 
 
 def test_a_proof_that_shows_nothing_says_so(page: Make, release: Path) -> None:
-    write_proof(release)
-    (release.parent / "victim-clean/results.json").write_text(
-        json.dumps(edited(edited(PROOF, "test.acc", 0.2), "test.balanced_acc", 0.2))
-    )
+    write_proof(release, clean=edited(edited(PROOF, "test.acc", 0.2), "test.balanced_acc", 0.2))
     assert "That shows nothing yet: no model trained on the originals learned enough to compare with." in first_of(page())
 
 
 def test_a_proof_of_another_release_is_passed_over(page: Make, release: Path) -> None:
     write_proof(release, digest="0" * 64)
     assert "The first test" not in page().text
-    (release.parent / "protect.json").write_text('{"method": "of an earlier version"}')
-    assert "The first test" not in page().text
     write_proof(release)
-    (release.parent / "victim-clean/results.json").unlink()
+    victims = [release.parent / f"victim-{name}/results.json" for name in ("clean", "protected")]
+    shutil.copy(victims[0], victims[1])
+    assert "The first test" not in page().text
+    victims[0].unlink()
     assert "The first test" not in page().text
 
 
 def test_a_proof_is_read_like_anything_from_others(page: Make, release: Path) -> None:
-    write_proof(release, victim={"arch": EVIL})
-    (release.parent / "victim-clean/results.json").write_text(json.dumps({**PROOF, "victim": {"arch": EVIL}}))
+    write_proof(release, clean={**PROOF, "victim": {"arch": EVIL}}, victim={"arch": EVIL})
     shown = page()
     assert EVIL in shown.text
     assert "script" not in {tag for tag, _ in shown.tags}
     write_proof(release, majority=1.5)
-    with pytest.raises(
-        ReleaseError,
-        match=r"victim-protected/results\.json: majority must be a number from 0 to 1, it is 1\.5; take it away, or protect anew",
-    ):
+    with pytest.raises(ReleaseError, match=r"victim-protected: majority must be a number from 0 to 1, it is 1\.5"):
         page()
     write_proof(release, steps="many")
-    with pytest.raises(ReleaseError, match=r"victim-protected/results\.json: steps must be a whole number from 0"):
+    with pytest.raises(ReleaseError, match="victim-protected: steps must be a whole number from 0"):
         page()
+
+
+def test_nothing_comes_from_files_that_were_made_elsewhere(
+    page: Make, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as of_the_maker:
+        of_the_maker.setenv("SALM_STATE_DIR", str(tmp_path / "another machine"))
+        write_audit(release.parent / "audit", Manifest.read(release).archive.sha256)
+        write_proof(release)
+        assert "Verdict: protects only against careless training" in page().text
+    names = "audit/audit.json, audit/quality.json, audit/pictures.json, victim-clean/results.json, victim-protected/results.json"
+    shown = page()
+    assert f"Made elsewhere, not checked: {names}. Nothing on this page comes from them." in shown.text
+    assert "Verdict: none yet" in shown.text
+    assert [text for text in ("Greyscale", "densenet121", "0.944", "90.1") if text in shown.text] == []
+    assert len([tag for tag, _ in shown.tags if tag == "img"]) == 1
+    assert main(["report", str(release)]) == 0
+    assert f"Verdict:  none yet\nNot used: {names}: made elsewhere, not checked" in capsys.readouterr().out
+    write_audit(release.parent / "audit", Manifest.read(release).archive.sha256)
+    forged = json.loads((release.parent / "audit/audit.json").read_text())
+    forged["verdict"]["word"] = "protects"
+    (release.parent / "audit/audit.json").write_text(json.dumps(forged))
+    assert "Verdict: none yet" in page().text
+    assert "0.944" in page().text, "the others are ours"
 
 
 def test_it_needs_no_heavy_library() -> None:
@@ -818,51 +838,13 @@ def test_files_that_are_too_large_or_links(page: Make, release: Path, monkeypatc
         patch.setattr("salm_lightning.checked._LARGEST", 100)
         with pytest.raises(ReleaseError, match=r"audit\.json is larger than 100 bytes"):
             page()
-    with monkeypatch.context() as patch:
-        patch.setattr("salm_lightning.report.pictures._LARGEST", 100)
-        with pytest.raises(ReleaseError, match=r"worst\.png is larger than 100 bytes"):
+    picture = folder / "pictures/worst.png"
+    picture.unlink()
+    for leave in (lambda: None, lambda: picture.symlink_to(release), lambda: picture.write_bytes(png(4, 4))):
+        picture.unlink(missing_ok=True)
+        leave()
+        with pytest.raises(ReleaseError, match=r"worst\.png is not the picture that pictures\.json lists"):
             page()
-    with monkeypatch.context() as patch:
-        patch.setattr("salm_lightning.report.pictures._LARGEST_SUM", 100)
-        with pytest.raises(ReleaseError, match="more than 100 bytes"):
-            page()
-    with monkeypatch.context() as patch:
-        patch.setattr("salm_lightning.report.pictures._MOST_PIXELS", 599)
-        with pytest.raises(ReleaseError, match="900 x 20 pixels, more than 599"):
-            page()
-    outside = release.parent.parent / "outside.png"
-    outside.write_bytes(png(4, 4))
-    (folder / "pictures/worst.png").unlink()
-    with pytest.raises(ReleaseError, match=r"worst\.png, which pictures\.json names, is not a file"):
-        page()
-    (folder / "pictures/worst.png").symlink_to(outside)
-    with pytest.raises(ReleaseError, match="Links are not followed"):
-        page()
-
-
-@pytest.mark.parametrize(
-    "name", ["../outside.png", "/etc/passwd", "b.png", "a/b.png", "./a.png", "a.jpg", ".png", "a\n.png", "C:a.png", "..\\a.png"]
-)
-def test_names_of_pictures_lead_nowhere_else(page: Make, release: Path, name: str) -> None:
-    audit = release.parent / "audit"
-    album = edited(PICTURES, "release.archive_sha256", Manifest.read(release).archive.sha256)
-    write_audit(audit, "", audit=None, quality=None)
-    file = name if name.startswith(("/", "b", "a/")) else f"pictures/{name}"
-    (audit / "pictures.json").write_text(json.dumps(edited(album, "pictures", [{"file": file, "title": "", "caption": ""}])))
-    (audit / "outside.png").write_bytes(png(4, 4))
-    with pytest.raises(ReleaseError, match=r"pictures\.json: pictures\[0\]\.file=.* must be pictures/NAME\.png"):
-        page()
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda data: b"GIF89a" + data, lambda data: data[:60], lambda data: data[:45] + b"x" + data[46:]]
-)
-def test_pictures_that_are_no_sound_png(page: Make, release: Path, damage: Callable[[bytes], bytes]) -> None:
-    write_audit(release.parent / "audit", Manifest.read(release).archive.sha256)
-    file = release.parent / "audit/pictures/tsne.png"
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ReleaseError, match=r"tsne\.png is not a sound PNG file"):
-        page()
 
 
 def test_a_release_that_was_changed_is_refused(release: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,10 @@ from torch.utils.tensorboard import SummaryWriter
 from salm_lightning.audit.figures import Bar, Curve, battery_figure, curves_figure
 from salm_lightning.audit.results import FOLDER, PICTURES, AuditResult
 from salm_lightning.audit.words import named
-from salm_lightning.errors import DataError
-from salm_lightning.files import replacing, write_json
+from salm_lightning.errors import ReleaseError
+from salm_lightning.files import file_sha256, replacing
 from salm_lightning.metrics.figures import CLEAN, PROTECTED, confusion_figure
+from salm_lightning.sealed import read_sealed, write_sealed
 
 BOARD = "tensorboard"
 """Folder of what TensorBoard shows."""
@@ -46,9 +47,9 @@ class Album:
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=_DPI)
         file = f"{FOLDER}/{path.name}"
-        self._entries[file] = {"file": file, "title": title, "caption": caption}
+        self._entries[file] = {"file": file, "sha256": file_sha256(path), "title": title, "caption": caption}
         listed = {"release": {"archive_sha256": self._release}, "pictures": list(self._entries.values())}
-        write_json(self.out / PICTURES, listed)
+        write_sealed(self.out / PICTURES, listed)
         return path
 
     def show(self) -> None:
@@ -68,29 +69,19 @@ class Album:
 
 
 def read_album(out: Path, release: str | None = None) -> list[dict[str, str]]:
-    """Return ``file``, ``title`` and ``caption`` of the pictures of a release in a folder of results, in the order in which they are shown.
+    """Return ``file``, ``sha256``, ``title`` and ``caption`` of the pictures of a release in a folder of results, in their order.
 
-    Raises:
-        DataError: ``pictures.json`` is no such list.
+    There are none where no list is, or one that this installation did not write.
     """
-    path = out / PICTURES
-    if not path.is_file():
-        return []
-    try:
-        album = json.loads(path.read_text(encoding="utf-8"))
-        if album["release"]["archive_sha256"] != release:
-            return []
-        return [{key: str(entry[key]) for key in ("file", "title", "caption")} for entry in album["pictures"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} is not a list of pictures ({error}); delete it and run the command again.") from error
+    with suppress(ReleaseError):
+        album, ours = read_sealed(out / PICTURES)
+        if ours and album["release"]["archive_sha256"] == release:
+            return list(album["pictures"])
+    return []
 
 
 def draw_audit(result: AuditResult, out: Path) -> None:
-    """Draw the battery, learning curves and confusion matrices of an audit into ``out/pictures``, and for TensorBoard.
-
-    Raises:
-        DataError: ``out`` holds a ``pictures.json`` that cannot be read.
-    """
+    """Draw the battery, learning curves and confusion matrices of an audit into ``out/pictures``, and for TensorBoard."""
     album, several = Album(out, result.release.archive_sha256), len({row.arch for row in result.rows}) > 1
 
     def titled(title: str, arch: str) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar, Literal, Self
 
-from salm_lightning.checked import Count, Share, member, parse, read_json, require_release
+from salm_lightning.checked import Count, Share, member, parse, require_release
 from salm_lightning.errors import ConfigurationError, ReleaseError
-from salm_lightning.files import write_json
+from salm_lightning.sealed import read_sealed, write_sealed
 
 AUDIT, QUALITY, PICTURES = "audit.json", "quality.json", "pictures.json"
 FOLDER = "pictures"
@@ -49,12 +49,12 @@ class ResultFile:
         return asdict(self)
 
     def write(self, folder: Path) -> None:
-        """Write the file, completely or not at all."""
-        write_json(folder / self.FILE, self.to_json())
+        """Write the file, sealed, completely or not at all."""
+        write_sealed(folder / self.FILE, self.to_json())
 
     @classmethod
     def read(cls, folder: Path, archive_sha256: str) -> Self | None:
-        """Read the file of a folder; None where there is none.
+        """Read the file of a folder; None where there is none, or one that this installation did not make.
 
         Raises:
             ReleaseError: It is a link, too large, not JSON, of another version, or about another release than the one whose archive has
@@ -63,7 +63,9 @@ class ResultFile:
         path = folder / cls.FILE
         if not path.exists():
             return None
-        raw = read_json(path)
+        raw, ours = read_sealed(path)
+        if not ours:
+            return None
         version = member(raw, "format_version", path.name)
         if version != FORMAT_VERSION:
             raise ReleaseError(

@@ -120,13 +120,13 @@ class Store:
         return self.folder / f"{name_of(identity)}.json"
 
     def read(self, identity: Mapping[str, Any]) -> Run | None:
-        """Return the record of a victim, or ``None`` unless it has finished."""
-        run = read_run(self.path(identity))
+        """Return the record of a victim, or ``None`` unless it has finished, on this installation."""
+        run = read_run(self.path(identity), ours=True)
         return run if run is not None and run.is_done and run.identity == identity else None
 
     def all(self) -> list[Run]:
-        """Return finished victims in the order of the files' names; a file that is not what its name says is passed over."""
-        runs = {path: read_run(path) for path in sorted(self.folder.glob("*.json"))}
+        """Return finished victims in the order of the files' names; what is not ours, or not what its name says, is passed over."""
+        runs = {path: read_run(path, ours=True) for path in sorted(self.folder.glob("*.json"))}
         return [run for path, run in runs.items() if run is not None and run.is_done and path.stem.endswith(run.key[:16])]
 
     def write(self, run: Run, module: VictimModule) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from salm_lightning.audit.results import AUDIT, PICTURES, QUALITY, AuditResult, Quality, audit_folder, beside
-from salm_lightning.checked import Count, Share, member, parse, read_json
+from salm_lightning.checked import Count, Share, parse
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.release.manifest import MANIFEST, Manifest
 from salm_lightning.release.verify import Check, verify_release
 from salm_lightning.report.pictures import Picture, draw_sample, read_pictures
+from salm_lightning.sealed import read_sealed
 
-_RECORDS = ("protect.json", "classwise.json")
-_RESULTS = ("victim-clean/results.json", "victim-protected/results.json")
+_VICTIMS = ("clean", "protected")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Evidence:
     """A release, checked with good results, and what is known about it.
 
     ``proof`` are the two models of the command that made the release; ``pictures`` are those of the audit in the order in which they are
-    shown, ``sample`` is one of some of the protected images. What was not measured is None.
+    shown, ``sample`` is one of some of the protected images. What was not measured is None, and so is what was not measured here: of
+    the files in ``elsewhere``, which this installation did not write, nothing is used.
     """
 
     manifest: Manifest
@@ -66,6 +68,7 @@ class Evidence:
     proof: Proof | None
     pictures: tuple[Picture, ...]
     sample: Picture
+    elsewhere: tuple[str, ...]
 
 
 def gather(release: Path, audit: Path | None = None) -> Evidence:
@@ -89,36 +92,25 @@ def gather(release: Path, audit: Path | None = None) -> Evidence:
             f"audit={audit} holds none of {AUDIT}, {QUALITY} and {PICTURES}; name the folder that salm-cli audit wrote, or leave it out."
         )
     digest, manifest_sha256 = manifest.archive.sha256, file_sha256(release / MANIFEST)
+    tests = [beside(release) / f"victim-{name}/results.json" for name in _VICTIMS]
+    files = [path for path in (*(folder / name for name in (AUDIT, QUALITY, PICTURES)), *tests) if path.exists()]
     return Evidence(
         manifest=manifest,
         manifest_sha256=manifest_sha256,
         checks=checks,
         audit=AuditResult.read(folder, digest),
         quality=Quality.read(folder, digest),
-        proof=_read_proof(beside(release), manifest_sha256),
+        proof=_read_proof(tests, manifest_sha256),
         pictures=read_pictures(folder, digest),
         sample=draw_sample(release, manifest),
+        elsewhere=tuple(f"{path.parent.name}/{path.name}" for path in files if not read_sealed(path)[1]),
     )
 
 
-def _read_proof(folder: Path, manifest_sha256: str) -> Proof | None:
-    """Read the results that lie beside a release; None without any, or where no record says that they are those of this manifest.
-
-    Raises:
-        ReleaseError: They are no results.
-    """
-    paths = [folder / name for name in _RESULTS]
-    if manifest_sha256 not in [_recorded(folder / name) for name in _RECORDS] or not all(path.exists() for path in paths):
+def _read_proof(paths: Sequence[Path], manifest_sha256: str) -> Proof | None:
+    """Read the results that lie beside a release; None without those of both victims, trained here for the release of this manifest."""
+    found = [read_sealed(path) if path.exists() else ({}, False) for path in paths]
+    wanted = [{"trained_on": name, "release": manifest_sha256} for name in _VICTIMS]
+    if not all(ours and facts.items() <= values.items() for (values, ours), facts in zip(found, wanted, strict=True)):
         return None
-    try:
-        return Proof(*(parse(Victim, read_json(path), f"{path.parent.name}/{path.name}") for path in paths))
-    except ReleaseError as error:
-        raise ReleaseError(f"{str(error).partition('; ')[0]}; take it away, or protect anew.") from error
-
-
-def _recorded(path: Path) -> Any:
-    """Return the checksum of the manifest of the release that a record is about; None without a record, or in one of another version."""
-    try:
-        return member(member(read_json(path), "results", path.name), "release", path.name)
-    except ReleaseError:
-        return None
+    return Proof(*(parse(Victim, values, path.parent.name) for path, (values, _) in zip(paths, found, strict=True)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -13,15 +12,13 @@ import numpy as np
 from PIL import Image
 
 from salm_lightning.audit.results import PICTURES
-from salm_lightning.checked import member, parse, read_json, require_release
+from salm_lightning.checked import member, parse, require_release
 from salm_lightning.data.npz import NpzReader
 from salm_lightning.errors import ReleaseError
+from salm_lightning.files import file_sha256
 from salm_lightning.release.manifest import Manifest
+from salm_lightning.sealed import read_sealed
 
-_NAME = re.compile(r"pictures/[A-Za-z0-9][A-Za-z0-9_.=,+-]{0,99}\.png", re.ASCII)
-_LARGEST = 2**23  # bytes of a picture
-_LARGEST_SUM = 2**26  # bytes of all; browsers open no larger page in good time
-_MOST_PIXELS = 2**26
 _SAMPLE = 4  # images
 _SIDE = 224  # pixels of one of them
 _GAP = 8
@@ -42,6 +39,7 @@ class Picture:
 @dataclass(frozen=True)
 class _Entry:
     file: str
+    sha256: str
     title: str
     caption: str
 
@@ -49,19 +47,20 @@ class _Entry:
 def read_pictures(folder: Path, archive_sha256: str) -> tuple[Picture, ...]:
     """Read the pictures that ``pictures.json`` names, all in the folder ``pictures`` beside it and about one archive.
 
+    There are none where this installation did not write the list.
+
     Raises:
-        ReleaseError: The list is not valid or about another release, or a file is missing, is too large, or is no PNG.
+        ReleaseError: The list is about another release, or a picture is not the one that was drawn.
     """
     path = folder / PICTURES
     if not path.exists():
         return ()
-    album = read_json(path)
+    album, ours = read_sealed(path)
+    if not ours:
+        return ()
     require_release(album, PICTURES, archive_sha256)
     entries: tuple[_Entry, ...] = parse(tuple[_Entry, ...], member(album, "pictures", PICTURES), f"{PICTURES}: pictures")
-    pictures = tuple(_picture(folder, entry, f"{PICTURES}: pictures[{number}].file") for number, entry in enumerate(entries))
-    if sum(len(picture.uri) for picture in pictures) > _LARGEST_SUM * 4 / 3:
-        raise ReleaseError(f"the pictures of {folder} have more than {_LARGEST_SUM} bytes; leave some out of {PICTURES}.")
-    return pictures
+    return tuple(_picture(folder, entry) for entry in entries)
 
 
 def draw_sample(release: Path, manifest: Manifest) -> Picture:
@@ -87,24 +86,12 @@ def draw_sample(release: Path, manifest: Manifest) -> Picture:
     return Picture("Protected images", caption, *sheet.size, _uri(stream.getvalue()))
 
 
-def _picture(folder: Path, entry: _Entry, where: str) -> Picture:
-    if not _NAME.fullmatch(entry.file):
-        raise ReleaseError(f"{where}={entry.file[:100]!r} must be pictures/NAME.png with a name of letters, digits and '_.=,+-'.")
+def _picture(folder: Path, entry: _Entry) -> Picture:
     path = folder / entry.file
-    if path.is_symlink() or path.parent.is_symlink() or not path.is_file():
-        raise ReleaseError(f"{path}, which {PICTURES} names, is not a file; make the audit again. Links are not followed.")
-    if path.stat().st_size > _LARGEST:
-        raise ReleaseError(f"{path} is larger than {_LARGEST} bytes; make it smaller, or leave it out of {PICTURES}.")
-    data = path.read_bytes()
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            width, height = image.size
-            image.verify()  # the checksums of all parts; no pixel is decoded
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ReleaseError(f"{path} is not a sound PNG file ({error}); make the audit again.") from error
-    if width * height > _MOST_PIXELS:
-        raise ReleaseError(f"{path} has {width} x {height} pixels, more than {_MOST_PIXELS}; leave it out of {PICTURES}.")
-    return Picture(entry.title, entry.caption, width, height, _uri(data), entry.file)
+    if not path.is_file() or file_sha256(path) != entry.sha256:
+        raise ReleaseError(f"{path} is not the picture that {PICTURES} lists; make the audit again.")
+    with Image.open(path) as image:
+        return Picture(entry.title, entry.caption, *image.size, _uri(path.read_bytes()), entry.file)
 
 
 def _uri(data: bytes) -> str:

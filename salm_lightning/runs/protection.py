@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from salm_lightning.console import duration, say
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import named_images
 from salm_lightning.errors import OutputExistsError
-from salm_lightning.files import file_sha256, write_json
+from salm_lightning.files import file_sha256
 from salm_lightning.models import Architecture
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.modules.schedule import default_optimizer
@@ -38,6 +37,7 @@ from salm_lightning.runs.record import DONE, FAILED, INTERRUPTED, Run, plain, re
 from salm_lightning.runs.summary import print_release, proof_table, verdict
 from salm_lightning.runs.trainers import check_accelerator, facts_of, single_device_trainer
 from salm_lightning.runs.victims import RESULTS, VictimSettings, train_victim
+from salm_lightning.sealed import read_sealed, write_sealed
 
 PROTECTED = "protected"
 """Folder of the release in that of a result."""
@@ -193,19 +193,28 @@ class Protection:
         poisoned.measure_on(images)
         for prefix, name, data in zip(self.numbering, VICTIMS, (images, poisoned), strict=True):
             path = results_file(self.folder, name)
-            if path.is_file():
+            if before := self._results(name):
                 say(f"{prefix}a victim on the {name} images: done before")
-                results[name] = json.loads(path.read_text(encoding="utf-8"))
+                results[name] = before
                 continue
             say(f"{prefix}training a victim on the {name} images: {architecture.name}, {steps} steps")
             callbacks = [Throughput(), progress_bar()]
             trained = train_victim(settings, data, self.folder, path.parent.name, callbacks, training.accelerator)
             results[name] = trained.results
-            write_json(path, results[name])
+            write_sealed(path, trained.results | self._proves(name))
         return results
 
+    def _results(self, name: str) -> dict[str, Any] | None:
+        """Return the results of a victim that was trained here before, for this release."""
+        path = results_file(self.folder, name)
+        found, ours = read_sealed(path) if path.is_file() else ({}, False)
+        return found if ours and self._proves(name).items() <= found.items() else None
+
+    def _proves(self, name: str) -> dict[str, Any]:
+        return {"trained_on": name, "release": self._run.results.get("release")}
+
     def _has_results(self, name: str) -> bool:
-        return self.goes_on and results_file(self.folder, name).is_file()
+        return self.goes_on and self._results(name) is not None
 
     def _check(self, overwrite: bool) -> None:
         """Look whether the folder may be taken: what the same settings have left unfinished goes on, anything else is in the way."""

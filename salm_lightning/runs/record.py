@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from salm_lightning.errors import OutputExistsError
-from salm_lightning.files import address, write_json
+from salm_lightning.errors import OutputExistsError, ReleaseError
+from salm_lightning.files import address
+from salm_lightning.sealed import read_sealed, write_sealed
 
 OPEN, DONE, FAILED, INTERRUPTED = "open", "done", "failed", "interrupted"
 """What became of a run; an open one has begun, or not even that, and has not ended."""
@@ -53,15 +54,19 @@ class Run:
         return replace(self, status=status, why=why, seconds=self.seconds + seconds, results=dict(results or {}))
 
     def write(self, path: Path) -> None:
-        """Write the record, completely or not at all."""
-        write_json(path, asdict(self))
+        """Write the record, sealed, completely or not at all."""
+        write_sealed(path, asdict(self))
 
 
-def read_run(path: Path) -> Run | None:
-    """Return the run that a file records; ``None`` where there is no such file, or one that is no record."""
+def read_run(path: Path, ours: bool = False) -> Run | None:
+    """Return the run that a file records; ``None`` where there is no such file, or one that is no record.
+
+    With ``ours`` also where this installation did not write it: anybody can say that a run is done.
+    """
     try:
-        return Run(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        values, sealed = read_sealed(path)
+        return Run(**values) if sealed or not ours else None
+    except (OSError, ReleaseError, TypeError):
         return None
 
 
