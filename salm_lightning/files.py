@@ -26,6 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # a link, perhaps, that somebody has laid there
     try:
         yield temporary
         flush(temporary)
@@ -126,9 +127,14 @@ def expanded(path: str | Path) -> Path:
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Keep others out of a folder, also while processes are at work that a killed program has left: they inherit the lock.
 
-    The folder is made. An OutputExistsError says that another one of ``what`` works there, such as ``sweep``, is running.
+    The folder is made. Nothing that is written or deleted below it is elsewhere, because links that lead out of it are refused: a folder
+    may come from somebody else.
+
+    Raises:
+        OutputExistsError: Another one of ``what`` works there, such as ``sweep``, is running; or a link leads out.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _refuse_ways_out(folder)
     with (folder / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,3 +144,13 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             ) from error
         os.set_inheritable(lock.fileno(), True)
         yield
+
+
+def _refuse_ways_out(folder: Path) -> None:
+    within = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(within):
+                raise OutputExistsError(
+                    f"{path} is a link that leads out of {folder}; remove it, or name another folder with --out."
+                )

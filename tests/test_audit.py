@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -670,6 +671,39 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "audit.json").write_text(text)
     with pytest.raises(ReleaseError, match=r"audit\.json.*make it again"):
         AuditResult.read(tmp_path, "a1")
+
+
+@pytest.mark.parametrize("name", [".lock", "tensorboard", "cells", "pictures", "audit.json", "tensorboard/deep"])
+@pytest.mark.parametrize("command", ["audit", "quality"])
+def test_links_of_a_delivered_folder_lead_nowhere(
+    command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: list[str]
+) -> None:
+    """``audit/tensorboard`` was once a way into somebody's home."""
+    home = tmp_path / "home"
+    for place in ("pictures", "protected_none_resnet18_seed-0_3-steps"):
+        (home / place).mkdir(parents=True)
+        (home / place / "events.out.tfevents.1").write_text("mine")
+    before = sorted(home.rglob("*"))
+    (OUT / name).parent.mkdir(parents=True)
+    (OUT / name).symlink_to(home)
+    assert main([command, "protected", "--source", "tiny.npz", *(shlex.split(SHORT) if command == "audit" else [])]) == 2
+    assert f"{OUT / name} is a link that leads out of {OUT}; remove it" in capsys.readouterr().err
+    shutil.rmtree(OUT)
+    OUT.symlink_to(home)
+    for command in ("audit", "quality", "report"):
+        assert main([command, "protected", *([] if command == "report" else ["--source", "tiny.npz"])]) == 2
+        assert f"{OUT} is a link, which whoever made the release may have laid" in capsys.readouterr().err
+    assert sorted(home.rglob("*")) == before
+    assert trained == []
+
+
+@pytest.mark.filterwarnings("ignore:.*MD5.*")
+def test_nothing_is_deleted_that_no_run_has_made(tmp_path: Path) -> None:
+    mine = tmp_path / "home/tensorboard/pictures/thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert main(["quality", "protected", "--source", "tiny.npz", "--out", "home"]) == 0
+    assert mine.read_text() == "mine"
 
 
 # Errors -----------------------------------------------------------------------------------------------------------------------

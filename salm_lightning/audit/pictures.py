@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from salm_lightning.audit.words import named
 from salm_lightning.errors import ReleaseError
 from salm_lightning.files import file_sha256, replacing
 from salm_lightning.metrics.figures import CLEAN, PROTECTED, confusion_figure
+from salm_lightning.runs.folder import clear_run
 from salm_lightning.sealed import read_sealed, write_sealed
 
 BOARD = "tensorboard"
@@ -60,7 +60,7 @@ class Album:
         if not self._entries:
             return
         board = self.out / BOARD / FOLDER
-        shutil.rmtree(board, ignore_errors=True)
+        clear_run(board)
         with SummaryWriter(str(board)) as writer:
             for file in self._entries:
                 if not Path(file).stem.startswith(("curves", "confusion")):

@@ -307,10 +307,15 @@ def audit_folder(release: Path, out: Path | None) -> Path:
     """Return the folder of what is found out about a release: ``out``, or ``audit`` beside the release.
 
     Raises:
-        ConfigurationError: ``out`` lies in the release, where a foreign file is taken for tampering.
+        ConfigurationError: ``out`` lies in the release, where a foreign file is taken for tampering; or what lies beside it is a link.
     """
     if out is None:
-        return beside(release) / "audit"
+        folder = beside(release) / "audit"
+        if folder.is_symlink():
+            raise ConfigurationError(
+                f"{folder} is a link, which whoever made the release may have laid; name the folder that you mean."
+            )
+        return folder
     if out.absolute().is_relative_to(release.absolute()):
         raise ConfigurationError(f"out={out} lies in the release, which must hold nothing else; give a folder outside of it.")
     return out

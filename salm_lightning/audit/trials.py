@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.files import checksums_of, replacing
 from salm_lightning.models import Architecture
 from salm_lightning.modules import VictimModule
+from salm_lightning.runs.folder import clear_run
 from salm_lightning.runs.record import DONE, FAILED, OPEN, Run, plain, read_run
 from salm_lightning.runs.victims import VictimSettings, train_victim
 
@@ -240,7 +240,7 @@ class Battery:
         return finished | self._given_up
 
     def _train(self, trial: Trial, callbacks: Sequence[Callback]) -> None:
-        shutil.rmtree(self.logs / trial.log, ignore_errors=True)  # of a victim that was interrupted
+        clear_run(self.logs / trial.log)  # of a victim that was interrupted
         try:
             record, module = trial.train(self.images[trial.trained_on], self.logs, callbacks, self.accelerator)
         except OutOfTimeError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from salm_lightning.console import command, progress, say
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.files import locked
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,7 +70,7 @@ def quality(
     images = protected.open_original(source, root)
     chosen(np.asarray(images.split("train").images[:1]))  # refuses what it cannot take
     folder = audit_folder(release, out)
-    with progress("comparing images") as on_progress:
+    with locked(folder, "audit"), progress("comparing images") as on_progress:
         result = assess(release, images, folder, segmenter=chosen, max_images=max_images, seed=seed, on_progress=on_progress)
     Console().print(quality_table(result))
     linear = result.linear_separability
