@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pickle import UnpicklingError
+
+DAMAGED: tuple[type[Exception], ...] = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, UnpicklingError, OSError, EOFError),
+    *(
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        RuntimeError,
+    ),  # from forged headers
+    *(SyntaxError, tokenize.TokenError),
+)
+"""What readers of NumPy, torch and zipfile raise at bytes that are not those that were written."""
 
 
 class SalmError(Exception):

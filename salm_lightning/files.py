@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from salm_lightning.errors import ConfigurationError, OutputExistsError
+from salm_lightning.errors import ConfigurationError, DataError, OutputExistsError
 
 _BLOCK = 2**16
 
@@ -73,8 +73,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Return the lines of a CSV by column; none where there is no such file."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is damaged ({error}); move it away, and the command writes it anew.") from error
 
 
 def file_sha256(path: str | Path) -> str:

@@ -7,13 +7,13 @@ import re
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 
 from salm_lightning.console import say
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import DAMAGED, ConfigurationError
 from salm_lightning.files import file_sha256
 
 _NAME = re.compile(r"step=(\d+)\.ckpt")
@@ -74,14 +74,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"--ckpt_path {fault} Name a run's folder, whose newest whole one is taken, or another .ckpt file."
         )
-    saved = _load(path)
-    wrong = [name for name, kind in _PARTS.items() if not (isinstance(saved, dict) and isinstance(saved.get(name), kind))]
-    if wrong or not all(isinstance(value, torch.Tensor) for value in saved["state_dict"].values()):
-        raise ConfigurationError(
-            f"--ckpt_path {path} is no checkpoint of this program: its {wrong[0] if wrong else 'state_dict'} is missing or wrong; "
-            "name a run's folder or another .ckpt file."
-        )
-    return dict(saved)
+    return _load(path)
 
 
 def clear_checkpoints(folder: Path, kept: Collection[Path] = ()) -> None:
@@ -103,36 +96,43 @@ def remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        wrong = [name for name, kind in _PARTS.items() if not isinstance(saved[name], kind)]
+        wrong += [name for name, value in saved["state_dict"].items() if not isinstance(value, torch.Tensor)] if not wrong else []
+        noise = saved.get("noise") or {"folder": "", "files": {}}
+        "".join([noise["folder"], *noise["files"], *noise["files"].values()])  # raises where one is no text
+        if wrong:
+            raise ValueError(f"{wrong[0]} is of another kind")
+    except DAMAGED as error:
         raise ConfigurationError(
             f"--ckpt_path {path} is damaged, or no checkpoint of this program ({error}); name another .ckpt file."
         ) from error
+    return saved
 
 
 def _fault(path: Path) -> str:
     """Say what is wrong with a checkpoint's bytes; of one without a sum of ours, those that the archive has of its parts are compared."""
-    content = memoryview(path.read_bytes())
-    sealed, digest = content[: -_DIGITS - len(_LENGTH)], bytes(content[-_DIGITS:])
-    if content[-_DIGITS - len(_LENGTH) : -_DIGITS] == _LENGTH and digest.isalnum():
-        total = hashlib.sha256(sealed)
-        total.update(bytes(len(_LENGTH)))
-        whole = total.hexdigest().encode() == digest
-    else:
-        try:
+    try:
+        content = np.memmap(path, np.uint8, "r").data
+        end = len(content) - _DIGITS
+        digest = bytes(content[end:])
+        if content[end - len(_LENGTH) : end] == _LENGTH and digest.isalnum():
+            total = hashlib.sha256(content[: end - len(_LENGTH)])
+            total.update(bytes(len(_LENGTH)))
+            whole = total.hexdigest().encode() == digest
+        else:
             with zipfile.ZipFile(path) as archive:
                 whole = archive.testzip() is None
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, RuntimeError):
-            whole = False
+    except DAMAGED:
+        whole = False
     return "" if whole else f"{path} is damaged: its bytes are not those that were saved."
 
 
 def _fault_of_noise(path: Path) -> str:
     """Say whether noise that lies beside a checkpoint is another than the checkpoint names."""
-    saved = _load(path)
-    noise = (saved.get("noise") if isinstance(saved, dict) else None) or {"files": {}}
+    noise = _load(path).get("noise") or {"files": {}}
     folder = path.parent / "noise" / path.stem
     changed = [
         name for name, digest in noise["files"].items() if (folder / name).is_file() and file_sha256(folder / name) != digest

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, cast, get_args
 
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.connectors import checkpoint_connector
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -28,7 +30,7 @@ from salm_lightning.cli.refusals import check_monitors, refuse
 from salm_lightning.console import command
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import Kind, kind_of
-from salm_lightning.errors import ConfigurationError, OutputExistsError, look_up
+from salm_lightning.errors import DAMAGED, ConfigurationError, OutputExistsError, SalmError, look_up
 from salm_lightning.models.architecture import PAPER_SGD, Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule, check_destination
@@ -278,6 +280,21 @@ class SalmCLI(LightningCLI):
         given = super()._prepare_subcommand_kwargs(subcommand)
         quiet = {"verbose": False} if subcommand == "test" and isinstance(self.model, VictimModule) else {}
         return given | quiet | {"weights_only": True}
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run a command; what a forged checkpoint does to Lightning while it takes its parts over is said in one line."""
+        try:
+            super()._run_subcommand(subcommand)
+        except DAMAGED as error:
+            taken_over = any(
+                frame.f_globals["__name__"] == checkpoint_connector.__name__ for frame, _ in walk_tb(error.__traceback__)
+            )
+            if isinstance(error, SalmError) or not (self._checkpoint and taken_over):
+                raise
+            raise ConfigurationError(
+                f"--ckpt_path {self._checkpoint} is damaged, or no checkpoint of this program ({type(error).__name__}: {error}); name "
+                "another .ckpt file."
+            ) from error
 
     def fit(self, **kwargs: Any) -> None:
         """Train; a method without a source model has nothing to train."""

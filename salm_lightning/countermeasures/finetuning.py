@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from salm_lightning.countermeasures.base import Countermeasure
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.errors import DAMAGED, ConfigurationError
 
 _PREFIX = "network."
 """What a ``VictimModule`` calls its classifier."""
@@ -65,7 +64,7 @@ class FineTune(Countermeasure):
         try:
             state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)["state_dict"]
             found = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
-        except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
+        except DAMAGED as error:
             raise ConfigurationError(
                 f"checkpoint={self.checkpoint} is damaged, or no checkpoint of this program ({error}); name a victim's .ckpt file."
             ) from error

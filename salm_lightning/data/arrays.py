@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from salm_lightning.data.base import ARRAYS, SPLITS, DatasetInfo, Split, Task
 from salm_lightning.data.mapped import RESIDENT_LIMIT
 from salm_lightning.data.npz import ArraySpec, NpzReader
-from salm_lightning.errors import DataError
+from salm_lightning.errors import DAMAGED, DataError
 from salm_lightning.files import cache_root, flush
 from salm_lightning.tensors import Tensor, torch
 
@@ -181,6 +181,8 @@ def _check_image_layout(path: Path, name: str, shape: tuple[int, ...]) -> None:
     elif len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3]:
         axes = "[:, 0]" if shape[1] == 1 else ".transpose(0, 2, 3, 1)"
         advice = f"channels come last: store {name}{axes}"
+    elif len(shape) > 2 and 0 in shape[1:]:
+        advice = "images need at least one pixel"
     elif len(shape) in (3, 4) and shape[1] == shape[2] and shape[3:] in ((), (3,)):
         return
     raise DataError(f"{path}: {name} has shape {shape}; {advice}.")
@@ -204,8 +206,6 @@ def _check_specs(path: Path, split: str, specs: dict[str, ArraySpec], info: Data
         raise DataError(f"{path}: {split}_labels has shape {labels.shape}; a {info.task} dataset has [N, {columns}] here.")
     if images.shape[0] != labels.shape[0]:
         raise DataError(f"{path}: {split} has {images.shape[0]} images but {labels.shape[0]} labels; they must be aligned.")
-    if images.shape[0] == 0:
-        raise DataError(f"{path}: {split} is empty; each of {', '.join(SPLITS)} needs at least one image.")
 
 
 def _check_label_layout(path: Path, split: str, labels: ArraySpec) -> None:
@@ -213,7 +213,11 @@ def _check_label_layout(path: Path, split: str, labels: ArraySpec) -> None:
     if dtype.kind not in "iu":
         raise DataError(f"{path}: {split}_labels has dtype {dtype}; MedMNIST's layout has integer class numbers.")
     if len(shape) != 2 or shape[1] == 0:
-        raise DataError(f"{path}: {split}_labels has shape {shape}; MedMNIST's layout has [N, 1] (or [N, L] for L labels).")
+        raise DataError(
+            f"{path}: {split}_labels has shape {shape}; MedMNIST's layout has [N, 1] (or [N, L] for L labels), N and L from 1."
+        )
+    if shape[0] == 0:
+        raise DataError(f"{path}: {split} is empty; each of {', '.join(SPLITS)} needs at least one image.")
 
 
 def _check_classes(path: Path, splits: Mapping[str, NDArray[np.integer]], classes: int) -> None:
@@ -273,7 +277,7 @@ def _unpack(archive: NpzReader, names: Sequence[str]) -> list[NDArray[np.uint8]]
                 ) from error
     try:
         return [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names]
-    except (OSError, ValueError) as error:
+    except DAMAGED as error:
         raise DataError(f"The unpacked copy {folder} is damaged ({error}); delete that folder and run again.") from error
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +17,10 @@ from numpy.typing import NDArray
 from salm_lightning.checked import Count
 from salm_lightning.console import watched
 from salm_lightning.data.mapped import MappedRows
-from salm_lightning.errors import ReleaseError, SalmError
+from salm_lightning.errors import DAMAGED, ReleaseError, SalmError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can state: a real one would change the bytes at each run
 _BLOCK = 2**22
-_DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError),
-    *(ValueError, TypeError, KeyError, OverflowError, RuntimeError, SyntaxError, tokenize.TokenError),  # from a forged header
-)
 
 
 @dataclass(frozen=True)
@@ -175,7 +168,7 @@ class NpzReader:
             raise self._failure(f"{self.path} does not exist; give the path of an .npz file, such as pathmnist.npz.") from error
         except PermissionError as error:
             raise self._failure(f"{self.path} cannot be read ({error.strerror}); ask for the right to read it.") from error
-        except _DAMAGED as error:
+        except DAMAGED as error:
             what = f"{self.path} is damaged: {name}" if name else str(self.path)
             raise self._failure(f"{what} cannot be read ({error}); copy the file again from where it came.") from error
 

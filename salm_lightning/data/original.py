@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from salm_lightning.data.base import ANY_FINDING, Task
+from salm_lightning.checked import Count, member, parse
+from salm_lightning.data.base import ANY_FINDING, SPLITS, Task
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.medmnist import MedMNISTDataModule, NpzDataModule
@@ -69,10 +70,7 @@ def images_of_release(
     """
     kind, derived, known = kind_of(word), dataset.get("labels") == ANY_FINDING, {}
     if kind is SyntheticDataModule:
-        known = {f"{name}_size": count for name, count in dataset["num_samples"].items()}
-        known |= {name: dataset[name] for name in ("size", "channels", "imbalance", "background") if name in dataset}
-        multi_label = dataset["task"] == Task.MULTI_LABEL
-        known |= {"num_classes": len(dataset["class_names"]), "multi_label": multi_label, "seed": settings["seed"]}
+        known = _drawn(dataset, settings)
     elif kind is MedMNISTDataModule:
         known = {"size": dataset["size"], "any_finding": derived}
     elif kind is NpzDataModule and derived:
@@ -82,3 +80,15 @@ def images_of_release(
     elif kind is NpzDataModule:
         known = {"task": dataset["task"]}
     return named_images(word, root=root, argument="source", **{**known, **options})
+
+
+def _drawn(dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of drawn images, from values of a manifest that anybody may have written."""
+    kinds = {"size": Count, "channels": Count, "imbalance": float, "background": str}
+    known = {name: parse(kind, dataset[name], f"dataset.{name}") for name, kind in kinds.items() if name in dataset}
+    counts = member(dict(dataset), "num_samples", "dataset")
+    for split in SPLITS:
+        known[f"{split}_size"] = parse(Count, member(counts, split, "dataset.num_samples"), f"dataset.num_samples.{split}")
+    seed = parse(Count, member(dict(settings), "seed", "settings"), "settings.seed")
+    multi_label = dataset["task"] == Task.MULTI_LABEL
+    return {**known, "num_classes": len(dataset["class_names"]), "multi_label": multi_label, "seed": seed}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from salm_lightning.errors import ReleaseError
+from salm_lightning.errors import DAMAGED, ReleaseError
 from salm_lightning.files import replacing, write_bytes
 
 HEADER = "header.json"
@@ -97,7 +97,7 @@ class Parts:
         path = self._path(chunk)
         try:
             images: NDArray[np.uint8] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except DAMAGED as error:
             raise ReleaseError(f"chunk={chunk} is not done or damaged ({path}: {error}); run the last pass again.") from error
         if images.dtype != np.uint8 or images.shape != (count, *self.image_shape):
             raise ReleaseError(f"chunk={chunk} is damaged ({path} holds {images.dtype} {images.shape}); delete that file.")
@@ -122,7 +122,7 @@ class Parts:
     def _is_done(self, chunk: int) -> bool:
         try:
             images = np.load(self._path(chunk), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        except DAMAGED:
             return False
         return bool(images.shape == (len(self.rows(chunk)), *self.image_shape))
 
