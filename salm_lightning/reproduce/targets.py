@@ -19,8 +19,8 @@ from salm_lightning.reproduce import drawings
 from salm_lightning.reproduce.cells import CLEAN, AccuracyOn, Cell, ClassOwners, Experiment, Result, trained
 from salm_lightning.reproduce.owners import ClassByClass
 from salm_lightning.reproduce.paper import figure, table
-from salm_lightning.reproduce.settings import METHODS, Dataset
-from salm_lightning.reproduce.victims import MEASURES, Segmented, Similar, Victims
+from salm_lightning.reproduce.settings import METHODS, Dataset, Settings
+from salm_lightning.reproduce.victims import MEASURES, Releases, Victims, segmentation, similarity
 from salm_lightning.runs.record import DONE
 
 _ALL = (CLEAN, *METHODS)
@@ -49,7 +49,7 @@ class Target:
     title: str
     datasets: Sequence[str]
     cells: Callable[[Dataset], Iterator[Cell]]
-    experiment: type[Experiment] = Victims
+    experiment: Callable[[Sequence[Cell], Settings], Experiment] = Victims
     notes: Sequence[str] = ()
     derive: Callable[[Sequence[Result]], list[Result]] = list
     draw: Callable[..., None] | None = None
@@ -218,11 +218,11 @@ _HOW: Mapping[str, Mapping[str, Any]] = {
     "table2": {"cells": _architectures},
     "table3": {"cells": _filters},
     "table4": {"cells": _cropping, "derive": with_gaps},
-    "table5": {"cells": _similarity, "experiment": Similar},
+    "table5": {"cells": _similarity, "experiment": partial(Releases, name="similarity", compare=similarity)},
     "table6": {"cells": _mixes},
     "table8": {"cells": partial(_by_method, "table8_methods_224")},
     "fig2": {"cells": _curves_and_percents, "draw": drawings.fig2},
-    "fig3": {"cells": _masks, "experiment": Segmented},
+    "fig3": {"cells": _masks, "experiment": partial(Releases, name="segmentation", compare=segmentation)},
     "fig5": {"cells": _mix_of_80, "draw": drawings.fig5},
     "fig6": {"cells": _confusion, "draw": drawings.fig6},
     "fig7": {"cells": _three_classes, "draw": drawings.fig7},

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from salm_lightning.sweep.runners import Local
 
 MEASURES = ("ssim", "ahash", "phash", "dhash", "nmi")
 """Columns of Table 5."""
+Comparison = Callable[[Pairs, Dataset], dict[str, float]]
+"""Returns what is measured, by name, in percent, as means over all training images."""
 _DEFAULTS = {"victim.model.arch": "resnet18", "victim.data.part": "all"}
 """Values of options that a cell does not name and another one does; of all others ``None``."""
 
@@ -71,14 +72,14 @@ class Victims(Experiment):
 
 
 class Releases(Victims):
-    """Cells whose numbers are measured on the bytes of releases; each comparison is made once and kept, and no victim is trained."""
+    """Cells whose numbers are measured on the bytes of releases; each comparison is made once and kept, and no victim is trained.
 
-    name: str
-    """Of the comparison, for its files."""
+    ``name`` is the comparison's, for its files, and ``compare`` makes it.
+    """
 
-    @abstractmethod
-    def compare(self, pairs: Pairs, dataset: Dataset) -> dict[str, float]:
-        """Return what is measured, by name, in percent, as means over all training images."""
+    def __init__(self, cells: Sequence[Cell], settings: Settings, name: str, compare: Comparison) -> None:
+        super().__init__(cells, settings)
+        self.name, self.compare = name, compare
 
     def jobs(self, victims: Iterable[Job]) -> list[Job]:
         """Return the releases of some victims, each once."""
@@ -120,27 +121,17 @@ class Releases(Victims):
         run.write(self._record(job))
 
 
-class Similar(Releases):
-    """Similarity (Table 5): SSIM, and hashes and mutual information of the grey images."""
-
-    name = "similarity"
-
-    def compare(self, pairs: Pairs, dataset: Dataset) -> dict[str, float]:
-        """Return the means of :data:`MEASURES`."""
-        similarity = Similarity()
-        for original, protected in pairs.chunks():
-            similarity.update(original, protected)
-        measured = similarity.per_image()
-        return {name: 100 * float(np.mean(measured[name])) for name in MEASURES}
+def similarity(pairs: Pairs, dataset: Dataset) -> dict[str, float]:
+    """Return the means of :data:`MEASURES` (Table 5): SSIM, and hashes and mutual information of the grey images."""
+    images = Similarity()
+    for original, protected in pairs.chunks():
+        images.update(original, protected)
+    measured = images.per_image()
+    return {name: 100 * float(np.mean(measured[name])) for name in MEASURES}
 
 
-class Segmented(Releases):
-    """Share of pixels that a segmenter takes for something else (Fig. 3)."""
-
-    name = "segmentation"
-
-    def compare(self, pairs: Pairs, dataset: Dataset) -> dict[str, float]:
-        """Return the means by the vessels of a fundus, else by what is darker than the background."""
-        segment: Segmenter = Vessels() if dataset.name == "retinamnist" else Otsu()
-        chunks = [compare_masks(segment(original), segment(protected)) for original, protected in pairs.chunks()]
-        return {name: 100 * float(np.mean(np.concatenate([chunk[name] for chunk in chunks]))) for name in chunks[0]}
+def segmentation(pairs: Pairs, dataset: Dataset) -> dict[str, float]:
+    """Return the means of what changes (Fig. 3) for the vessels of a fundus, else for what is darker than the background."""
+    segment: Segmenter = Vessels() if dataset.name == "retinamnist" else Otsu()
+    chunks = [compare_masks(segment(original), segment(protected)) for original, protected in pairs.chunks()]
+    return {name: 100 * float(np.mean(np.concatenate([chunk[name] for chunk in chunks]))) for name in chunks[0]}

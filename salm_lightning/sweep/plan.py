@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,31 +31,6 @@ _SAID_ALREADY = ("generator.data.name", "victim.model.arch", "seed")
 """Grid keys whose values those columns show."""
 
 
-@dataclass(frozen=True)
-class _Generator:
-    """A cell's noise generator: its fit, its method and data, and the SHA-256 of their file; ``None`` for drawn data."""
-
-    job: Job
-    method: str
-    data: ImageDataModule
-    source: str | None
-
-    @property
-    def dataset(self) -> str:
-        return safe_name(self.data.info.name)
-
-    def knows(self, option: str) -> bool:
-        """Return whether the data have an option."""
-        return option in options_of(type(self.data))[0]
-
-    def concerns_clean(self, key: str) -> bool:
-        """Return whether a grid key reaches victims on the clean images."""
-        section, *parts = [part for part in key.split(".") if part != "init_args"]
-        if section == "generator":
-            return "data" in parts
-        return parts[:1] != ["data"] or parts[1:2] == [] or self.knows(parts[1])
-
-
 class Planner:
     """Turns a grid into victims and jobs; all settings are read, and all data and modules built once, on the way.
 
@@ -68,7 +42,7 @@ class Planner:
         self._sections = {"generator": generator, "victim": victim}
         self._out = out
         self._download = download
-        self._generators: dict[str, _Generator] = {}
+        self._generators: dict[str, tuple[Job, ImageDataModule]] = {}
         self._victims: dict[str, dict[str, Any]] = {}
 
     def victims(self, grid: Mapping[str, Any], clean: bool) -> list[Job]:
@@ -95,19 +69,19 @@ class Planner:
 
     def _cell(self, cell: Mapping[str, Any]) -> tuple[Job, Job]:
         """Return the victims on the clean images and on the release."""
-        generator = self._generator(self._options("generator", cell))
-        options = self._options("victim", cell)
+        generator, images = self._generator(self._options("generator", cell))
+        options, offered = self._options("victim", cell), options_of(type(images))[0]
         own = _own_data(options.pop("data", None))
         labels = {column: label(cell[key]) for key, column in columns_of(cell).items()}
-        of_clean = {column: labels[column] if generator.concerns_clean(key) else "" for key, column in columns_of(cell).items()}
-        data, known = generator.job.settings["data"], options_of(PoisonedDataModule)[0]
-        clean = {**data, "init_args": data["init_args"] | {name: value for name, value in own.items() if generator.knows(name)}}
+        of_clean = {column: labels[column] if _concerns_clean(key, offered) else "" for key, column in columns_of(cell).items()}
+        data, known = generator.settings["data"], options_of(PoisonedDataModule)[0]
+        clean = {**data, "init_args": data["init_args"] | {name: value for name, value in own.items() if name in offered}}
         # The release is loaded as the clean data are, so that the two can be compared; the empty root takes the place of its own.
         shared = {name: value for name, value in data["init_args"].items() if name in known}
         protected = {"class_path": PoisonedDataModule.__name__, "init_args": {**shared, **own, "root": ""}}
         return (
-            self._victim(options | {"data": clean}, generator, None, of_clean),
-            self._victim(options | {"data": protected}, generator, generator.job, labels),
+            self._victim(options | {"data": clean}, generator, images, CLEAN, of_clean),
+            self._victim(options | {"data": protected}, generator, images, generator.values["trained_on"], labels),
         )
 
     def _options(self, name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,7 +90,8 @@ class Planner:
             chosen["seed_everything"] = cell["seed"]
         return compose(name, self._sections[name], chosen)
 
-    def _generator(self, options: dict[str, Any]) -> _Generator:
+    def _generator(self, options: dict[str, Any]) -> tuple[Job, ImageDataModule]:
+        """Return a noise generator's fit, with dataset and method as values, and its data."""
         key = address(options)
         if key not in self._generators:
             read = FitOptions(options, "generator").build()
@@ -126,13 +101,16 @@ class Planner:
             if self._download:
                 data.prepare_data()
             source = None if (file := data.source_file) is None else file.sha256
-            name, identity = _identity(f"{safe_name(data.info.name)}-{method.name}", settings, source)
-            job = Job(self._out, name, settings, None, True, {}, identity, cost_of(settings, data, method))
-            self._generators[key] = _Generator(job, method.name, data, source)
+            values = {"dataset": safe_name(data.info.name), "trained_on": method.name}
+            name, identity = _identity("-".join(values.values()), settings, source)
+            job = Job(self._out, name, settings, None, True, values, identity, cost_of(settings, data, method))
+            self._generators[key] = job, data
         return self._generators[key]
 
-    def _victim(self, options: dict[str, Any], generator: _Generator, release: Job | None, labels: dict[str, str]) -> Job:
-        key = address(options)
+    def _victim(
+        self, options: dict[str, Any], generator: Job, images: ImageDataModule, trained_on: str, labels: dict[str, str]
+    ) -> Job:
+        key, release = address(options), None if trained_on == CLEAN else generator
         if key not in self._victims:
             read = FitOptions(options, "victim")
             if release is None and not isinstance(read.build().model, VictimModule):
@@ -140,13 +118,21 @@ class Planner:
             self._victims[key] = read.resolved()
         settings = self._victims[key]
         arch, seed = Architecture.parse(settings["model"]["init_args"]["arch"]).name, str(settings["seed_everything"])
-        fixed = (generator.dataset, CLEAN if release is None else generator.method, arch, seed)
+        fixed = (generator.values["dataset"], trained_on, arch, seed)
         addressed = placed = settings
         if release is not None:  # its address stands for its folder, which may be moved
             addressed, placed = (merge(settings, {"data.root": root}) for root in (release.name, str(release.release)))
-        name, identity = _identity("-".join(fixed[:3]), addressed, generator.source)
+        name, identity = _identity("-".join(fixed[:3]), addressed, generator.identity["source"])
         values = dict(zip(FIXED, fixed, strict=True)) | labels
-        return Job(self._out, name, placed, release, False, values, identity, cost_of(settings, generator.data))
+        return Job(self._out, name, placed, release, False, values, identity, cost_of(settings, images))
+
+
+def _concerns_clean(key: str, offered: Collection[str]) -> bool:
+    """Return whether a grid key reaches victims on the clean images, whose data offer some options."""
+    section, *parts = [part for part in key.split(".") if part != "init_args"]
+    if section == "generator":
+        return "data" in parts
+    return parts[:1] != ["data"] or parts[1:2] == [] or parts[1] in offered
 
 
 def cost_of(settings: Mapping[str, Any], data: ImageDataModule, method: Method | None = None) -> Cost:
