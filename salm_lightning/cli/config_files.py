@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,7 @@ def read_config(path: str) -> dict[str, Any]:
             f"--config {path} holds a {type(values).__name__}; it has to hold options, such as 'seed_everything: 0'."
         )
     if Path(path).name == DATAMODULE:
-        _place_release(values, Path(path).parent)
+        with suppress(KeyError, TypeError):  # no release's; whoever reads it says so
+            options = values["data"]["init_args"]
+            options["root"] = str(Path(path).parent / options["root"])  # the release in this very folder, wherever that is
     return values
-
-
-def _place_release(values: dict[str, Any], folder: Path) -> None:
-    """Have the config file that a release holds mean the release in its own folder, wherever that is."""
-    try:
-        options = values["data"]["init_args"]
-        options["root"] = str(folder / options["root"])
-    except (KeyError, TypeError):
-        return  # no release's; whoever reads it says so

@@ -21,16 +21,8 @@ _ONE_PASS = "it takes several passes for each step, and a step is one here. Choo
 _ALL_CHUNKS = "the last pass makes every image of the release. Remove it; a quick rehearsal is --trainer.fast_dev_run true"
 
 
-def _is_zero(value: Any) -> bool:
-    return not isinstance(value, bool) and value == 0
-
-
 def _lacks_gpu(value: Any) -> bool:
     return value in ("gpu", "cuda") and not (torch.cuda.is_available() or (value == "gpu" and torch.backends.mps.is_available()))
-
-
-def _is_given(value: Any) -> bool:
-    return value not in (None, 0)
 
 
 def _named(*names: str) -> Callable[[Any], bool]:
@@ -41,12 +33,12 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
     ("trainer.accelerator", _lacks_gpu, "", "this machine has none that torch can use. Give --trainer.accelerator cpu"),
     ("trainer.barebones", bool, "", "it leaves out logs, checkpoints and measurements, which a run is for. Remove it"),
     *(
-        (f"trainer.{name}", _is_zero, "", "out of range. Give 1 or more")
+        (f"trainer.{name}", lambda value: value == 0 and value is not False, "", "out of range. Give 1 or more")
         for name in ("max_steps", "val_check_interval", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches")
     ),
     ("trainer.limit_predict_batches", lambda value: value is not None, _GENERATOR, _ALL_CHUNKS),
     ("trainer.accumulate_grad_batches", lambda value: value != 1, _GENERATOR, _OWN_STEPS),
-    ("trainer.gradient_clip_val", _is_given, _GENERATOR, _OWN_STEPS),
+    ("trainer.gradient_clip_val", lambda value: value not in (None, 0), _GENERATOR, _OWN_STEPS),
     ("trainer.callbacks", _named("GradientAccumulationScheduler", "StochasticWeightAveraging"), _GENERATOR, _OWN_STEPS),
     ("trainer.callbacks", _named("BatchSizeFinder"), _GENERATOR, _TUNED),
     ("trainer.callbacks", _named("LearningRateFinder"), "", _TUNED),

@@ -185,19 +185,13 @@ def _neighbourhoods(images: Tensor, border: str) -> Tensor:
 
 def _gradient(images: Tensor) -> Tensor:
     """Return the differences to the next row and column, ``[2, B, C, H, W]``; 0 at the last ones."""
-    result = images.new_zeros(2, *images.shape)
-    result[0, :, :, :-1] = images.diff(dim=2)
-    result[1, :, :, :, :-1] = images.diff(dim=3)
-    return result
+    return torch.stack([pad(images.diff(dim=2), (0, 0, 0, 1)), pad(images.diff(dim=3), (0, 1))])
 
 
 def _divergence(dual: Tensor) -> Tensor:
     """Return the divergence of a field, ``[B, C, H, W]``; minus it is the adjoint of :func:`_gradient`."""
     down, across = dual.unbind()
-    result = down + across
-    result[:, :, 1:] -= down[:, :, :-1]
-    result[:, :, :, 1:] -= across[:, :, :, :-1]
-    return result
+    return down + across - pad(down[:, :, :-1], (0, 0, 1, 0)) - pad(across[..., :-1], (1, 0))
 
 
 def _enlarge(images: Tensor, size: int) -> Tensor:

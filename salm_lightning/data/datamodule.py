@@ -46,11 +46,7 @@ class ImageDataModule(LightningDataModule, ABC):
         chunk_size: Images per chunk of the last pass (``predict``).
 
     Attributes:
-        info: What the data is.
-        num_classes: Number of classes or labels.
-        channels: 1 (grey) or 3 (RGB).
-        image_size: Height and width in pixels.
-        task: What is predicted.
+        info, num_classes, channels, image_size, task: What the data is, as a :class:`~salm_lightning.data.base.DatasetInfo` and by itself.
         source_path: The file that the splits come from; ``None`` where there is none.
 
     Raises:

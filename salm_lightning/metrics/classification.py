@@ -10,14 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics.classification import (
-    BinaryAUROC,
-    MulticlassAUROC,
-    MulticlassCohenKappa,
-    MulticlassConfusionMatrix,
-    MultilabelAUROC,
-    MultilabelConfusionMatrix,
-)
+from torchmetrics import classification
 
 from salm_lightning.data.base import Task
 
@@ -45,19 +38,19 @@ class ClassificationMetrics(nn.Module):
         self.num_classes = num_classes
         self.scalars: tuple[str, ...] = SCALARS
         # validate_args=False: torchmetrics' checks of every batch read values back from the device, which stalls it.
-        self.confusion: MulticlassConfusionMatrix | MultilabelConfusionMatrix
-        self.auroc: BinaryAUROC | MulticlassAUROC | MultilabelAUROC
+        self.confusion: classification.MulticlassConfusionMatrix | classification.MultilabelConfusionMatrix
+        self.auroc: classification.BinaryAUROC | classification.MulticlassAUROC | classification.MultilabelAUROC
         if self.task == Task.MULTI_LABEL:
-            self.confusion = MultilabelConfusionMatrix(num_classes, threshold=_THRESHOLD, validate_args=False)
-            self.auroc = MultilabelAUROC(num_classes, average="none", validate_args=False)
+            self.confusion = classification.MultilabelConfusionMatrix(num_classes, threshold=_THRESHOLD, validate_args=False)
+            self.auroc = classification.MultilabelAUROC(num_classes, average="none", validate_args=False)
         else:
-            self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
-            self.auroc = MulticlassAUROC(num_classes, average="none", validate_args=False)
+            self.confusion = classification.MulticlassConfusionMatrix(num_classes, validate_args=False)
+            self.auroc = classification.MulticlassAUROC(num_classes, average="none", validate_args=False)
         if self.task == Task.BINARY:
-            self.auroc = BinaryAUROC(validate_args=False)
+            self.auroc = classification.BinaryAUROC(validate_args=False)
         if self.task == Task.ORDINAL:
             self.scalars += ("kappa",)
-            self.kappa = MulticlassCohenKappa(num_classes, weights="quadratic", validate_args=False)
+            self.kappa = classification.MulticlassCohenKappa(num_classes, weights="quadratic", validate_args=False)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch.

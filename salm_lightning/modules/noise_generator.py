@@ -25,7 +25,6 @@ from salm_lightning.noise.methods import Method, Perturbation
 from salm_lightning.noise.pgd import Objective, Samples, frozen, release_images
 from salm_lightning.noise.selection import Selection
 from salm_lightning.noise.store import Keeper, snapshot_folder
-from salm_lightning.release.last_pass import ProtectedChunk
 
 
 class NoiseGeneratorModule(TrainedModule):
@@ -270,13 +269,13 @@ class NoiseGeneratorModule(TrainedModule):
             )
         self.noise.last_start = self.noise.store if at_hand else None
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> ProtectedChunk:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Improve the stored (or a random) noise of a chunk against the trained source model and apply it."""
         # Lightning predicts under inference mode, where no gradient can be taken and whose tensors cannot enter a graph.
         with torch.inference_mode(False), torch.enable_grad():
             samples = self._samples(Batch(*(tensor.clone() for tensor in batch)))
             noise = self._improve(self.noise.begin_last(samples), self._input_gradient(samples, "last"), self.last_pass_steps)
-        return ProtectedChunk(release_images(batch.images, noise.delta, self.method.radius, self.method.norm), batch.indices)
+        return batch._replace(images=release_images(batch.images, noise.delta, self.method.radius, self.method.norm))
 
     def save_noise(self) -> dict[str, Any] | None:
         """Write every rank's noise as a snapshot next to the checkpoints; all ranks have to call it together.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -67,7 +67,8 @@ class VictimModule(TrainedModule):
         self.width, self.as_rgb = width, as_rgb
         self.transform, self.countermeasure = transform or CropFlip(), countermeasure
         self.network = self.arch.build(num_classes, channels, image_size, width, seed, as_rgb)
-        self.meters = nn.ModuleDict({name: ClassificationMetrics(self.task, num_classes) for name in ("val", "curve", "test")})
+        meters = nn.ModuleDict({name: ClassificationMetrics(self.task, num_classes) for name in ("val", "curve", "test")})
+        self.meters = cast("dict[str, ClassificationMetrics]", meters)
         self.history: dict[str, dict[str, float]] = {}
         """Test results so far: ``last``, ``best_on_val`` (with the ``val_acc`` or ``val_auc`` that chose it) and ``peak``."""
         self.result: dict[str, Any] | None = None
@@ -76,7 +77,7 @@ class VictimModule(TrainedModule):
     @property
     def scalars(self) -> tuple[str, ...]:
         """Names of the metrics that are single numbers, in the order in which they are shown."""
-        return self._meter("test").scalars
+        return self.meters["test"].scalars
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``[B, num_classes]`` for images ``[B, C, H, W]`` in [0, 1]."""
@@ -126,13 +127,13 @@ class VictimModule(TrainedModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect predictions on the clean validation split (loader 0) and the clean test split (loader 1)."""
-        self._meter("curve" if dataloader_idx else "val").update(self(batch.images), batch.labels)
+        self.meters["curve" if dataloader_idx else "val"].update(self(batch.images), batch.labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log both splits and keep the last, best-on-val and peak test results."""
         val = self._finish("val")
         self.log_dict({f"val/{name}": val[name] for name in self.scalars}, prog_bar=True)
-        if not self._meter("curve").confusion.update_called:
+        if not self.meters["curve"].confusion.update_called:
             return
         curve = self._finish("curve")
         self.log_dict({f"test_curve/{name}": curve[name] for name in self.scalars})
@@ -152,7 +153,7 @@ class VictimModule(TrainedModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect predictions on the clean test split."""
-        self._meter("test").update(self(batch.images), batch.labels)
+        self.meters["test"].update(self(batch.images), batch.labels)
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics, recall per class, and the confusion matrix as a picture."""
@@ -185,15 +186,9 @@ class VictimModule(TrainedModule):
         super().on_load_checkpoint(checkpoint)
         self.history = checkpoint.get("history", {})
 
-    def _meter(self, name: str) -> ClassificationMetrics:
-        meter = self.meters[name]
-        assert isinstance(meter, ClassificationMetrics)
-        return meter
-
     def _finish(self, name: str) -> dict[str, Tensor]:
-        meter = self._meter(name)
-        result = meter.compute()
-        meter.reset()
+        result = self.meters[name].compute()
+        self.meters[name].reset()
         return result
 
     def settings(self) -> dict[str, Any]:

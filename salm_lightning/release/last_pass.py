@@ -6,14 +6,14 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
-from torch import Tensor
 
 from salm_lightning.console import tracked
+from salm_lightning.data.base import Batch
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import SalmError
@@ -24,15 +24,8 @@ from salm_lightning.release.parts import Parts, is_announced, parts_folder
 from salm_lightning.release.writer import recover, write_release
 
 
-class ProtectedChunk(NamedTuple):
-    """What ``predict_step`` returns: released images uint8 ``[B, C, H, W]`` and their indices ``[B]``."""
-
-    images: Tensor
-    indices: Tensor
-
-
 class NoiseGenerator(Protocol):
-    """What the last pass asks of a LightningModule, beside a ``predict_step`` that returns a :class:`ProtectedChunk`."""
+    """What the last pass asks of a LightningModule, beside a ``predict_step`` that returns a batch with the released images, uint8."""
 
     method: Method
     image_shape: tuple[int, int, int]
@@ -68,7 +61,7 @@ class ProtectedWriter(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: ProtectedChunk,
+        outputs: Batch,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
