@@ -178,7 +178,7 @@ class Scripted(VictimModule):
     script: list[tuple[float, float]]
 
     def _finish(self, name: str) -> dict[str, Tensor]:
-        self._meter(name).reset()
+        self.meters[name].reset()
         val, test = self.script[0] if name == "val" else self.script.pop(0)
         acc = torch.tensor(val if name == "val" else test)
         return {"acc": acc, "auc": acc / 2, "balanced_acc": acc / 4}
