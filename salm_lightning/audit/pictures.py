@@ -88,19 +88,16 @@ def draw_audit(result: AuditResult, out: Path) -> None:
         return f"{named(title)}, {arch}" if several else named(title)
 
     if result.rows:
-        album.add(
-            "battery",
-            battery_figure(
-                [
-                    Bar(titled(row.title, row.arch), row.protected.acc, row.clean.acc if row.clean else (), row.worst)
-                    for row in result.rows
-                ],
-                result.majority,
-            ),
-            "What each attempt to learn from the protected images reaches",
+        bars = [
+            Bar(titled(row.title, row.arch), row.protected.acc, row.clean.acc if row.clean else (), row.worst)
+            for row in result.rows
+        ]
+        title = "What each attempt to learn from the protected images reaches"
+        caption = (
             "Accuracy on clean test images of models trained on protected images (circles) and, treated alike, on clean ones (squares); "
-            "a mark per seed. The worst case is in bold, the dotted line is what always answering the most common class reaches.",
+            "a mark per seed. The worst case is in bold, the dotted line is what always answering the most common class reaches."
         )
+        album.add("battery", battery_figure(bars, result.majority), title, caption)
     panels: dict[str, list[Curve]] = {}
     for curve in result.curves:
         line = Curve(curve.trained_on, curve.steps, curve.test_acc, _COLORS[curve.trained_on])

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
@@ -44,7 +43,7 @@ class ArraySpec:
         return f"{np.dtype(self.dtype).name} {list(self.shape)}"
 
 
-class NpzReader:
+class NpzReader(AbstractContextManager["NpzReader"]):
     """Reads the arrays of an ``.npz`` file block by block; a context manager.
 
     Memory is bounded by the block for stored and for deflated members alike. Arrays in Fortran order, which NumPy writes for
@@ -75,10 +74,7 @@ class NpzReader:
             self._zip.close()
             raise
 
-    def __enter__(self) -> NpzReader:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def chunks(self, name: str, rows: int) -> Iterator[NDArray[Any]]:

@@ -6,7 +6,8 @@ crash there); the small stems keep the resolution, as is usual for CIFAR-sized i
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,12 +55,12 @@ class _ScaledResNet(ResNet):  # type: ignore[misc]
     """torchvision's ResNet with every layer's width multiplied; its constructor has the widths 64 to 512 written in."""
 
     def __init__(
-        self, block: type[BasicBlock | Bottleneck], layers: list[int], num_classes: int, channels: int, small: bool, width: float
+        self, block: type[BasicBlock | Bottleneck], layers: list[int], num_classes: int, channels: int, size: int, width: float
     ) -> None:
         self._width = width
         # At SGD's usual rate of 0.1 the deep ResNet otherwise diverges in its first steps and may stay there; the shallow one does not.
         super().__init__(block, layers, num_classes, zero_init_residual=block is Bottleneck)
-        stem = _scaled(64, width)
+        stem, small = _scaled(64, width), size <= SMALL_IMAGE
         self.conv1 = _first_conv(channels, stem, small)
         self.bn1 = nn.BatchNorm2d(stem)
         self.fc = nn.Linear(_scaled(512, width) * block.expansion, num_classes)
@@ -79,14 +80,10 @@ class _ScaledResNet(ResNet):  # type: ignore[misc]
         return layer
 
 
-def resnet18(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
-    """Build ResNet-18 (He et al. 2016)."""
-    return _ScaledResNet(BasicBlock, [2, 2, 2, 2], num_classes, channels, size <= SMALL_IMAGE, width)
-
-
-def resnet50(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
-    """Build ResNet-50 (He et al. 2016); its residual branches start at zero (Goyal et al. 2017)."""
-    return _ScaledResNet(Bottleneck, [3, 4, 6, 3], num_classes, channels, size <= SMALL_IMAGE, width)
+resnet18 = partial(_ScaledResNet, BasicBlock, [2, 2, 2, 2])
+"""Builds ResNet-18 (He et al. 2016)."""
+resnet50 = partial(_ScaledResNet, Bottleneck, [3, 4, 6, 3])
+"""Builds ResNet-50 (He et al. 2016); its residual branches start at zero (Goyal et al. 2017)."""
 
 
 class _ScaledVGG(VGG):  # type: ignore[misc]
@@ -126,8 +123,7 @@ def densenet121(num_classes: int, channels: int, size: int, width: float) -> nn.
     network.features.conv0 = _first_conv(channels, stem, small)
     if small:
         network.features.pool0 = nn.Identity()
-    built: nn.Module = network
-    return built
+    return cast(nn.Module, network)
 
 
 def vit(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
@@ -140,8 +136,7 @@ def vit(num_classes: int, channels: int, size: int, width: float) -> nn.Module:
     nn.init.trunc_normal_(conv.weight, std=(channels * patch**2) ** -0.5)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     network.heads.head.reset_parameters()  # torchvision's are zero, and so would be the first gradients of the input
-    built: nn.Module = network
-    return built
+    return cast(nn.Module, network)
 
 
 def patch_of(size: int) -> int:

@@ -121,9 +121,7 @@ class TrainedModule(LightningModule, ABC):
         self._drops = not self.arch.is_ours or any(ours)
         if not self.trainer.is_global_zero or os.environ.get(LEFT_TO_SWEEP):
             return
-        from torch.utils.tensorboard.summary import (
-            hparams,  # which Lightning's own method also uses, but logs zeros for the metrics
-        )
+        from torch.utils.tensorboard.summary import hparams  # as Lightning's own method, which logs zeros for the metrics
 
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -144,7 +145,9 @@ class ClassWise(Protection):
         settings = {"method": self.method.settings(), **self._scenario(), **self.training.settings()}
         with ExitStack() as stack:
             archives = {number: part / manifests[number].archive.name for number, part in parts.items()}
-            rows = {number: _rows(stack.enter_context(NpzReader(path))) for number, path in archives.items()}
+            readers = {number: stack.enter_context(NpzReader(path)) for number, path in archives.items()}
+            # Image by image; those of the class come first, in the dataset's order.
+            rows = {number: chain.from_iterable(reader.chunks("train_images", _ROWS)) for number, reader in readers.items()}
             bound, selected = manifests[self.numbers[0]].bound.to_dict(), np.isin(train.labels[:, 0], list(self.numbers))
             blocks = _merged(train, rows)
             write_release(self.release, self.images, blocks, settings, bound, overwrite, selected, publish=self.publish)
@@ -160,12 +163,6 @@ class ClassWise(Protection):
             shares = (f"{results['test']['recall'][number]:.1%}" for results in found.values())
             table.add_row(self.images.info.class_names[number], *shares)
         yield table
-
-
-def _rows(archive: NpzReader) -> Iterator[NDArray[np.uint8]]:
-    """Yield the training images of a class's release one by one; those of the class come first, in the dataset's order."""
-    for block in archive.chunks("train_images", _ROWS):
-        yield from block
 
 
 def _merged(train: Split, rows: Mapping[int, Iterator[NDArray[np.uint8]]]) -> Iterator[NDArray[np.uint8]]:
