@@ -70,14 +70,11 @@ def readability(classifier: nn.Module, pairs: Pairs) -> Readability:
 
 
 def linear_separability(pairs: Pairs, seed: int = 0) -> Separability | None:
-    """Fit logistic regression to the noise of some images and measure it on that of others.
+    """Fit logistic regression to the noise of some images and measure it on others'; ``None`` if few images or one class leave no fit.
 
     Args:
         pairs: The images; a sample of at most 5000, and fewer where images are large, is taken.
         seed: Settles the sample and which fifth of it is held out.
-
-    Returns:
-        ``None`` where too few images or a single class leave nothing to fit.
     """
     count = min(len(pairs), _MOST_IMAGES, max(1, _MOST_VALUES // pairs.values))
     order = np.random.default_rng(seed).permutation(len(pairs))[:count]

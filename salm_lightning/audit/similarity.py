@@ -104,15 +104,12 @@ def normalised_mutual_information(a: NDArray[np.uint8], b: NDArray[np.uint8]) ->
 
 
 def summarise(values: NDArray[np.float64], rows: NDArray[np.int64], *, high_is_bad: bool) -> Extremes | None:
-    """Return mean, 5th percentile on the bad side, and the worst image.
+    """Return mean, 5th percentile on the bad side, and the worst image; ``None`` when no value is finite.
 
     Args:
         values: A measure per image, ``[N]``; those that are not finite, such as the PSNR of equal images, stay out.
         rows: Positions of the images in the training split, ``[N]``.
         high_is_bad: Whether a larger value is worse.
-
-    Returns:
-        ``None`` when no value is finite.
     """
     finite = np.isfinite(values)
     values, rows = values[finite], rows[finite]

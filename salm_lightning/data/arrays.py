@@ -103,7 +103,7 @@ def infer_info(path: str | Path, task: Task | None = None) -> DatasetInfo:
 def read_npz(
     path: str | Path, info: DatasetInfo, resident_limit: int = RESIDENT_LIMIT, splits: Sequence[str] = SPLITS
 ) -> dict[str, Split]:
-    """Read and check an archive in MedMNIST's layout; arrays that the layout does not know are ignored.
+    """Return the splits, by name, of an archive in MedMNIST's layout, checked; arrays that the layout does not know are ignored.
 
     Args:
         path: The ``.npz`` file.
@@ -111,9 +111,6 @@ def read_npz(
         resident_limit: Bytes of images up to which they are read into memory. A larger archive is unpacked once into the
             cache folder (``SALM_CACHE_DIR``, else ``~/.cache/salm_lightning``) and memory-mapped read-only.
         splits: What is read.
-
-    Returns:
-        The splits by name.
 
     Raises:
         DataError: The file is missing, damaged, lacks an array, or an array has the wrong type, shape, length or values.

@@ -165,18 +165,13 @@ def _blocks(count: int) -> Iterator[slice]:
         yield slice(start, min(start + _ROWS, count))
 
 
-def _read(path: Path, size: int) -> NDArray[np.uint8]:
-    image = read_image(path, "support")
-    shorter = min(image.shape[:2])
-    top, left = ((side - shorter) // 2 for side in image.shape[:2])
-    square = image[None, top : top + shorter, left : left + shorter]
-    return to_array(resize(to_tensor(square), [size, size], antialias=True))
-
-
 def _read_all(parts: list[tuple[list[Path], int]], size: int, scratch: Scratch) -> Split:
-    """Read images class by class."""
+    """Read images class by class, of each the middle."""
     labels = np.concatenate([np.full((len(files), 1), label, np.int64) for files, label in parts])
     images = scratch.empty((len(labels), size, size, 3))
     for position, path in enumerate(itertools.chain.from_iterable(files for files, _ in parts)):
-        images[position] = _read(path, size)[0]
+        image = read_image(path, "support")
+        shorter = min(image.shape[:2])
+        top, left = ((side - shorter) // 2 for side in image.shape[:2])
+        images[position] = fit_images(image[None, top : top + shorter, left : left + shorter], size, 3)[0]
     return Split(as_written(images), labels)

@@ -152,11 +152,8 @@ def classification_loss(logits: Tensor, labels: Tensor, task: Task, reduction: L
         logits: ``[B, num_classes]``, before softmax or sigmoid.
         labels: int64 class indices ``[B]``; for a multi-label task 0 and 1, ``[B, num_classes]``.
         task: What is predicted.
-        reduction: ``"mean"`` over the batch (and over the labels of a multi-label task), or ``"none"``: the loss of each sample,
-            summed over its labels.
-
-    Returns:
-        A float32 scalar; ``[B]`` without reduction.
+        reduction: ``"mean"`` over the batch (and over the labels of a multi-label task), a scalar, or ``"none"``: the loss of each
+            sample, summed over its labels, ``[B]``.
     """
     if task == Task.MULTI_LABEL:
         losses = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction=reduction)

@@ -280,8 +280,7 @@ class NoiseGeneratorModule(TrainedModule):
     def save_noise(self) -> dict[str, Any] | None:
         """Write every rank's noise as a snapshot next to the checkpoints; all ranks have to call it together.
 
-        Returns:
-            Folder name and SHA-256 by file name, or ``None`` where no noise is kept (the fresh loop, TAP).
+        Return folder name and SHA-256 by file name, or ``None`` where no noise is kept (the fresh loop, TAP).
         """
         if self.noise.store is None:
             return None

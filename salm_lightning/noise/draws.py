@@ -54,10 +54,8 @@ def fold(seed: int, purpose: str, *counters: int) -> int:
 def uniform(key: int, indices: Tensor, numel: int) -> Tensor:
     """Draw ``numel`` uniform numbers for each sample, from a key of :func:`fold`.
 
-    The draw of a sample depends on its global index, int64 ``[B]``, and not on its batch.
-
-    Returns:
-        float32 of shape ``[B, numel]`` in [0, 1), on the device of ``indices``; multiples of 2^-24.
+    They are float32 of shape ``[B, numel]`` in [0, 1), on the device of ``indices``; multiples of 2^-24. The draw of a sample depends on
+    its global index, int64 ``[B]``, and not on its batch.
     """
     sample_keys = _mix(indices * _signed(_GOLDEN) + _signed(key))
     element = torch.arange(1, numel + 1, device=indices.device) * _signed(_GOLDEN)

@@ -151,7 +151,7 @@ def descend(delta: Tensor, gradient: Tensor, images: Tensor, step_size: float, r
 
 
 def release_images(images: Tensor, delta: Tensor, radius: float, norm: str = "linf") -> Tensor:
-    """Apply noise and round to the bytes of the release.
+    """Return the bytes of the release, uint8 ``[B, C, H, W]``: images under noise, rounded.
 
     Args:
         images: Clean images in [0, 1], multiples of 1/255, ``[B, C, H, W]``.
@@ -159,9 +159,6 @@ def release_images(images: Tensor, delta: Tensor, radius: float, norm: str = "li
         radius: Bound in units of 1/255.
         norm: ``linf``: no byte differs by more than the whole part of ``radius``. ``l2``: the root mean square of an image's
             differences is at most ``radius``, if that of its noise is.
-
-    Returns:
-        uint8 ``[B, C, H, W]``.
     """
     clean = (images * 255).round()
     target = (images + delta).clamp(0, 1) * 255

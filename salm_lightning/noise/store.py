@@ -101,11 +101,7 @@ class NoiseStore:
         self.visited[rows] = True
 
     def save(self, folder: Path, rank: int) -> dict[str, str]:
-        """Write this rank's part of a snapshot: the noise of the samples visited so far.
-
-        Returns:
-            SHA-256 by file name.
-        """
+        """Write this rank's part of a snapshot, the noise of the samples visited so far, and return SHA-256 by file name."""
         folder.mkdir(parents=True, exist_ok=True)
         rows = self.visited.nonzero()[:, 0]
         indices = self.indices[rows.cpu().numpy()]

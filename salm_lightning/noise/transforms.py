@@ -30,7 +30,7 @@ class CropFlip:
         self.flip = flip
 
     def __call__(self, images: Tensor, indices: Tensor, seed: int, purpose: str, *counters: int) -> Tensor:
-        """Transform a batch.
+        """Return the transformed batch, same shape and dtype; differentiable in ``images``.
 
         Args:
             images: ``[B, C, H, W]``.
@@ -38,9 +38,6 @@ class CropFlip:
             seed: The run's seed.
             purpose: Name of the stream of draws, such as ``"eot"``.
             *counters: Step, pass and draw numbers.
-
-        Returns:
-            The transformed batch, same shape and dtype; differentiable in ``images``.
         """
         from salm_lightning.noise.windows import CutWindows
 

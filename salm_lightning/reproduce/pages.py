@@ -50,11 +50,7 @@ def run(name: str, experiment: Experiment) -> int:
 
 
 def save(target: str, results: Sequence[Result], settings: Settings) -> str:
-    """Put results into ``reproduce.csv`` and ``reproduce.md``, beside those of other targets and settings.
-
-    Returns:
-        The part of ``reproduce.md`` that is about the target, with these settings.
-    """
+    """Put results into ``reproduce.csv`` and ``reproduce.md``, beside others, and return the target's part of the latter."""
     out, own = settings.out, [_line(target, result, settings) for result in results]
     made = {_values(line, _NAMES) for line in own}
     others = [line for line in read_csv(out / CSV) if _values(line, _NAMES) not in made]

@@ -98,19 +98,6 @@ def generate(
         check_destination(folder, overwrite)
     if ckpt_path is None and module.method.trains_source_on is not None:
         ckpt_path = save_run(trainer)
-    _last_pass(trainer, module, data, folder, ckpt_path, overwrite, publish)
-    return folder
-
-
-def _last_pass(
-    trainer: Trainer,
-    module: NoiseGeneratorModule,
-    data: ImageDataModule,
-    folder: Path,
-    ckpt_path: Path | None,
-    overwrite: bool,
-    publish: Publish,
-) -> None:
     published = ckpt_path is not None and is_published(module, data, folder, ckpt_path)
     data.prepare_data()
     data.setup("predict")
@@ -134,11 +121,8 @@ def _last_pass(
                 recover(folder)
             else:
                 blocks = tracked(parts, parts.num_chunks, "Measuring and writing", trainer.progress_bar_callback is not None)
-                method, settings = module.method, module.settings() | ({"training": module.trained} if module.trained else {})
-                pixels = method.max_changed_pixels(math.prod(module.image_shape[1:]), module.last_pass_steps)
-                bound = Bound(method.norm, method.radius, pixels).to_dict()
                 selected = module.selected_samples(data)
-                write_release(folder, data, blocks, settings, bound, overwrite, selected, parts.announce, publish)
+                write_release(folder, data, blocks, *_promise(module), overwrite, selected, parts.announce, publish)
             parts.remove()
         except SalmError as failure:
             error = failure
@@ -146,6 +130,14 @@ def _last_pass(
     error = trainer.strategy.broadcast(error)
     if error is not None:
         raise error
+    return folder
+
+
+def _promise(module: NoiseGeneratorModule) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return how the noise is made and what its method promises of every image, as a manifest has them."""
+    method, settings = module.method, module.settings() | ({"training": module.trained} if module.trained else {})
+    pixels = method.max_changed_pixels(math.prod(module.image_shape[1:]), module.last_pass_steps)
+    return settings, Bound(method.norm, method.radius, pixels).to_dict()
 
 
 def is_published(module: NoiseGeneratorModule, data: ImageDataModule, folder: Path, ckpt_path: Path) -> bool:
