@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import csv
+import ctypes
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
+import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,23 +22,101 @@ from salm_lightning.errors import ConfigurationError, DataError, OutputExistsErr
 _BLOCK = 2**16
 
 
+LOCK = ".lock"
+"""Name of the file by which a program keeps others out of a folder."""
+_HERE, _EXCHANGE = -100, 2
+"""What Linux calls ``AT_FDCWD`` and ``RENAME_EXCHANGE``."""
+_HOST = os.uname().nodename.partition(".")[0]
+
+
+def beside(path: Path) -> Path:
+    """Return the hidden name, next to ``path``, of what is to become it; it tells which process of which machine is writing there."""
+    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove those of the paths that were :func:`beside` others for processes of this machine that are gone."""
+    for path in paths:
+        owner = re.fullmatch(rf"\..+\.{re.escape(_HOST)}\.(\d{{1,9}})\.tmp", path.name)
+        if owner and not _is_running(int(owner[1])):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there; of a link only the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name to write to, which takes the place of ``path`` at the end, unless an error comes before.
 
     The name is this process's own: others may be writing the same file. A power cut leaves the old file or the whole new one: the
     bytes are on the disk before the name is. After an error nothing is left of the temporary file.
+
+    Raises:
+        OSError: It cannot be written; see :func:`writing`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     temporary.unlink(missing_ok=True)  # a link, perhaps, that somebody has laid there
     try:
-        yield temporary
-        flush(temporary)
-        temporary.replace(path)
+        with writing(path):
+            yield temporary
+            flush(temporary)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     flush(path.parent)
+
+
+@contextmanager
+def building(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path`` for what is to become it: unless that takes its place, nothing is left of it at the end."""
+    remove_leftovers(path.parent.glob(".*.tmp"))
+    folder = beside(path)
+    remove(folder)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let an error of the system's, such as that a disk is full, name the file, whatever its writer made of it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = error if isinstance(error, OSError) else error.__context__  # torch.save makes a RuntimeError of it
+        if not isinstance(reason, OSError) or reason.filename is not None:
+            raise
+        number = reason.errno or errno.ENOSPC  # numpy tells of bytes that were not written, without a number
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Let two files or folders change names in one step, and return whether the system can."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) == 0
 
 
 def flush(path: Path) -> None:
@@ -127,25 +210,31 @@ def expanded(path: str | Path) -> Path:
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, argument: str) -> Iterator[None]:
     """Keep others out of a folder, also while processes are at work that a killed program has left: they inherit the lock.
 
     The folder is made. Nothing that is written or deleted below it is elsewhere, because links that lead out of it are refused: a folder
-    may come from somebody else.
+    may come from somebody else. Temporary files that programs which are gone have left anywhere in it are removed.
 
     Raises:
-        OutputExistsError: Another one of ``what`` works there, such as ``sweep``, is running; or a link leads out.
+        OutputExistsError: Another process works there; after ``argument``, such as ``out=results``, the message says which and since when.
+            Or a link leads out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_ways_out(folder)
-    with (folder / ".lock").open("a") as lock:
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # nothing is lost before the lock is held
+    with open(descriptor, "r+", encoding="utf-8", errors="replace") as lock:  # noqa: PTH123 (of a descriptor)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OutputExistsError(
-                f"out={folder}: another {what} is running there, or a run that it left; wait for it, or choose another folder."
+                f"{argument} is in use by {lock.read(200)}, or by what that has left running; wait for it, or name another folder."
             ) from error
+        lock.truncate()
+        lock.write(f"process {os.getpid()} ({_HOST}{_job()}) since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        lock.flush()
         os.set_inheritable(lock.fileno(), True)
+        remove_leftovers(folder.rglob(".*.tmp"))
         yield
 
 
@@ -155,5 +244,10 @@ def _refuse_ways_out(folder: Path) -> None:
         for path in (Path(place, name) for name in (*folders, *files)):
             if path.is_symlink() and not path.resolve().is_relative_to(within):
                 raise OutputExistsError(
-                    f"{path} is a link that leads out of {folder}; remove it, or name another folder with --out."
+                    f"{path} is a link that leads out of {folder}; remove it, or name another folder."
                 )
+
+
+def _job() -> str:
+    job = os.environ.get("SLURM_JOB_ID")
+    return f", job {job}" if job else ""

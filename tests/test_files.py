@@ -1,19 +1,142 @@
-"""Files and folders in which somebody else may have laid links."""
+"""Folders that one program at a time works in, what killed programs leave there, and links that somebody else may have laid."""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from fakes import write_fake_npz
 
+from salm_lightning import files
+from salm_lightning.data import MEDMNIST
 from salm_lightning.errors import OutputExistsError
-from salm_lightning.files import locked, write_text
+from salm_lightning.files import LOCK, beside, exchange, locked, write_text
+from salm_lightning.main import main
+
+
+def _gone() -> int:
+    """Return the number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_folder_is_locked_once_and_the_second_hears_by_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    (tmp_path / LOCK).write_text("process 1 of somebody with a long name, since long ago" * 9)
+    with locked(tmp_path, "out=here"), pytest.raises(OutputExistsError) as error, locked(tmp_path, "out=here"):
+        pass
+    assert re.fullmatch(
+        rf"out=here is in use by process {os.getpid()} \(.+, job 4711\) since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d, or by what that "
+        "has left running; wait for it, or name another folder.",
+        str(error.value),
+    )
+    with locked(tmp_path, "out=here"):
+        pass
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("years of work")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LOCK).symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(OutputExistsError, match=r"out/\.lock is a link"), locked(tmp_path / "out", "out=out"):
+        pass
+    assert (tmp_path / "mine.txt").read_text() == "years of work"
+
+
+def test_what_killed_programs_left_is_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left_by(process: int, name: str) -> Path:
+        with monkeypatch.context() as other:
+            other.setattr(os, "getpid", lambda: process)
+            return beside(tmp_path / name)
+
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "kept").touch()
+    dead, alive = _gone(), os.getppid()
+    for process in (dead, alive):
+        left_by(process, "folder").mkdir()
+        left_by(process, "inner/deeper.png").parent.mkdir(parents=True, exist_ok=True)
+        left_by(process, "inner/deeper.png").touch()
+    left_by(dead, "link").symlink_to("outside", target_is_directory=True)
+    monkeypatch.setattr(files, "_HOST", "elsewhere")
+    left_by(dead, "of-another-machine").touch()
+    monkeypatch.undo()
+    (tmp_path / ".mine.tmp").touch()
+    with locked(tmp_path, "out=here"):
+        found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert {name for name in found if f".{dead}." in name} == {f".of-another-machine.elsewhere.{dead}.tmp"}
+    assert {name for name in found if f".{alive}." in name} == {
+        left_by(alive, name).relative_to(tmp_path).as_posix() for name in ("folder", "inner/deeper.png")
+    }
+    assert found >= {".mine.tmp", "outside/kept"}
+
+
+def test_names_are_exchanged_in_one_step(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").write_text("new")
+    if not exchange(tmp_path / "new", tmp_path / "old"):
+        pytest.skip("this system cannot")
+    assert (tmp_path / "old").read_text() == "new"
+    assert (tmp_path / "new").is_dir()
+    assert not exchange(tmp_path / "new", tmp_path / "missing")
+
+
+SHORT = "--width 0.125 --steps 2 --batch_size 8 --accelerator cpu --proof false"
+FIT = (
+    "fit --model NoiseGeneratorModule --model.method Random --data NpzDataModule --data.path mine.npz --model.width 0.125 "
+    "--trainer.accelerator cpu --trainer.max_steps 2"
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "folder", "named"),
+    [
+        (f"protect mine.npz --out out --method Random {SHORT}", "out", "out=out"),
+        (f"protect mine.npz --out out --method Random {SHORT} --overwrite true", "out", "out=out"),
+        ("classwise mine.npz synthetic --out out --training.accelerator cpu --overwrite true", "out", "out=out"),
+        (f"{FIT} --run r --overwrite true", "lightning_logs/r", "run=r"),
+        (f"{FIT} --run r --release rel/p", "rel/.p.parts", "release=rel/p"),
+    ],
+)
+@pytest.mark.usefixtures("workplace")
+def test_two_at_once(command: str, folder: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_fake_npz(Path("mine.npz"), MEDMNIST["breastmnist"], (20, 8, 10))
+    place = Path(folder)
+    place.mkdir(parents=True)
+    (place / "config.yaml").write_text("of the one that is at work\n")
+    before = {path.as_posix() for path in place.rglob("*")}
+    with locked(place, "out=here"):
+        assert main(shlex.split(command)) == 2
+        shown = capsys.readouterr().err
+        assert f"salm-cli: error: {named} is in use by process {os.getpid()} (" in shown
+        assert before | {(place / LOCK).as_posix()} == {path.as_posix() for path in place.rglob("*")}
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_finished_fit_repeated_shows_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    write_fake_npz(Path("mine.npz"), MEDMNIST["breastmnist"], (20, 8, 10))
+    command = FIT.replace("Random", "SALM")
+    assert main(shlex.split(f"{command} --run r")) == 0
+    summary = capsys.readouterr().out.partition("Protected dataset:")[2]
+    archive = Path("lightning_logs/r/protected/mine.npz")
+    made = archive.stat().st_ino
+    assert main(shlex.split(f"{command} --ckpt_path lightning_logs/r")) == 0
+    assert capsys.readouterr().out.partition("Protected dataset:")[2] == summary
+    assert archive.stat().st_ino == made
+    archive.write_bytes(archive.read_bytes()[:-1])
+    assert main(shlex.split(f"{command} --ckpt_path lightning_logs/r")) == 2, "a damaged release is not taken for a finished one"
+    assert main(shlex.split(f"{command} --ckpt_path lightning_logs/r --overwrite true")) == 0
+    assert main(["verify", str(archive.parent)]) == 0
 
 
 def test_a_temporary_name_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "theirs").write_text("theirs")
-    (tmp_path / f".a.txt.{os.getpid()}.tmp").symlink_to("theirs")
+    beside(tmp_path / "a.txt").symlink_to("theirs")
     write_text(tmp_path / "a.txt", "ours")
     assert ((tmp_path / "theirs").read_text(), (tmp_path / "a.txt").read_text()) == ("theirs", "ours")
 
@@ -22,8 +145,8 @@ def test_a_lock_refuses_links_that_lead_out(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     (folder / "inside").mkdir(parents=True)
     (folder / "inside/link").symlink_to("../inside")
-    with locked(folder, "sweep"):
+    with locked(folder, "out=out"):
         pass
     (folder / "inside/other").symlink_to("../../outside")
-    with pytest.raises(OutputExistsError, match="inside/other is a link that leads out"), locked(folder, "sweep"):
+    with pytest.raises(OutputExistsError, match="inside/other is a link that leads out"), locked(folder, "out=out"):
         pass

@@ -144,7 +144,11 @@ def test_an_interrupted_proof_goes_on_with_the_victim_that_is_missing(
     assert _protect(f"mine.npz {SHORT}") == 0
     assert "[2/3] a victim on the clean images: done before" in capsys.readouterr().out
     assert seen == [0, 1, 0, 1, 0, 1, 0, 1]
-    assert _protect(f"mine.npz {SHORT}") == 2, "what is finished stays"
+    made = (OUT / "protected/mine.npz").stat().st_mtime_ns
+    assert _protect(f"mine.npz {SHORT}") == 0, "what is finished is shown again"
+    assert "majority class (no model)" in capsys.readouterr().out
+    assert len(seen) == 8
+    assert (OUT / "protected/mine.npz").stat().st_mtime_ns == made
 
 
 def test_a_replacement_that_was_interrupted_is_not_taken_for_what_it_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +162,8 @@ def test_a_replacement_that_was_interrupted_is_not_taken_for_what_it_replaces(mo
     assert _protect(again) == 0
     assert seen == [0, 1, 2, 3]
     assert Manifest.read(OUT / "protected").settings["method"]["percent"] == 20
-    assert _protect(again) == 2, "what is finished stays"
+    assert _protect(again) == 0, "what is finished is shown again"
+    assert len(seen) == 4
 
 
 def test_an_unfinished_result_of_other_settings_is_in_the_way(
@@ -178,7 +183,7 @@ def test_without_proof_and_never_over_a_result(capsys: pytest.CaptureFixture[str
     assert "[1/1] making the noise: em" in shown
     assert "victim" not in shown
     assert "clean images" not in shown
-    assert {path.name for path in OUT.iterdir()} == {"generator", "protect.json", "protected"}
+    assert {path.name for path in OUT.iterdir()} == {".lock", ".protected.parts", "generator", "protect.json", "protected"}
     archive = OUT / "protected/mine.npz"
     before = (archive.read_bytes(), archive.stat().st_mtime_ns)
 

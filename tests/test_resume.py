@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -458,17 +459,17 @@ def test_a_damaged_checkpoint_without_another_is_refused(runs: Runs) -> None:
 
 
 def run_files(folder: Path) -> set[str]:
-    """Return the files of a run but for its logs."""
-    return {name for name in files(folder) if "tfevents" not in name and name != "hparams.yaml"}
+    """Return the files of a run but for its logs and locks."""
+    return {name for name in files(folder) if not re.search(r"tfevents|^hparams\.yaml$|\.lock$", name)}
 
 
-RELEASE = {"protected/tiny.npz", "protected/manifest.json", "protected/datamodule.yaml"}
+RELEASE = {"protected/tiny.npz", "protected/manifest.json", "protected/datamodule.yaml", ".protected.parts/announced"}
 SNAPSHOT = {f"checkpoints/noise/step={STEPS}/rank=0.{part}.npy" for part in ("noise", "indices")}
 GENERATOR_FILES = {
     "fresh": {"config.yaml", f"checkpoints/step={STEPS}.ckpt"} | RELEASE,
     "persistent": {"config.yaml", f"checkpoints/step={STEPS}.ckpt"} | RELEASE | SNAPSHOT,
 }
-"""What a run leaves: one checkpoint, its snapshot, the release; no older ones, no unfinished ones, no parts."""
+"""What a run leaves: one checkpoint, its snapshot, the release and what tells which checkpoint it is of; nothing older or unfinished."""
 
 
 @pytest.mark.parametrize("kind", ["persistent", "fresh"])

@@ -551,17 +551,17 @@ def test_two_sweeps_do_not_share_a_folder(
     monkeypatch.setattr(runners, "work", second)
     assert sweep(grid={}, clean=False) == 0
     assert codes == [2]
-    assert "another sweep is running there" in capsys.readouterr().err
+    assert f"is in use by process {os.getpid()} (" in capsys.readouterr().err
 
 
 def test_runs_of_a_killed_sweep_keep_its_lock(tmp_path: Path) -> None:
-    with locked(tmp_path, "sweep"):
+    with locked(tmp_path, "out=here"):
         left = subprocess.Popen(["sleep", "60"], close_fds=False)
-    with pytest.raises(OutputExistsError, match="a run that it left"), locked(tmp_path, "sweep"):
+    with pytest.raises(OutputExistsError, match=r"out=here is in use by process \d+ \(.*\) since"), locked(tmp_path, "out=here"):
         pass
     left.kill()
     left.wait()
-    with locked(tmp_path, "sweep"):
+    with locked(tmp_path, "out=here"):
         pass
 
 

@@ -95,7 +95,7 @@ def audit(
         "protected": Store(folder / "cells"),
         "clean": Store(cache_root() / "twins", keeps_weights=True),
     }
-    with locked(folder, "audit"):
+    with locked(folder, f"out={folder}"):
         estimate = _estimate(images["protected"], accelerator, precision)
         battery = Battery(trials, images, stores, folder / BOARD, estimate, accelerator)
         # A bar moves on terminals only; elsewhere the line of each victim is enough.

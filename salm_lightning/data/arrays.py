@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from salm_lightning.data.base import ARRAYS, SPLITS, DatasetInfo, Split, Task
 from salm_lightning.data.mapped import RESIDENT_LIMIT
 from salm_lightning.data.npz import ArraySpec, NpzReader
 from salm_lightning.errors import DAMAGED, DataError
-from salm_lightning.files import cache_root, flush
+from salm_lightning.files import building, cache_root, flush
 from salm_lightning.tensors import Tensor, torch
 
 _HEAD = 512
@@ -259,10 +258,7 @@ def _unpack(archive: NpzReader, names: Sequence[str]) -> list[NDArray[np.uint8]]
     folder = cache_root() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-                unpacked = Path(scratch) / "arrays"
-                unpacked.mkdir()
+            with building(folder) as unpacked:
                 for name in names:
                     _unpack_member(archive, name, unpacked)
                 unpacked.rename(folder)

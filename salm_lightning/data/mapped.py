@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import shutil
-import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm_lightning.errors import DataError
-from salm_lightning.files import cache_root
+from salm_lightning.files import beside, cache_root, remove, remove_leftovers
 
 RESIDENT_LIMIT = 2**28
 """Bytes of uint8 images up to which an archive is held in memory; a larger one is memory-mapped.
@@ -80,13 +81,17 @@ class Scratch:
         Raises:
             DataError: There is no room for the file.
         """
-        if (math.prod(shape) if num_bytes is None else num_bytes) <= self._limit:
+        num_bytes = math.prod(shape) if num_bytes is None else num_bytes
+        if num_bytes <= self._limit:
             return np.empty(shape, np.uint8)
         try:
             if self._folder is None:
-                cache_root().mkdir(parents=True, exist_ok=True)
-                self._folder = Path(tempfile.mkdtemp(prefix=".scratch-", dir=cache_root()))
-                self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+                remove_leftovers(cache_root().glob(".*.tmp"))
+                self._folder = beside(cache_root() / f"scratch-{id(self)}")
+                self._folder.mkdir(parents=True)
+                self._remove = weakref.finalize(self, remove, self._folder)
+            if num_bytes > shutil.disk_usage(self._folder).free:  # writing to a map would kill the process
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             path = self._folder / f"{len(list(self._folder.iterdir())) + 1}.npy"
             return np.lib.format.open_memmap(path, "w+", np.uint8, tuple(shape))
         except OSError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-import tempfile
 import warnings
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
@@ -18,7 +17,7 @@ from salm_lightning.data.catalogue import INFO, MEDMNIST, SIZES, archive_path
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import ConfigurationError, DataError, look_up
-from salm_lightning.files import expanded
+from salm_lightning.files import building, expanded
 
 
 class MedMNISTDataModule(ImageDataModule):
@@ -102,12 +101,11 @@ class MedMNISTDataModule(ImageDataModule):
 
         dataset = getattr(medmnist, INFO[self._stored.name]["python_class"])
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
             # An interrupted download must not leave part of a file under the final name.
-            with tempfile.TemporaryDirectory(prefix=".download-", dir=self.root) as scratch:
+            with building(self.source_path) as scratch:
                 with nullcontext() if is_live(sys.stderr) else redirect_stderr(io.StringIO()):  # its bar
                     dataset(split="val", download=True, root=scratch, size=self.info.size)
-                (Path(scratch) / self.source_path.name).replace(self.source_path)
+                (scratch / self.source_path.name).replace(self.source_path)
         except (RuntimeError, OSError) as error:
             reason = "no connection, or a broken one" if isinstance(error, RuntimeError) else str(error)
             raise DataError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from salm_lightning.data.base import Split, Task
 from salm_lightning.errors import ConfigurationError, ReleaseError
-from salm_lightning.files import file_sha256, replacing
+from salm_lightning.files import file_sha256, replacing, writing
 from salm_lightning.noise.methods import Method
 from salm_lightning.noise.pgd import Samples
 from salm_lightning.noise.selection import Selection
@@ -77,7 +78,8 @@ class NoiseStore:
             self._noise = torch.zeros(size, dtype=torch.int8, device=home)
         else:
             scratch.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=scratch) as file:
+            with writing(scratch), tempfile.TemporaryFile(dir=scratch) as file:
+                os.posix_fallocate(file.fileno(), 0, math.prod(size))  # writing to a map on a full disk would kill the process
                 self._noise = torch.from_numpy(np.memmap(file, dtype=np.int8, mode="w+", shape=size))
         self._slab = max(1, SLAB // math.prod(shape))
         self.visited = torch.zeros(len(self.indices), dtype=torch.bool, device=home)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from salm_lightning.errors import DAMAGED, ReleaseError
-from salm_lightning.files import replacing, write_bytes
+from salm_lightning.files import LOCK, beside, remove, replacing, write_bytes
 
 HEADER = "header.json"
 _ANNOUNCED = "announced"
@@ -108,13 +108,17 @@ class Parts:
         return (self.read(chunk) for chunk in range(self.num_chunks))
 
     def announce(self, manifest: str) -> None:
-        """Note which release, by the text of its manifest, the chunks make up, before it gets its name; see :func:`is_announced`."""
+        """Note which release, by the text of its manifest, the chunks make up, before it gets its name; see :func:`is_announced`.
+
+        The chunks, which are in it, are given up: from here on they have the name of something temporary.
+        """
         write_bytes(self.folder.parent / _ANNOUNCED, _announcement(self._fingerprint, manifest))
+        self.folder.replace(beside(self.folder))
 
     def remove(self) -> None:
-        """Delete the folder with everything in it, once the release is written; the announcement goes last."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        shutil.rmtree(self.folder.parent, ignore_errors=True)
+        """Delete the chunks, once the release is written; what was announced stays."""
+        remove(self.folder)
+        remove(beside(self.folder))
 
     def _path(self, chunk: int) -> Path:
         return self.folder / f"chunk-{chunk:06d}.npy"
@@ -137,7 +141,8 @@ def clear_parts(release: Path) -> None:
     folder = parts_folder(release)
     if folder.is_dir():
         _clear(folder)
-        (folder / _ANNOUNCED).unlink(missing_ok=True)
+        for name in (_ANNOUNCED, LOCK):
+            (folder / name).unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
 
@@ -149,7 +154,7 @@ def _clear(root: Path, kept: Path | None = None) -> None:
 
 
 def is_announced(folder: Path, fingerprint: str, manifest: str) -> bool:
-    """Return whether the parts kept in ``folder`` announced the release with this text as manifest: only their removal is left."""
+    """Return whether parts that were kept in ``folder`` made up the release with this text as manifest: nothing is left to do."""
     path = folder / _ANNOUNCED
     return path.is_file() and path.read_bytes() == _announcement(fingerprint, manifest)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
@@ -20,7 +19,7 @@ from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.npz import ArraySpec, NpzReader, copy_array, slices, write_array
 from salm_lightning.data.sums import FileSum, file_sums
 from salm_lightning.errors import ConfigurationError, OutputExistsError, ReleaseError
-from salm_lightning.files import flush, write_text
+from salm_lightning.files import building, exchange, flush, remove, remove_leftovers, write_text, writing
 from salm_lightning.release.manifest import (
     DATAMODULE,
     DATAMODULE_TEXT,
@@ -115,10 +114,8 @@ def write_release(
     plain, promise, dataset = _plain(settings), Bound.from_dict(bound), _plain(source.describe())
     dataset["name"] = safe_name(dataset["name"])
     recover(folder)
-    building = _building(folder)
-    building.mkdir(parents=True)
-    try:
-        path, meter = building / archive_name(info_of(dataset)), Meter()
+    with building(folder) as made:
+        path, meter = made / archive_name(info_of(dataset)), Meter()
         specs = _write_archive(path, source, _measured_blocks(source.split("train"), protected, meter), publish)
         measured = meter.compute()
         _refuse_bad_images(promise.violation(measured), meter, selected)
@@ -133,23 +130,21 @@ def write_release(
             arrays=specs,
             versions=_versions(),
         )
-        write_text(building / DATAMODULE, DATAMODULE_TEXT)
-        write_text(building / MANIFEST, manifest.to_json())
+        write_text(made / DATAMODULE, DATAMODULE_TEXT)
+        write_text(made / MANIFEST, manifest.to_json())
         announce(manifest.to_json())
-        _publish(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        _publish(made, folder)
     return manifest
 
 
 def recover(folder: Path | str) -> None:
     """Clear what a killed run left beside a destination, and put a release back that it had set aside."""
     folder = _absolute(folder)
-    shutil.rmtree(_building(folder), ignore_errors=True)
+    remove_leftovers(folder.parent.glob(".*.tmp"))
     aside = _aside(folder)
     if aside.exists() and not folder.exists():
         aside.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(aside)
 
 
 def remove_release(folder: Path) -> None:
@@ -164,7 +159,7 @@ def _write_archive(
     path: Path, source: ImageDataModule, train_images: Iterator[NDArray[np.uint8]], publish: Publish
 ) -> dict[str, ArraySpec]:
     specs = {}
-    with zipfile.ZipFile(path, "w") as archive:
+    with writing(path), zipfile.ZipFile(path, "w") as archive:
         for name in ARRAYS:
             split, _, kind = name.partition("_")
             if publish not in ("all", split):
@@ -243,23 +238,25 @@ def _absolute(folder: Path | str) -> Path:
     return Path(os.path.abspath(folder))  # noqa: PTH100 (Path.resolve would follow links)
 
 
-def _building(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.salm-tmp")
-
-
 def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.salm-old")
 
 
-def _publish(building: Path, folder: Path) -> None:
-    aside = _aside(folder)
-    if folder.exists():
-        folder.rename(aside)
-    try:
-        building.rename(folder)
-    except OSError:
-        if aside.exists():
-            aside.rename(folder)
-        raise
+def _publish(made: Path, folder: Path) -> None:
+    if not folder.exists():
+        made.rename(folder)
+    elif not exchange(made, folder):
+        _publish_in_two_steps(made, folder)
     flush(folder.parent)  # a power cut must not leave the old release gone and the new one without its name
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(_aside(folder))
+
+
+def _publish_in_two_steps(made: Path, folder: Path) -> None:
+    """Replace a release where the system cannot do so in one; :func:`recover` puts it back if it is killed between the two."""
+    aside = _aside(folder)
+    folder.rename(aside)
+    try:
+        made.rename(folder)
+    except OSError:
+        aside.rename(folder)
+        raise

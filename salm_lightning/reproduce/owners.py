@@ -45,7 +45,7 @@ class ClassByClass(Experiment):
 
     def run(self) -> int:
         """Protect and train what is not done yet, one after another in this process."""
-        with locked(self.settings.out, "sweep"):
+        with locked(self.settings.out, f"out={self.settings.out}"):
             for cell, seed in self._runs:
                 folder = self._folder(cell, seed)
                 if not (self.missing(cell) or folder in self._failed or self._state(folder).is_done):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from salm_lightning.console import tracked
 from salm_lightning.data import Batch, ImageDataModule
 from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import SalmError
+from salm_lightning.files import locked
 from salm_lightning.interruption import Interruption
 from salm_lightning.modules import NoiseGeneratorModule
-from salm_lightning.release.manifest import MANIFEST, Bound, Publish
+from salm_lightning.release.manifest import MANIFEST, Bound, Manifest, Publish
 from salm_lightning.release.parts import Parts, is_announced, parts_folder
 from salm_lightning.release.writer import check_destination, recover, write_release
 
@@ -70,8 +73,8 @@ def generate(
 ) -> Path:
     """Run the last pass over every training image and write the protected dataset; all ranks call it together.
 
-    Finished chunks are kept next to the release until it stands: a call that was interrupted goes on where it stopped, also if only
-    they are left to be removed.
+    Finished chunks are kept next to the release until it stands: a call that was interrupted goes on where it stopped, and one that
+    has ended changes nothing.
 
     Args:
         trainer: Any Trainer; its devices share the chunks.
@@ -84,7 +87,7 @@ def generate(
         publish: Which splits go into the release: ``all``, or ``train`` alone, since val and test images are the clean ones.
 
     Raises:
-        OutputExistsError: Another release stands there, and ``overwrite`` is false.
+        OutputExistsError: Another release stands there, and ``overwrite`` is false, or another process is at work on one.
     """
     # All ranks have to be there before anything is written, which a late one would take for another run's. The Trainer starts them when
     # it trains; a method without a source model has not trained.
@@ -94,6 +97,21 @@ def generate(
     else:
         launcher.launch(start, trainer=trainer)
     folder = folder or run_folder(trainer) / "protected"
+    with ExitStack() as held:
+        _on_rank_zero(trainer, lambda: held.enter_context(locked(parts_folder(folder), f"release={folder}")))
+        _generate(trainer, module, data, folder, ckpt_path, overwrite, publish)
+    return folder
+
+
+def _generate(
+    trainer: Trainer,
+    module: NoiseGeneratorModule,
+    data: ImageDataModule,
+    folder: Path,
+    ckpt_path: Path | None,
+    overwrite: bool,
+    publish: Publish,
+) -> None:
     if ckpt_path is None or not is_published(module, data, folder, ckpt_path):
         check_destination(folder, overwrite)
     if ckpt_path is None and module.method.trains_source_on is not None:
@@ -114,23 +132,30 @@ def generate(
     finally:
         trainer.callbacks.remove(writer)  # type: ignore[attr-defined]
     trainer.strategy.barrier("last pass")
-    error: SalmError | None = None
+
+    def write() -> None:
+        if published:
+            recover(folder)
+        else:
+            blocks = tracked(parts, parts.num_chunks, "Measuring and writing", trainer.progress_bar_callback is not None)
+            selected = module.selected_samples(data)
+            write_release(folder, data, blocks, *_promise(module), overwrite, selected, parts.announce, publish)
+        parts.remove()
+
+    _on_rank_zero(trainer, write)
+
+
+def _on_rank_zero(trainer: Trainer, work: Callable[[], None]) -> None:
+    """Do something on rank 0 alone; an error there is one of every rank, which would otherwise wait for it."""
+    error: SalmError | OSError | None = None
     if trainer.is_global_zero:
         try:
-            if published:
-                recover(folder)
-            else:
-                blocks = tracked(parts, parts.num_chunks, "Measuring and writing", trainer.progress_bar_callback is not None)
-                selected = module.selected_samples(data)
-                write_release(folder, data, blocks, *_promise(module), overwrite, selected, parts.announce, publish)
-            parts.remove()
-        except SalmError as failure:
+            work()
+        except (SalmError, OSError) as failure:
             error = failure
-    # Asked of rank 0, which would otherwise leave the others waiting for it.
     error = trainer.strategy.broadcast(error)
     if error is not None:
         raise error
-    return folder
 
 
 def _promise(module: NoiseGeneratorModule) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -141,7 +166,7 @@ def _promise(module: NoiseGeneratorModule) -> tuple[dict[str, Any], dict[str, An
 
 
 def is_published(module: NoiseGeneratorModule, data: ImageDataModule, folder: Path, ckpt_path: Path) -> bool:
-    """Return whether a release stands that :func:`generate` made of this checkpoint and was killed before it could clean up.
+    """Return whether a release stands, undamaged, that :func:`generate` made of this checkpoint.
 
     It only looks, so all ranks may call it.
     """
@@ -149,7 +174,10 @@ def is_published(module: NoiseGeneratorModule, data: ImageDataModule, folder: Pa
     if not manifest.is_file():
         return False
     text = manifest.read_text(encoding="utf-8", errors="replace")
-    return is_announced(parts_folder(folder), _fingerprint(module, data, ckpt_path), text)
+    if not is_announced(parts_folder(folder), _fingerprint(module, data, ckpt_path), text):
+        return False
+    archive = Manifest.read(folder).archive
+    return (folder / archive.name).is_file() and file_sums(folder / archive.name).sha256 == archive.sha256
 
 
 def _fingerprint(module: NoiseGeneratorModule, data: ImageDataModule, ckpt_path: Path | None) -> str:

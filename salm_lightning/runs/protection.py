@@ -20,7 +20,7 @@ from salm_lightning.console import duration, say
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import named_images
 from salm_lightning.errors import OutputExistsError
-from salm_lightning.files import file_sha256
+from salm_lightning.files import file_sha256, locked
 from salm_lightning.models import Architecture
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.modules.schedule import default_optimizer
@@ -106,13 +106,13 @@ class Protection:
         return {"method": self.method.settings(), **self.training.settings(), **data}
 
     def run(self, yes: bool = False, overwrite: bool = False) -> None:
-        """Say what is to be done and do it; what the same settings have left unfinished goes on, unless it is to ``overwrite``.
+        """Say what is to be done and do it; what the same settings have left goes on, if unfinished, unless it is to ``overwrite``.
 
         ``yes`` begins what takes more than a day without asking.
 
         Raises:
-            OutputExistsError: A result stands there, or an unfinished one with other settings, and ``overwrite`` is off; or what stands
-                there is no result.
+            OutputExistsError: A result with other settings stands there, and ``overwrite`` is off; or what stands there is no result, or
+                another process is at work there.
             ConfigurationError: A person was asked and does not want to begin.
             SalmError: A training has diverged.
         """
@@ -120,8 +120,8 @@ class Protection:
         victims = [name for name in VICTIMS if self.proof and not self._has_results(name)]
         works = [*self.noise_works(), *(victim_work(self.training, self.images) for _ in victims)]
         announce(self.training, self.proof, works, yes)
-        with self._taken():
-            self.make_noise(overwrite)
+        with locked(self.folder, f"out={self.folder}"), self._taken(overwrite):
+            self.make_noise()
             found = self._prove() if self.proof else {}
         for table in self.tables(found) if found else ():
             Console().print(table)
@@ -135,7 +135,7 @@ class Protection:
         """Return the works of the noise that is still to be made."""
         return [] if self.is_released else [generator_work(self.training, self.method, self.images)]
 
-    def make_noise(self, overwrite: bool) -> None:
+    def make_noise(self) -> None:
         """Make the release, unless it stands."""
         first = f"[1/{3 if self.proof else 1}]"
         if self.is_released:
@@ -217,21 +217,19 @@ class Protection:
         return self.goes_on and self._results(name) is not None
 
     def _check(self, overwrite: bool) -> None:
-        """Look whether the folder may be taken: what the same settings have left unfinished goes on, anything else is in the way."""
+        """Look whether the folder may be taken: what the same settings have left there goes on, anything else is in the way."""
         before = read_run(self._file)
         same = before is not None and before.identity == self._run.identity
         self.goes_on = same and (self.keeps_parts or not overwrite)
         if not overwrite:
             self._run = resume(self._file, self._run.identity)
-            if same and not (self.is_released and (not self.proof or all(map(self._has_results, VICTIMS)))):
-                return
             if not same and (found := [part.name for part in self._all_parts() if part.exists()]):
                 raise OutputExistsError(
                     f"out={self.folder} holds {found[0]}, which no {self.record} says anything about; name another folder, or begin "
                     "anew with --overwrite true."
                 )
         try:
-            check_destination(self.release, overwrite)
+            check_destination(self.release, overwrite or same)
         except OutputExistsError as error:
             raise OutputExistsError(f"out={self.folder}: {error}") from error
 
@@ -239,8 +237,9 @@ class Protection:
         return [*self.parts(), *(results_file(self.folder, name).parent for name in VICTIMS)]
 
     @contextmanager
-    def _taken(self) -> Iterator[None]:
+    def _taken(self, overwrite: bool) -> Iterator[None]:
         """Take the folder, and record in the end what became of the result."""
+        self._check(overwrite)  # again: others may have been at work there until now
         if not self.goes_on:
             for part in self._all_parts():
                 clear_run(part)

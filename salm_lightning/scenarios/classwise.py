@@ -111,21 +111,24 @@ class ClassWise(Protection):
         return self.folder / f"class-{number}"
 
     def noise_works(self) -> list[Work]:
-        """Return the works of the classes that are not protected yet, and note which they are."""
-        self._left = [number for number in self.numbers if not (self.goes_on and (self._part(number) / PROTECTED).exists())]
-        return [generator_work(self.training, self.method, self.images, self._sizes(number)) for number in self._left]
+        """Return the works of the classes that are not protected yet."""
+        left = [number for number in self.numbers if not self._is_protected(number)]
+        return [generator_work(self.training, self.method, self.images, self._sizes(number)) for number in left]
+
+    def _is_protected(self, number: int) -> bool:
+        return self.goes_on and (self._part(number) / PROTECTED).exists()
 
     def _sizes(self, number: int) -> dict[str, int]:
         """Return the number of images of a class and its support, by split."""
         labels = {name: self.images.split(name).labels[:, 0] for name in self.support.splits}
         return {name: int((labels[name] == number).sum()) + len(split) for name, split in self.support.splits.items()}
 
-    def make_noise(self, overwrite: bool) -> None:
+    def make_noise(self) -> None:
         """Protect the classes that are left, then put the noisy images of all into one release."""
         images, support = self.images, self.support
         for position, number in enumerate(self.numbers, start=1):
             head = f"[{position}/{len(self.numbers)}] {images.info.class_names[number]}"
-            if number not in self._left:
+            if self._is_protected(number):
                 say(f"{head}: done before")
                 continue
             say(f"{head} among {len(support.class_names)} support classes")
@@ -134,10 +137,10 @@ class ClassWise(Protection):
                 ClassWithSupport(images, number, support.splits, support.class_names, **options), self._part(number)
             )
         if not self.is_released:
-            self._merge(overwrite)
+            self._merge()
             self.note_release()
 
-    def _merge(self, overwrite: bool) -> None:
+    def _merge(self) -> None:
         """Write the release; images of other classes stay as they are."""
         parts = {number: self._part(number) / PROTECTED for number in self.numbers}
         manifests = {number: Manifest.read(part) for number, part in parts.items()}
@@ -150,7 +153,7 @@ class ClassWise(Protection):
             rows = {number: chain.from_iterable(reader.chunks("train_images", _ROWS)) for number, reader in readers.items()}
             bound, selected = manifests[self.numbers[0]].bound.to_dict(), np.isin(train.labels[:, 0], list(self.numbers))
             blocks = _merged(train, rows)
-            write_release(self.release, self.images, blocks, settings, bound, overwrite, selected, publish=self.publish)
+            write_release(self.release, self.images, blocks, settings, bound, True, selected, publish=self.publish)
 
     def tables(self, found: Mapping[str, Mapping[str, Any]]) -> Iterable[Table]:
         """Yield tables of what the victims have shown, also of each protected class."""

@@ -98,7 +98,7 @@ def run_all(jobs: Sequence[Job], runner: Runner, out: Path, write: Callable[[], 
         say(f"{line}; about {duration(expected / min(runner.limit, len(jobs)))} left" if left else line)
         write()
 
-    with locked(out, "sweep"), interruptible():
+    with locked(out, f"out={out}"), interruptible():
         left += [job for job in jobs if not job.state().is_done]
         say(f"{_count(jobs)}: {len(jobs)} runs, of which {len(jobs) - len(left)} are done.")
         if runner.is_here and (sentence := expect(_planned(jobs), runner.limit)[1]):
