@@ -36,7 +36,7 @@ def beside(path: Path) -> Path:
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
     """Remove those of the paths that were :func:`beside` others for processes of this machine that are gone."""
-    for path in paths:
+    for path in list(paths):
         owner = re.fullmatch(rf"\..+\.{re.escape(_HOST)}\.(\d{{1,9}})\.tmp", path.name)
         if owner and not _is_running(int(owner[1])):
             remove(path)
@@ -243,9 +243,7 @@ def _refuse_ways_out(folder: Path) -> None:
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
             if path.is_symlink() and not path.resolve().is_relative_to(within):
-                raise OutputExistsError(
-                    f"{path} is a link that leads out of {folder}; remove it, or name another folder."
-                )
+                raise OutputExistsError(f"{path} is a link that leads out of {folder}; remove it, or name another folder.")
 
 
 def _job() -> str:

@@ -48,7 +48,8 @@ def _run(arguments: str) -> int:
 
 
 def _files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name}
+    return {name for name in found if not name.endswith(".lock")}
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +81,7 @@ def test_fit_names_commands_that_work(capsys: pytest.CaptureFixture[str]) -> Non
         "protected/synthetic.npz",
         "protected/manifest.json",
         "protected/datamodule.yaml",
+        ".protected.parts/announced",
     }
     shown = capsys.readouterr()
     named = re.findall(r"salm-cli (\w+ .*)", shown.out)
@@ -215,6 +217,8 @@ def test_predict_makes_the_same_release_again(capsys: pytest.CaptureFixture[str]
 
     assert _run(f"predict {GENERATOR} --release another") == 2
     assert "predict needs --ckpt_path" in capsys.readouterr().err
+    assert _run(f"predict --config {RUN}/config.yaml --ckpt_path {RUN}") == 0, "it stands already"
+    (RUN / "protected/synthetic.npz").write_bytes(b"damaged")
     assert _run(f"predict --config {RUN}/config.yaml --ckpt_path {RUN}") == 2
     assert "protected exists" in capsys.readouterr().err
 

@@ -132,8 +132,8 @@ def test_ranks_have_one_source_model_with_one_set_of_statistics(folder: Path, pa
 
 def test_two_processes_leave_these_files_and_a_release_that_verifies(folder: Path, pair: Path) -> None:
     snapshot = {f"checkpoints/noise/step={STEPS}/rank={rank}.{part}.npy" for rank in (0, 1) for part in ("noise", "indices")}
-    release = {f"protected/{name}" for name in ("tiny.npz", "manifest.json", "datamodule.yaml")}
-    found = {name for name in files(pair) if "tfevents" not in name and name != "hparams.yaml"}
+    release = {".protected.parts/announced", *(f"protected/{name}" for name in ("tiny.npz", "manifest.json", "datamodule.yaml"))}
+    found = {name for name in files(pair) if "tfevents" not in name and name != "hparams.yaml" and not name.endswith(".lock")}
     assert found == {"config.yaml", f"checkpoints/step={STEPS}.ckpt"} | snapshot | release
     chunks = recorded(folder / "pair.calls", "chunk")
     assert sorted((indices[0] // CHUNK, rank) for rank, _, indices in chunks) == [(0, 0), (1, 1), (2, 0)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from processes import files
 from salm_lightning.callbacks.checkpoint import RunCheckpoint
 from salm_lightning.data import DatasetInfo, NpzDataModule, Task
 from salm_lightning.errors import OutputExistsError
+from salm_lightning.files import LOCK, beside
 from salm_lightning.main import main
 from salm_lightning.modules import VictimModule
 from salm_lightning.release.parts import Parts, parts_folder
@@ -40,9 +43,15 @@ def test_a_run_that_made_half_a_release_leaves_nothing(tmp_path: Path) -> None:
     parts = Parts(parts_folder(tmp_path / "run" / "protected"), "f", 8, 4, (28, 28))
     parts.save(0, np.zeros((4, 28, 28), np.uint8))
     parts.announce("manifest")
-    (tmp_path / "run" / ".protected.salm-tmp").mkdir()
+    _left_by_a_killed_run(tmp_path / "run" / "protected").mkdir()
     clear_run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def _left_by_a_killed_run(path: Path) -> Path:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return path.with_name(beside(path).name.replace(str(os.getpid()), str(process.pid)))
 
 
 def write_foreign(folder: Path) -> set[str]:
@@ -64,7 +73,9 @@ def test_runs_do_not_share_a_folder_whatever_the_logger(fit: list[str], logger: 
         assert main([*fit, *LOGGERS[logger], *run]) == 0
     kept = {"config.yaml", "results.json", "checkpoints/step=2.ckpt"}
     for name in ("named", "version_0", "version_1"):
-        assert {path for path in files(Path("lightning_logs", name)) if "tfevents" not in path and path != "hparams.yaml"} == kept
+        assert {
+            path for path in files(Path("lightning_logs", name)) if "tfevents" not in path and path != "hparams.yaml"
+        } == kept | {LOCK}
     assert {name: Path(name).read_bytes() for name in before} == before
     assert main([*fit, *LOGGERS[logger], "--run", "named"]) == 2
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import write_fake_npz
+from lightning.pytorch import Trainer
 
 from salm_lightning.countermeasures import Grey
 from salm_lightning.data import MEDMNIST, NpzDataModule
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.modules import VictimModule
 from salm_lightning.runs.victims import VictimSettings, train_victim
 
 
@@ -49,3 +52,20 @@ def test_without_a_learning_rate_the_optimiser_is_the_module_s_own(tmp_path: Pat
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         VictimSettings(**options)
+
+
+def test_finished_victims_are_let_go_of(tmp_path: Path) -> None:
+    """Their Trainers hold each other in cycles, which nothing collected for as long as an audit ran."""
+    write_fake_npz(tmp_path / "bloodmnist.npz", MEDMNIST["bloodmnist"], (16, 8, 10))
+    data = NpzDataModule(tmp_path / "bloodmnist.npz", batch_size=8)
+    data.setup("fit")
+    gc.disable()
+    try:
+        for number in range(5):
+            train_victim(
+                VictimSettings("linear", steps=1), data.variant(seed=number), tmp_path / "logs", f"{number}", accelerator="cpu"
+            )
+        alive = [type(found) for found in gc.get_objects() if type(found) in (Trainer, VictimModule)]
+    finally:
+        gc.enable()
+    assert sorted(map(alive.count, (Trainer, VictimModule))) == [1, 1], "the last one alone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from inspect import signature
 from pathlib import Path
 from traceback import walk_tb
@@ -31,6 +32,7 @@ from salm_lightning.console import command
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import Kind, kind_of
 from salm_lightning.errors import DAMAGED, ConfigurationError, OutputExistsError, SalmError, look_up
+from salm_lightning.files import LOCK, locked
 from salm_lightning.models.architecture import PAPER_SGD, Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule, check_destination
@@ -142,21 +144,22 @@ class SalmCLI(LightningCLI):
         self._args, self._base, self._origin = args, base, origin
         self._checkpoint: str | None = None
         self._overwrites = False
-        super().__init__(
-            LightningModule,
-            ImageDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            seed_everything_default=0,
-            trainer_defaults=TRAINER_DEFAULTS,
-            parser_class=FitParser,
-            parser_kwargs={"prog": "salm-cli"},
-            trainer_class=RunTrainer,
-            save_config_kwargs={"overwrite": True},
-            args=list(args),
-        )
+        with ExitStack() as self._held:
+            super().__init__(
+                LightningModule,
+                ImageDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                seed_everything_default=0,
+                trainer_defaults=TRAINER_DEFAULTS,
+                parser_class=FitParser,
+                parser_kwargs={"prog": "salm-cli"},
+                trainer_class=RunTrainer,
+                save_config_kwargs={"overwrite": True},
+                args=list(args),
+            )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the Trainer's subcommands with the arguments that the command line settles itself.
@@ -206,8 +209,12 @@ class SalmCLI(LightningCLI):
         if self._checkpoint and Path(self._checkpoint).parent.name == "checkpoints":
             root, run = (above := Path(self._checkpoint).parent.parent).parent, above.name
         self._logger = TensorBoardLogger(root, name="", version=run)
-        self._folder = folder = Path(self._logger.log_dir)
-        if not self._checkpoint and self.subcommand == "fit" and folder.is_dir() and any(folder.iterdir()):
+        self._folder = Path(self._logger.log_dir)
+        self._refuse_another_run()
+
+    def _refuse_another_run(self) -> None:
+        folder = self._folder
+        if not self._checkpoint and self.subcommand == "fit" and any(path.name != LOCK for path in folder.glob("*")):
             if not self._overwrites:
                 raise OutputExistsError(
                     f"run={folder.name}: {folder} is in use. Go on with {command('--ckpt_path', folder)}, choose another --run, or replace "
@@ -263,8 +270,17 @@ class SalmCLI(LightningCLI):
         self.datamodule.setup("fit")
         if isinstance(self.model, NoiseGeneratorModule) and not self._rehearses and not self._is_complete(self.model):
             check_destination(self._release_folder(), self._overwrites)
+        self.before_test()
         if self._overwrites and not self._checkpoint and self.trainer.is_global_zero:
             clear_run(self._folder)
+
+    def before_test(self) -> None:
+        """Keep others out of the run's folder until this command ends."""
+        if self.trainer.is_global_zero and not self._rehearses:
+            self._held.enter_context(locked(self._folder, f"run={self._folder.name}"))
+            self._refuse_another_run()  # which may have come and gone since this one looked
+
+    before_validate = before_predict = before_test
 
     def _is_complete(self, module: NoiseGeneratorModule) -> bool:
         """Return whether a run is resumed that has nothing left to train and whose release stands already."""

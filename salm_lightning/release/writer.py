@@ -152,7 +152,7 @@ def remove_release(folder: Path) -> None:
     recover(folder)
     clear_parts(folder)
     if _is_release(folder):
-        shutil.rmtree(folder)
+        remove(folder)
 
 
 def _write_archive(

@@ -202,6 +202,7 @@ class Protection:
             trained = train_victim(settings, data, self.folder, path.parent.name, callbacks, training.accelerator)
             results[name] = trained.results
             write_sealed(path, trained.results | self._proves(name))
+            del trained  # a network and its Trainer, during the next training
         return results
 
     def _results(self, name: str) -> dict[str, Any] | None:

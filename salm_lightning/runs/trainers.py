@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +28,13 @@ def single_device_trainer(
 ) -> Trainer:
     """Return a Trainer that logs to ``folder/name`` and validates five times, or every 250 steps of a long training.
 
+    Those before it that are finished are let go of: they hold themselves, models and all, until somebody collects them.
     Checkpoints are kept if a ``RunCheckpoint`` is among the callbacks; the accelerator is ``auto``, ``cpu`` or ``gpu``.
 
     Raises:
         ConfigurationError: The accelerator is unknown, or this machine has none.
     """
+    gc.collect()
     with _refused(accelerator):
         return Trainer(
             accelerator=accelerator,
