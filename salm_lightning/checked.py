@@ -1,4 +1,4 @@
-"""JSON that anybody may have written: read as dataclasses, or refused by the name of what is wrong."""
+"""JSON and YAML that anybody may have written: JSON read as dataclasses, or refused by the name of what is wrong."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import reprlib
 import sys
 from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+import yaml
+
 from salm_lightning.errors import ReleaseError, look_up
 
 _LARGEST = 2**24  # bytes; an audit of a hundred victims with their curves has a few hundred thousand
+_MOST_VALUES = 10**5  # of YAML; a config has some dozens
 _AGAIN = "make it again, or get it again from where it came."
 _WORDS = {str: "a text", bool: "true or false", int: "a whole number", dict: "an object", list: "a list"}
 
@@ -37,6 +41,36 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise ReleaseError(f"{path} is not valid JSON ({error}); {_AGAIN}") from error
+
+
+def load_yaml(text: str) -> Any:
+    """Return what YAML holds.
+
+    Raises:
+        yaml.YAMLError: It is not YAML, or holds very many values: a few aliases of aliases stand for millions.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _values_in(node, {}) > _MOST_VALUES:
+            raise yaml.YAMLError(f"it stands for more than {_MOST_VALUES} values, its aliases (*name) written out")
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.YAMLError("its values lie too deep in each other") from error
+    finally:
+        loader.dispose()
+
+
+def _values_in(node: yaml.Node, known: dict[int, float]) -> float:
+    if id(node) not in known:
+        known[id(node)] = inf  # to itself, which may be a part of itself
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        known[id(node)] = 1 + sum(
+            _values_in(part, known) for each in parts for part in (each if isinstance(each, tuple) else (each,))
+        )
+    return known[id(node)]
 
 
 def require_release(raw: Any, where: str, archive_sha256: str) -> None:

@@ -184,10 +184,22 @@ def test_a_typed_option_is_never_dropped_without_a_word() -> None:
             compose(args)
 
 
-def test_aliases_of_aliases_are_refused() -> None:
-    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))]
-    Path("bomb.yaml").write_text("\n".join(lines))
-    with pytest.raises(ConfigurationError, match=r"bomb.yaml has more than 20 aliases"):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))]),
+        "\n".join([f"a0: &a0 [{'x, ' * 5000}]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 7))]),
+        "\n".join(["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 30))]),
+        "a: &a [*a]",
+        "[" * 5000,
+    ],
+    ids=["many", "few of much", "merged", "itself", "deep"],
+)
+def test_aliases_of_aliases_are_refused(text: str) -> None:
+    Path("bomb.yaml").write_text(text)
+    with pytest.raises(
+        ConfigurationError, match=r"bomb.yaml is not valid YAML: (it stands for more than 100000|its values lie too deep)"
+    ):
         compose(["--config", "bomb.yaml"])
     Path("fine.yaml").write_text("a: &a {x: 1}\nb: *a\n")
     assert compose(["--config", "fine.yaml"]).settings.options() == {"a": {"x": 1}, "b": {"x": 1}}

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,8 @@ def forge(release: Path, change: Callable[[Arrays], Any]) -> None:
 
 def test_a_whole_release_passes(release: Path, source: Path) -> None:
     names = [check.name for check in verify_release(release, source)]
-    sums = ["manifest", "files", "checksum", "datamodule.yaml", "arrays"]
-    against = ["source", "same arrays", "coverage", "labels", "val and test", "bound", "black images", "measured values"]
+    sums = ["manifest", "files", "checksum", "datamodule.yaml", "arrays", "coverage", "classes"]
+    against = ["source", "same arrays", "labels", "val and test", "bound", "black images", "measured values"]
     assert names == sums + against
     assert [check.name for check in verify_release(release)] == sums
     assert failed(release, source) == failed(release) == set()
@@ -288,8 +289,28 @@ def test_invented_measurements_fail(release: Path, source: Path, key: str, value
 
 
 def test_coverage_that_was_not_reached_fails(release: Path, source: Path) -> None:
-    edit_manifest(release, "coverage", "written", value=128)
-    assert failed(release, source) == {"coverage"}
+    for key, value in (("written", 128), ("selected", 5), ("samples", 10**9), ("samples", 10**30)):
+        edit_manifest(release, "coverage", "written", value=150)
+        edit_manifest(release, "coverage", key, value=value)
+        tracemalloc.start()
+        assert failed(release, source) == failed(release) == {"coverage"}
+        assert tracemalloc.get_traced_memory()[1] < 2**24, "nothing of a stated size is made"
+        tracemalloc.stop()
+    edit_manifest(release, "coverage", "selection", value="AAAA")
+    assert failed(release) == {"manifest"}
+
+
+@pytest.mark.parametrize("value", [-5, 3, 1000])
+@pytest.mark.parametrize("array", ["train_labels", "test_labels"])
+def test_labels_of_no_class_fail_without_the_source(release: Path, array: str, value: int) -> None:
+    def change(arrays: Arrays) -> None:
+        arrays[array] = arrays[array].astype(np.int16)
+        arrays[array][-1] = value
+
+    forge(release, change)
+    assert failed(release) == {"classes"}
+    forge(release, lambda arrays: arrays.update({array: np.zeros((len(arrays[array]), 2), np.uint8)}))
+    assert failed(release) == {"classes"}
 
 
 def test_files_too_many_too_few_or_linked_fail(release: Path, source: Path, tmp_path: Path) -> None:
@@ -302,16 +323,24 @@ def test_files_too_many_too_few_or_linked_fail(release: Path, source: Path, tmp_
     assert failed(release, source) == {"files"}
 
 
-def test_a_config_that_names_something_else_fails(release: Path, tmp_path: Path) -> None:
+def test_a_config_that_names_something_else_fails(release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = release / "datamodule.yaml"
     text = path.read_text()
     for bad in (text.replace("PoisonedDataModule", "os.system"), text + "trainer: {callbacks: evil.Callback}\n", "", "[1"):
         path.write_text(bad)
         assert failed(release) == {"datamodule.yaml"}
     other = text.replace("root: .", f"root: {tmp_path / 'elsewhere'}")
-    for bad in (other, text.replace("root: .", "root: .."), text.replace("root: .", "root: [.]")):
+    merged = "\n".join(f"a{number}: &a{number} {{<<: [*a{number - 1}, *a{number - 1}]}}" for number in range(1, 99))
+    for bad in (other, text.replace("root: .", "root: [.]"), f"a0: &a0 {{x: 1}}\n{merged}\n{text}"):
         path.write_text(bad)
         assert failed(release) == {"datamodule.yaml"}
+        assert main(["fit", "--config", "victim.yaml", "--config", str(path)]) == 2
+    path.write_text(text.replace("root: .", 'root: "../other\\e[2J"'))
+    said = r"its root is '../other\x1b[2J', not this folder; write root: . there"
+    assert said in {check.detail for check in verify_release(release)}
+    capsys.readouterr()
+    assert main(["fit", "--config", "victim.yaml", "--config", str(path)]) == 2
+    assert f"salm-cli: error: --config {path} is not what a release holds: {said}.\n" in capsys.readouterr().err
     path.write_text(text)
     release = release.rename(tmp_path / "moved")
     assert failed(release) == set()
@@ -325,7 +354,7 @@ def test_another_source_fails(release: Path, source: Path, tmp_path: Path) -> No
     for kind in ("images", "labels"):
         arrays[f"train_{kind}"] = np.concatenate([arrays[f"train_{kind}"]] * 2)
     np.savez(tmp_path / "more.npz", **arrays)
-    assert failed(release, tmp_path / "more.npz") == {"source", "same arrays", "coverage"}
+    assert failed(release, tmp_path / "more.npz") == {"source", "same arrays"}
     with np.load(source) as stored:
         arrays = dict(stored)
     del arrays["val_labels"]
@@ -338,9 +367,9 @@ def test_another_source_fails(release: Path, source: Path, tmp_path: Path) -> No
 def test_command_prints_a_line_per_check(release: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(release, str(source)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 14
+    assert len(lines) == 15
     assert all(line.startswith("ok ") for line in lines[:-1])
-    assert lines[-1] == f"{release}: all 13 checks hold (compared with {source})."
+    assert lines[-1] == f"{release}: all 14 checks hold (compared with {source})."
 
 
 def test_command_says_when_it_checked_sums_only(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -353,7 +382,7 @@ def test_command_fails_when_a_check_does(release: Path, source: Path, capsys: py
     assert verify(release, str(source)) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("FAIL")] == ["bound:", "black", "measured"]
-    assert "3 of 13 checks FAILED: bound, black images, measured values" in lines[-1]
+    assert "3 of 14 checks FAILED: bound, black images, measured values" in lines[-1]
 
 
 def test_command_on_a_folder_that_is_no_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

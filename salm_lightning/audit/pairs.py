@@ -40,7 +40,7 @@ class Pairs:
     """
 
     def __init__(self, release: Path, source: ImageDataModule, max_images: int | None = None, seed: int = 0) -> None:
-        require("max_images", max_images, max_images is None or max_images >= 1, "give 1 or more, or leave it out for all images")
+        check_sample(max_images)
         poisoned = PoisonedDataModule(release)
         self.manifest, self.info = poisoned.manifest, poisoned.manifest.info
         self._original, self._protected = source.split("train"), poisoned.split("train")
@@ -96,6 +96,11 @@ class Pairs:
         chosen, size = np.arange(len(self)) if positions is None else positions, max(1, CHUNK_BYTES // self.values)
         for start in range(0, len(chosen), size):
             yield self.at(chosen[start : start + size])
+
+
+def check_sample(max_images: int | None) -> None:
+    """Refuse a number of images of which nothing can be said with a ConfigurationError."""
+    require("max_images", max_images, max_images is None or max_images >= 1, "give 1 or more, or leave it out for all images")
 
 
 def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

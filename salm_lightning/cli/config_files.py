@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from salm_lightning.checked import load_yaml
 from salm_lightning.errors import ConfigurationError, did_you_mean
 from salm_lightning.files import expanded
-from salm_lightning.release.manifest import DATAMODULE
-
-_MOST_ALIASES = 20
-"""A few aliases of aliases stand for millions of values."""
+from salm_lightning.release.manifest import DATAMODULE, MANIFEST, datamodule_fault
 
 
 def shipped_configs() -> Path:
@@ -74,9 +71,7 @@ def read_config(path: str) -> dict[str, Any]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)) > _MOST_ALIASES:
-            raise ConfigurationError(f"--config {path} has more than {_MOST_ALIASES} aliases (*name); write the values out.")
-        values = yaml.safe_load(text)
+        values = load_yaml(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"--config {path} cannot be read as text ({error}); name a YAML file.") from error
     except yaml.YAMLError as error:
@@ -90,8 +85,9 @@ def read_config(path: str) -> dict[str, Any]:
         raise ConfigurationError(
             f"--config {path} holds a {type(values).__name__}; it has to hold options, such as 'seed_everything: 0'."
         )
-    if Path(path).name == DATAMODULE:
-        with suppress(KeyError, TypeError):  # no release's; whoever reads it says so
-            options = values["data"]["init_args"]
-            options["root"] = str(Path(path).parent / options["root"])  # the release in this very folder, wherever that is
+    file = Path(path)
+    if file.name == DATAMODULE and (file.parent / MANIFEST).exists():
+        if fault := datamodule_fault(file):
+            raise ConfigurationError(f"--config {path} is not what a release holds: {fault}.")
+        values["data"]["init_args"]["root"] = str(file.parent)
     return values

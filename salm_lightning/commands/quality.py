@@ -59,12 +59,14 @@ def quality(
     import numpy as np
     from rich.console import Console
 
+    from salm_lightning.audit.pairs import check_sample
     from salm_lightning.audit.pictures import BOARD
     from salm_lightning.audit.quality import assess
     from salm_lightning.audit.results import audit_folder
     from salm_lightning.audit.segmentation import open_segmenter
     from salm_lightning.release import PoisonedDataModule
 
+    check_sample(max_images)
     chosen = open_segmenter(segmenter)
     protected = PoisonedDataModule(release)
     images = protected.open_original(source, root)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
-from salm_lightning.checked import Count, member, parse, refuse_constant
+from salm_lightning.checked import Count, load_yaml, member, parse, refuse_constant
 from salm_lightning.data.base import ARRAYS, SPLITS, DatasetInfo
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.data.npz import ArraySpec
@@ -39,6 +40,7 @@ Publish = Literal["all", "train"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 2**24  # bytes; a manifest has a few thousand
+_LARGEST_CONFIG = 2**16
 NORMS = ("linf", "l2")
 _ROUNDING = 1e-9  # of a square root in float64
 
@@ -166,8 +168,9 @@ class Coverage:
             packed = np.frombuffer(base64.b64decode(self.selection, validate=True), np.uint8)
         except ValueError as error:
             raise ReleaseError(f"coverage.selection is not Base64 ({error}).") from error
-        bits = np.unpackbits(packed)[: self.samples].astype(bool)
-        if len(packed) != -(-self.samples // 8) or bits.sum() != self.selected:
+        fits = len(packed) == -(-self.samples // 8)
+        bits = np.unpackbits(packed, count=self.samples if fits else 0).astype(bool)
+        if not fits or bits.sum() != self.selected:
             raise ReleaseError(f"coverage.selection does not mark {self.selected} of {self.samples} images.")
         return bits
 
@@ -259,7 +262,8 @@ class Manifest:
         for digest in (self.archive.sha256, *([self.source.sha256] if self.source else ())):
             if not _SHA256.fullmatch(digest):
                 raise ReleaseError(f"{MANIFEST}: sha256={digest!r} is not a SHA-256 in lower-case hexadecimal digits.")
-        self.coverage.mask()
+        if self.coverage.selection is not None:
+            self.coverage.mask()
         expected = archive_name(self.info)
         if self.archive.name != expected:
             raise ReleaseError(f"{MANIFEST}: archive.name={self.archive.name!r} must be {expected!r}, after the dataset.")
@@ -283,6 +287,23 @@ class Manifest:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ReleaseError(f"{path} cannot be read ({error}).") from error
+
+
+def datamodule_fault(path: Path) -> str:
+    """Say what is wrong with the config file of a release: whoever runs it runs what it names, and trains on what it points at.
+
+    It may name our class and its own folder, and nothing else.
+    """
+    try:
+        config = load_yaml(path.read_text(encoding="utf-8") if path.stat().st_size <= _LARGEST_CONFIG else "")
+        root = config["data"]["init_args"]["root"]
+        if config != {"data": {"class_path": "PoisonedDataModule", "init_args": {"root": root}}}:
+            return "it names something else than PoisonedDataModule and this folder; do not run it"
+        if (path.parent / root).resolve() == path.parent.resolve():
+            return ""
+        return f"its root is {root!r}, not this folder; write root: . there"
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return "it does not name PoisonedDataModule and this folder; do not run it"
 
 
 def archive_name(info: DatasetInfo) -> str:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from salm_lightning.data.base import ANY_FINDING, ARRAYS, SPLITS, any_finding
+from salm_lightning.data.base import ANY_FINDING, ARRAYS, SPLITS, Task, any_finding
 from salm_lightning.data.catalogue import INFO
 from salm_lightning.data.npz import ArraySpec, NpzReader, slices
 from salm_lightning.data.sums import file_sums
@@ -26,6 +25,7 @@ from salm_lightning.release.manifest import (
     Measured,
     Publish,
     archive_name,
+    datamodule_fault,
     extra_arrays,
 )
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 _ROWS = 128
 _TOLERANCE = 1e-6  # of measured means: another machine may round differently, a changed image moves them further
-_LARGEST_CONFIG = 2**16  # bytes
 
 Progress = Callable[[int, int], None]
 """Called with the number of training images compared so far, and of all."""
@@ -92,8 +91,12 @@ def _check_files(folder: Path, manifest: Manifest) -> Iterator[Check]:
     yield Check("files", good, listed if good else f"expected {listed}; found {', '.join(sorted(found))}")
     if good:
         yield _check_sum(path, manifest)
-        yield _check_datamodule(folder / DATAMODULE)
-        yield _check_arrays(path, manifest)
+        fault = datamodule_fault(folder / DATAMODULE)
+        yield Check(DATAMODULE, not fault, fault or "names PoisonedDataModule and this folder")
+        yield (arrays := _check_arrays(path, manifest))
+        yield _check_coverage(manifest)
+        if arrays.ok:
+            yield _check_classes(path, manifest)
 
 
 def _check_sum(path: Path, manifest: Manifest) -> Check:
@@ -108,21 +111,6 @@ def _check_sum(path: Path, manifest: Manifest) -> Check:
             "download=True (open a release with download=False)"
         )
     return Check("checksum", False, wrong)
-
-
-def _check_datamodule(path: Path) -> Check:
-    """Check that the config file names our class, this folder and nothing else: whoever runs it runs what it names."""
-    try:
-        text = path.read_text(encoding="utf-8") if path.stat().st_size <= _LARGEST_CONFIG else ""
-        config = yaml.safe_load(text)
-        root = config["data"]["init_args"]["root"]
-        here = isinstance(root, str) and (path.parent / root).resolve() == path.parent.resolve()
-        good = here and config == {"data": {"class_path": "PoisonedDataModule", "init_args": {"root": root}}}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
-        good = False
-    return Check(
-        DATAMODULE, good, "names PoisonedDataModule and this folder" if good else "is not what a release holds; do not run it"
-    )
 
 
 def _check_arrays(path: Path, manifest: Manifest) -> Check:
@@ -159,7 +147,6 @@ def _check_against_source(
             derived = manifest.dataset.get("labels") == ANY_FINDING
             shapes = _check_shapes(release, original, manifest, derived)
             yield shapes
-            yield _check_coverage(release, original, manifest)
             if shapes.ok:
                 aligned = "aligned with the source in all splits"
                 yield _check_equal("labels", aligned, release, original, derived, "_labels")
@@ -219,14 +206,34 @@ def _check_shapes(release: NpzReader, original: _Arrays, manifest: Manifest, der
     return Check("same arrays", not differing, "; ".join(differing) or "types and shapes as in the source")
 
 
-def _check_coverage(release: NpzReader, original: _Arrays, manifest: Manifest) -> Check:
-    stored = release.specs["train_images"].shape[0]
-    there = original.specs["train_images"].shape[0] if "train_images" in original.specs else 0
-    written, samples = manifest.coverage.written, manifest.coverage.samples
-    good = stored == there == written == samples == manifest.measured.images
-    chosen = "" if manifest.coverage.selection is None else f", {manifest.coverage.selected} of them selected"
-    detail = f"{written} of {samples} training images written once{chosen}, {stored} stored, {there} in the source"
-    return Check("coverage", good, detail)
+def _check_coverage(manifest: Manifest) -> Check:
+    stored, coverage, compared = manifest.arrays["train_images"].shape[0], manifest.coverage, manifest.measured.images
+    good = stored == coverage.samples == coverage.written == compared and (coverage.selection or coverage.selected == stored)
+    chosen = "" if coverage.selection is None else f", {coverage.selected} of them selected"
+    detail = (
+        f"{coverage.written} of {coverage.samples} training images written once{chosen}, {compared} measured, {stored} stored"
+    )
+    return Check("coverage", bool(good), detail)
+
+
+def _check_classes(path: Path, manifest: Manifest) -> Check:
+    """Check that labels are numbers of the classes, or for several labels per image 0 or 1 for each."""
+    info, several = manifest.info, manifest.info.task is Task.MULTI_LABEL
+    columns, highest = (info.num_classes, 1) if several else (1, info.num_classes - 1)
+    try:
+        with NpzReader(path) as archive:
+            for split in manifest.published:
+                name = f"{split}_labels"
+                if archive.specs[name].shape[1:] != (columns,):
+                    return Check("classes", False, f"{name} are {archive.specs[name]}, {info.task} has {columns} for each image")
+                for labels in archive.chunks(name, _ROWS):
+                    if (labels < 0).any() or (labels > highest).any():
+                        return Check(
+                            "classes", False, f"{name} has values from {labels.min()} to {labels.max()}, outside 0 to {highest}"
+                        )
+    except ReleaseError as error:
+        return Check("classes", False, str(error))
+    return Check("classes", True, f"all labels are from 0 to {highest}")
 
 
 def _check_equal(name: str, detail: str, release: NpzReader, original: _Arrays, derived: bool, *endings: str) -> Check:
