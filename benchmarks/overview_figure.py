@@ -2,7 +2,8 @@
 
 Example::
 
-    salm-cli protect bloodmnist --config quickstart.yaml --out lightning_logs/overview
+    salm-cli protect bloodmnist --config quickstart.yaml --method EM --method.noise_per class --source_model resnet18 --steps 200 \\
+        --updates_per_visit 1 --out lightning_logs/overview
     python benchmarks/overview_figure.py lightning_logs/overview --source bloodmnist --out docs/figures/overview.png
 """
 
