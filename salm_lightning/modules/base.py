@@ -106,9 +106,11 @@ class TrainedModule(LightningModule, ABC):
         """
         warn_of_changes(checkpoint.get("settings", {}), self.settings())
         if self.trainer.state.fn == "fit" and checkpoint.get("data") != self.fingerprint():
+            data = getattr(self.trainer, "datamodule", None)
+            name = data.info.name if isinstance(data, ImageDataModule) else "the loader"
             raise ConfigurationError(
-                f"ckpt_path={self.trainer.ckpt_path} was trained on other images or labels than the data hold now; resume with the same "
-                "data, or start a new run."
+                f"ckpt_path={self.trainer.ckpt_path} was trained on other images than {name} holds now, or on other labels; resume with "
+                "the same data, or start a new run."
             )
 
     def begin_training(self, metrics: Sequence[str], **more: Any) -> None:
