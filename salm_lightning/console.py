@@ -28,9 +28,21 @@ def is_live(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
-def say(text: str) -> None:
-    """Print a line as it is."""
-    Console().print(text, highlight=False, soft_wrap=True, markup=False)
+def say(text: str, stderr: bool = False) -> None:
+    """Print lines as they are."""
+    Console(stderr=stderr).print(
+        "\n".join(map(visible, text.split("\n"))), highlight=False, soft_wrap=True, markup=False, emoji=False
+    )
+
+
+def visible(text: str) -> str:
+    """Return a text whose control characters are shown instead of obeyed: names in files can hold commands for a terminal."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
+def cell(text: str) -> str:
+    """Return a text as a table shows it: nothing in it is obeyed, neither as markup nor by a terminal."""
+    return escape(visible(text))
 
 
 def command(*words: str | Path) -> str:
@@ -88,13 +100,13 @@ def metrics_table(title: str, heading: str, rows: Mapping[str, Mapping[str, Any]
 
     Percentages have so many digits after the point, other numbers two more.
     """
-    table = Table(title=escape(title))
+    table = Table(title=cell(title))
     table.add_column(heading)
     names = [name for name in _HEADINGS if name in next(iter(rows.values()))]
     for name in names:
         table.add_column(_HEADINGS[name], justify="right")
     for row_name, row in rows.items():
-        table.add_row(escape(row_name), *("" if row.get(name) is None else _figure(name, row[name], digits) for name in names))
+        table.add_row(cell(row_name), *("" if row.get(name) is None else _figure(name, row[name], digits) for name in names))
     return table
 
 
@@ -103,7 +115,7 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], left:
     lines = [tuple(headings), *map(tuple, rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     sides = ["<" if place < left else ">" for place in range(len(widths))]
-    shown = [" | ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)) for line in lines]
+    shown = [" | ".join(f"{text:{side}{width}}" for text, side, width in zip(line, sides, widths, strict=True)) for line in lines]
     rule = "|".join("-" * (width + 1) + ("-" if side == "<" else ":") for side, width in zip(sides, widths, strict=True))
     return "\n".join([f"| {shown[0]} |", f"|{rule}|", *(f"| {line} |" for line in shown[1:])])
 

@@ -56,7 +56,9 @@ def _answer(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except _of_lightning("MisconfigurationException", SalmError, OSError) as error:
-        sys.stderr.write(f"salm-cli: error: {error}\n")
+        from salm_lightning.console import say
+
+        say(f"salm-cli: error: {error}", stderr=True)
         return 2
     except _of_lightning("SIGTERMException", Interrupted) as interruption:
         code = getattr(interruption, "code", None)  # a Trainer without a RunCheckpoint has saved nothing, and gives none

@@ -673,6 +673,15 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
         AuditResult.read(tmp_path, "a1")
 
 
+def test_names_in_a_release_are_shown_and_not_obeyed(trained: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = Path("protected/manifest.json")
+    manifest.write_text(manifest.read_text().replace('"name": "salm"', r'"name": "[/red]\u001b[2J"'))
+    assert run("--countermeasures none") == 0
+    assert r"([/red]\x1b[2J)" in " ".join(capsys.readouterr().out.split())
+    assert main(["report", "protected"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", [".lock", "tensorboard", "cells", "pictures", "audit.json", "tensorboard/deep"])
 @pytest.mark.parametrize("command", ["audit", "quality"])
 def test_links_of_a_delivered_folder_lead_nowhere(

@@ -385,6 +385,17 @@ def test_command_fails_when_a_check_does(release: Path, source: Path, capsys: py
     assert "3 of 14 checks FAILED: bound, black images, measured values" in lines[-1]
 
 
+def test_names_are_shown_and_not_obeyed(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (release / "\x1b[2J\nok   bound: [red]").write_text("")
+    assert verify(release) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == ["ok", "FAIL"]
+    assert r"found \x1b[2J\nok   bound: [red], datamodule.yaml" in lines[1]
+    assert main(["verify", "\x1b[31m", "--source"]) == 2
+    assert main(["report", "\x1b[31m"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_command_on_a_folder_that_is_no_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(tmp_path) == 1
     assert "is not a protected dataset" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from salm_lightning.audit.choices import does_something, text_of
 from salm_lightning.audit.results import AuditedRelease, AuditResult, Unfinished
 from salm_lightning.audit.trials import Battery, Trial
 from salm_lightning.audit.verdict import attempts_of, confusion_of, curve_of, judge, scalars_of
-from salm_lightning.console import command, markdown_table, spread
+from salm_lightning.console import cell, command, markdown_table, spread, visible
 from salm_lightning.countermeasures import COUNTERMEASURES
 from salm_lightning.files import write_csv, write_text
 from salm_lightning.metrics import majority_baseline
@@ -155,13 +155,13 @@ def console_table(result: AuditResult, width: int) -> Table:
         if needed > width:
             del columns[heading]
     release = result.release
-    table = Table(title=f"Models trained on {release.name} ({release.method}), on clean test images, in percent")
+    table = Table(title=cell(f"Models trained on {release.name} ({release.method}), on clean test images, in percent"))
     for heading in columns:
         words = heading in _HEADINGS[:_LEFT]
         table.add_column(heading, justify="left" if words else "right", no_wrap=heading != _HEADINGS[0])
     _, *shown = zip(*columns.values(), strict=True)
     for line, worst in zip(shown, _worst(result), strict=True):
-        table.add_row(*(Text(cell, style="bold" if worst else "") for cell in line))
+        table.add_row(*(Text(visible(value), style="bold" if worst else "") for value in line))
     return table
 
 
@@ -169,7 +169,7 @@ def _markdown(result: AuditResult) -> str:
     """Return the table, the verdict and what was not run as Markdown, the worst case in bold."""
     release, settings, verdict = result.release, result.settings, result.verdict
     lines = [
-        [f"**{cell}**" if worst and cell else cell for cell in line]
+        [f"**{value}**" if worst and value else value for value in line]
         for line, worst in zip(_table_lines(result), _worst(result), strict=True)
     ]
     parts = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from salm_lightning.console import command, progress, say
+from salm_lightning.console import cell, command, progress, say
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.files import locked
 
@@ -87,7 +87,6 @@ def quality(
 
 def quality_table(result: Quality) -> Table:
     """Return a table of what ``quality.json`` holds on similarity and segmentation."""
-    from rich.markup import escape
     from rich.table import Table
 
     def figure(name: str, value: float) -> str:
@@ -103,7 +102,7 @@ def quality_table(result: Quality) -> Table:
     for heading, titles, measures in sections:
         if heading:
             table.add_section()
-            table.add_row(f"[bold]{escape(heading)}")
+            table.add_row(f"[bold]{cell(heading)}")
         for name, title in titles.items():
             measure = measures[name]
             cells = (

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from salm_lightning import data
-from salm_lightning.console import progress
+from salm_lightning.console import progress, say, visible
 from salm_lightning.data.catalogue import archive_path
 from salm_lightning.errors import SalmError
 from salm_lightning.release.manifest import Manifest
@@ -33,14 +33,14 @@ def verify(release: Path, source: str | None = None, root: Path | None = None) -
         checks = verify_release(release, original, on_progress)
     for check in checks:
         mark = Text("ok  ", style="green") if check.ok else Text("FAIL", style="bold red")
-        console.print(Text.assemble(mark, f" {check.name}: {check.detail}"))
+        console.print(Text.assemble(mark, visible(f" {check.name}: {check.detail}")))
     failed = [check.name for check in checks if not check.ok]
     if failed:
-        console.print(Text(f"{release}: {len(failed)} of {len(checks)} checks FAILED: {', '.join(failed)}"))
+        say(f"{release}: {len(failed)} of {len(checks)} checks FAILED: {', '.join(failed)}")
         return 1
     shown = original if isinstance(original, Path) else source
     against = "only sums were checked, give --source to check the rest" if original is None else f"compared with {shown}"
-    console.print(Text(f"{release}: all {len(checks)} checks hold ({against})."))
+    say(f"{release}: all {len(checks)} checks hold ({against}).")
     return 0
 
 

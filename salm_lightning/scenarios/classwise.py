@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from salm_lightning.console import say
+from salm_lightning.console import cell, say
 from salm_lightning.data import MEDMNIST, ImageDataModule, Task
 from salm_lightning.data.base import Split
 from salm_lightning.data.catalogue import SIZES
@@ -164,7 +164,7 @@ class ClassWise(Protection):
             table.add_column(name, justify="right")
         for number in self.numbers:
             shares = (f"{results['test']['recall'][number]:.1%}" for results in found.values())
-            table.add_row(self.images.info.class_names[number], *shares)
+            table.add_row(cell(self.images.info.class_names[number]), *shares)
         yield table
 
 
