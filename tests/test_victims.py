@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import write_fake_npz
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from processes import same
 
+from salm_lightning.callbacks.saved import latest_checkpoint
 from salm_lightning.countermeasures import Grey
 from salm_lightning.data import MEDMNIST, NpzDataModule
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.interruption import Interrupted
 from salm_lightning.modules import VictimModule
 from salm_lightning.runs.victims import VictimSettings, train_victim
 
@@ -22,7 +28,7 @@ def test_a_victim_is_trained_and_measured(tmp_path: Path) -> None:
     data = NpzDataModule(tmp_path / "bloodmnist.npz", batch_size=8, seed=3)
     data.setup("fit")
     settings = VictimSettings("linear", steps=10, countermeasure=Grey(), learning_rate=0.02, seed=3)
-    victim = train_victim(settings, data, tmp_path / "logs", "victim-clean", accelerator="cpu")
+    victim = train_victim(settings, data, tmp_path / "logs", "victim-clean", tmp_path / "run", accelerator="cpu")
     made = victim.module.settings()
     assert (made["arch"], made["countermeasure"], made["seed"]) == ("linear", Grey().settings(), 3)
     assert (made["optimizer"]["class"], made["optimizer"]["lr"]) == ("SGD", 0.02)
@@ -30,6 +36,49 @@ def test_a_victim_is_trained_and_measured(tmp_path: Path) -> None:
     assert victim.curve["test_acc"][-1] == victim.results["test"]["acc"] == victim.results["history"]["last"]["acc"]
     assert victim.results["steps"] == 10
     assert list((tmp_path / "logs/victim-clean").glob("events.*"))
+
+
+class Strike(Callback):
+    """Strikes after a step, and notes the first one of a training."""
+
+    def __init__(self, step: int, action: Callable[[], None]) -> None:
+        self.step, self.action, self.first = step, action, -1
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.first = trainer.global_step if self.first < 0 else self.first
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            self.action()
+
+
+def fail() -> None:
+    raise RuntimeError("struck")
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("action", "error", "saved"), [(fail, RuntimeError, 50), (terminate, Interrupted, 75)])
+def test_an_interrupted_victim_goes_on_to_the_same_end(
+    tmp_path: Path, action: Callable[[], None], error: type[BaseException], saved: int
+) -> None:
+    write_fake_npz(tmp_path / "bloodmnist.npz", MEDMNIST["bloodmnist"], (40, 8, 10))
+    data, settings = (
+        NpzDataModule(tmp_path / "bloodmnist.npz", batch_size=8, seed=3).load(),
+        VictimSettings("linear", steps=120, seed=3),
+    )
+    whole = train_victim(settings, data, tmp_path / "whole", "v", tmp_path / "whole/run", accelerator="cpu")
+    with pytest.raises(error):
+        train_victim(settings, data, tmp_path, "v", tmp_path / "run", [Strike(75, action)], "cpu")
+    assert latest_checkpoint(tmp_path / "run/checkpoints") == tmp_path / f"run/checkpoints/step={saved}.ckpt"
+    watched = Strike(-1, fail)
+    again = train_victim(settings, data, tmp_path, "v", tmp_path / "run", [watched], "cpu")
+    assert watched.first == saved
+    assert (again.results, again.curve) == (whole.results, whole.curve)
+    assert same(again.module.state_dict(), whole.module.state_dict())
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_a_learning_rate_the_optimiser_is_the_module_s_own(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from salm_lightning.audit.results import NONE, TrainedOn
+from salm_lightning.callbacks.saved import checkpoints
 from salm_lightning.console import duration
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError, SalmError
-from salm_lightning.files import checksums_of, replacing
+from salm_lightning.files import address, cache_root, checksums_of, replacing
 from salm_lightning.models import Architecture
 from salm_lightning.modules import VictimModule
 from salm_lightning.runs.folder import clear_run
@@ -95,6 +96,8 @@ class Trial:
     ) -> tuple[Run, VictimModule]:
         """Train the victim, whose seed settles the order of the images, and measure it on the clean test split.
 
+        One that was interrupted on the way to the same logs goes on.
+
         Returns:
             What was measured (what is not defined, such as the AUC of a single class, is None), and the victim.
 
@@ -102,7 +105,11 @@ class Trial:
             DivergedError: The loss or the weights are no longer finite.
         """
         data = images.variant(seed=self.victim.seed)
-        trained = train_victim(self.victim, data, logs, self.log, callbacks, accelerator)
+        # Not beside a release, whose maker could put weights there.
+        run = cache_root() / "unfinished" / address(str(logs.resolve()), self.name)[:32]
+        if not checkpoints(run / "checkpoints"):
+            clear_run(logs / self.log)
+        trained = train_victim(self.victim, data, logs, self.log, run, callbacks, accelerator)
         results = {"title": title_of(self.victim.countermeasure), "curve": trained.curve, **trained.results}
         finite = json.loads(json.dumps(results), parse_constant=lambda name: None)  # JSON has no NaN
         return Run(self.identity).ended(DONE, trained.seconds, finite), trained.module
@@ -240,7 +247,6 @@ class Battery:
         return finished | self._given_up
 
     def _train(self, trial: Trial, callbacks: Sequence[Callback]) -> None:
-        clear_run(self.logs / trial.log)  # of a victim that was interrupted
         try:
             record, module = trial.train(self.images[trial.trained_on], self.logs, callbacks, self.accelerator)
         except OutOfTimeError as error:

@@ -88,6 +88,8 @@ def clear_checkpoints(folder: Path, kept: Collection[Path] = ()) -> None:
                 if _NOISE.fullmatch(path.name):
                     path.unlink()
             remove_empty(snapshot)
+    for emptied in (folder / "noise", folder):
+        remove_empty(emptied)
 
 
 def remove_empty(folder: Path) -> None:

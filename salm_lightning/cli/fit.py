@@ -37,10 +37,10 @@ from salm_lightning.models.architecture import PAPER_SGD, Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule, check_destination
 from salm_lightning.runs.effort import Precision, check_seed
-from salm_lightning.runs.folder import CONFIG, PREDICTIONS, RunTrainer, clear_run
+from salm_lightning.runs.folder import CONFIG, PREDICTIONS, clear_run
 from salm_lightning.runs.generation import generate, is_published
 from salm_lightning.runs.summary import print_release, print_victim
-from salm_lightning.runs.trainers import FROM_DATA
+from salm_lightning.runs.trainers import FROM_DATA, RunTrainer
 from salm_lightning.runs.victims import gather_predictions, save_predictions
 
 LINKED = {

@@ -199,7 +199,7 @@ class Protection:
                 continue
             say(f"{prefix}training a victim on the {name} images: {architecture.name}, {steps} steps")
             callbacks = [Throughput(), progress_bar()]
-            trained = train_victim(settings, data, self.folder, path.parent.name, callbacks, training.accelerator)
+            trained = train_victim(settings, data, self.folder, path.parent.name, path.parent, callbacks, training.accelerator)
             results[name] = trained.results
             write_sealed(path, trained.results | self._proves(name))
             del trained  # a network and its Trainer, during the next training

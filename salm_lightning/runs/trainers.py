@@ -23,20 +23,41 @@ FROM_DATA = ("num_classes", "channels", "image_size", "task")
 """Arguments of a module that its data settle."""
 
 
+class RunTrainer(Trainer):
+    """Lightning's Trainer, whose files go into the run's folder.
+
+    That is its ``default_root_dir``.
+    """
+
+    @property
+    def log_dir(self) -> str:
+        """The run's folder, the same on every rank; Lightning's is that of the first logger, which runs may share."""
+        folder: str = self.strategy.broadcast(self.default_root_dir)
+        return folder
+
+
 def single_device_trainer(
-    folder: Path, name: str, steps: int, callbacks: list[Callback], accelerator: str = "auto", precision: Precision = "32-true"
+    folder: Path,
+    name: str,
+    steps: int,
+    callbacks: list[Callback],
+    accelerator: str = "auto",
+    precision: Precision = "32-true",
+    run: Path | None = None,
 ) -> Trainer:
     """Return a Trainer that logs to ``folder/name`` and validates five times, or every 250 steps of a long training.
 
     Those before it that are finished are let go of: they hold themselves, models and all, until somebody collects them.
-    Checkpoints are kept if a ``RunCheckpoint`` is among the callbacks; the accelerator is ``auto``, ``cpu`` or ``gpu``.
+    Checkpoints are kept in ``run``, by default there too, if a ``RunCheckpoint`` is among the callbacks; the accelerator is ``auto``,
+    ``cpu`` or ``gpu``.
 
     Raises:
         ConfigurationError: The accelerator is unknown, or this machine has none.
     """
     gc.collect()
     with _refused(accelerator):
-        return Trainer(
+        return RunTrainer(
+            default_root_dir=run or folder / name,
             accelerator=accelerator,
             devices=1,
             precision=precision,

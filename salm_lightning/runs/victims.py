@@ -11,13 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 from torch import Tensor
 
+from salm_lightning.callbacks.checkpoint import RunCheckpoint
+from salm_lightning.callbacks.saved import clear_checkpoints, latest_checkpoint, remove_empty
 from salm_lightning.console import say
 from salm_lightning.countermeasures import Countermeasure
 from salm_lightning.data import ImageDataModule
 from salm_lightning.files import replacing
+from salm_lightning.interruption import Interrupted
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.models import Architecture, NetworkFactory
 from salm_lightning.modules import VictimModule
@@ -27,6 +31,8 @@ from salm_lightning.runs.trainers import facts_of, single_device_trainer
 
 RESULTS = "results.json"
 """File name of a victim's results in its run folder."""
+_FEWEST = 50
+"""Training steps between two checkpoints of a victim, at least: short ones are soon trained again."""
 _PREDICTED = ("indices", "labels", "probabilities")
 
 
@@ -87,7 +93,7 @@ class TrainedVictim(NamedTuple):
 
 
 class LearningCurve(Callback):
-    """Keeps the accuracy on the clean test split at every validation."""
+    """Keeps the accuracy on the clean test split at every validation, also of a training that goes on."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[float]] = {"steps": [], "test_acc": []}
@@ -97,27 +103,45 @@ class LearningCurve(Callback):
         self.values["steps"].append(trainer.global_step)
         self.values["test_acc"].append(float(trainer.callback_metrics["test_curve/acc"]))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the curve so far, for the checkpoint."""
+        return self.values
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a curve."""
+        self.values = state_dict
+
 
 def train_victim(
     settings: VictimSettings,
     data: ImageDataModule,
     folder: Path,
     name: str,
+    run: Path,
     callbacks: Sequence[Callback] = (),
     accelerator: str = "auto",
 ) -> TrainedVictim:
     """Train a victim on one device and measure it on the clean test split.
 
-    The data are loaded, and their own seed settles the order of the images; ``folder/name`` gets TensorBoard's log.
+    The data are loaded, and their own seed settles the order of the images; ``folder/name`` gets TensorBoard's log. The
+    state is kept in ``run``, which is the victim's alone: one that was interrupted goes on from there, to the same results.
 
     Raises:
         DivergedError: The loss or the weights are no longer finite.
         ConfigurationError: The accelerator is unknown, or the victim does not fit the images.
+        Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     begin, curve, module = time.monotonic(), LearningCurve(), settings.module(data)
-    trainer = single_device_trainer(folder, name, settings.steps, [curve, *callbacks], accelerator, settings.precision)
-    trainer.fit(module, datamodule=data)
+    keeps = [curve, *callbacks, RunCheckpoint(max(_FEWEST, settings.steps // 10))]
+    trainer = single_device_trainer(folder, name, settings.steps, keeps, accelerator, settings.precision, run)
+    saved = run / "checkpoints"
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=latest_checkpoint(saved), weights_only=True)
+    except SIGTERMException as stop:
+        raise Interrupted(int(stop.code or 0) - 128) from stop
     trainer.test(module, datamodule=data, verbose=False)
+    clear_checkpoints(saved)
+    remove_empty(run)
     return TrainedVictim(module, victim_results(module, data), curve.values, time.monotonic() - begin)
 
 
