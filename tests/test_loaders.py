@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from fakes import fake_arrays, write_fake_npz
+from torch.utils.data import DataLoader
 
 import salm_lightning.data.datamodule as datamodule_file
-from salm_lightning.data import SPLITS, Batch, DatasetInfo, ImageDataModule, NpzDataModule, Split, Task
+from salm_lightning.data import SPLITS, Batch, DatasetInfo, ImageDataModule, NpzDataModule, Split, Task, loaders
 from salm_lightning.data.arrays import to_tensor
 from salm_lightning.data.batches import chunk_indices, evaluation_batches, permutation, stratified_shard
 from salm_lightning.data.loaders import DeviceReader, MappedReader, TrainLoader
@@ -467,3 +468,19 @@ def test_what_a_manifest_needs() -> None:
     assert (data.num_classes, data.channels, data.image_size, data.task) == (3, 3, 8, Task.MULTI_CLASS)
     with pytest.raises(ConfigurationError, match="split='tests' is not known; did you mean 'test'"):
         data.split("tests")
+
+
+@pytest.mark.parametrize(("free", "workers"), [(2**30, 2), (60_000, 1), (10_000, 0)])
+def test_no_more_workers_than_the_shared_memory_has_room_for(monkeypatch: pytest.MonkeyPatch, free: int, workers: int) -> None:
+    asked: list[int] = []
+
+    def loader(reader: Any, *, sampler: Any, num_workers: int, **options: Any) -> Any:
+        asked.append(num_workers)
+        return DataLoader(reader, sampler=sampler, num_workers=0, **options)
+
+    monkeypatch.setattr(loaders, "DataLoader", loader)
+    monkeypatch.setattr(loaders.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    images = np.zeros((20, 28, 28), np.uint8)  # 784 bytes: 7,840 a batch, 23,520 in flight
+    read = loaders.MappedReader(Split(images, np.zeros((20, 1), np.int64)), Task.BINARY, num_workers=2)
+    assert len(list(read([np.arange(10), np.arange(10, 20)]))) == 2
+    assert asked == [workers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -103,3 +104,42 @@ def test_a_trainer_does_not_clear_the_checkpoints_of_another(tmp_path: Path) -> 
     with pytest.raises(OutputExistsError, match=r"step=123\.ckpt is another run's"):
         trainer.fit(VictimModule(2, 1, arch="linear"), datamodule=data)
     assert files(tmp_path / "checkpoints") == {"step=123.ckpt"}
+
+
+def test_a_part_is_reported_as_a_part(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    part = ["--data.batch_size", "2", "--trainer.limit_test_batches", "2"]
+    assert main([*fit, *part, "--run", "part"]) == 0
+    assert "on 4 of 8 images of the clean test split" in " ".join(capsys.readouterr().out.split())
+    assert json.loads(Path("lightning_logs/part/results.json").read_text())["tested"] == 4
+    predict = ["predict", *fit[1:], "--data.batch_size", "2", "--ckpt_path", "lightning_logs/part"]
+    assert main([*predict, "--trainer.limit_predict_batches", "2"]) == 0
+    assert "Predictions on 4 of 8 images of the test split" in capsys.readouterr().out
+    assert main(predict) == 0
+    assert "Predictions on the test split" in capsys.readouterr().out
+    assert main([*predict, "--trainer.limit_predict_batches", "0"]) == 2
+    assert "limit_predict_batches=0: out of range" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trainer.limit_test_batches", "0.1"], "limit_test_batches=0.1 is less than one of 1 batches"),
+        (["--trainer.max_steps", "-1", "--trainer.max_epochs", "0"], "max_epochs=0: out of range"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(
+    fit: list[str], capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main([*fit, *options, "--run", "none"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("lightning_logs/none").exists()
+
+
+def test_no_release_comes_from_an_untrained_source(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    model = fit.index("--model")
+    generator = [*fit[: model + 1], "NoiseGeneratorModule", "--model.method", "SALM", "--model.source", "linear"]
+    generator += ["--trainer.accelerator", "cpu", "--trainer.max_steps", "-1", "--trainer.max_time", "00:00:00:00"]
+    generator += ["--model.lr_scheduler.total_steps", "2", "--model.updates_per_visit", "1"]
+    assert main([*generator, "--run", "none"]) == 2
+    assert "training steps of the source model=0 is out of range; train it first" in capsys.readouterr().err
+    assert not Path("lightning_logs/none/protected").exists()

@@ -20,6 +20,7 @@ from salm_lightning.data import MEDMNIST, NpzDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.interruption import Interrupted
 from salm_lightning.modules import VictimModule
+from salm_lightning.runs.trainers import RunTrainer
 from salm_lightning.runs.victims import VictimSettings, train_victim
 
 
@@ -112,9 +113,14 @@ def test_finished_victims_are_let_go_of(tmp_path: Path) -> None:
     try:
         for number in range(5):
             train_victim(
-                VictimSettings("linear", steps=1), data.variant(seed=number), tmp_path / "logs", f"{number}", accelerator="cpu"
+                VictimSettings("linear", steps=1),
+                data.variant(seed=number),
+                tmp_path / "logs",
+                f"{number}",
+                tmp_path / f"run-{number}",
+                accelerator="cpu",
             )
-        alive = [type(found) for found in gc.get_objects() if type(found) in (Trainer, VictimModule)]
+        alive = [type(found) for found in gc.get_objects() if type(found) in (RunTrainer, VictimModule)]
     finally:
         gc.enable()
-    assert sorted(map(alive.count, (Trainer, VictimModule))) == [1, 1], "the last one alone"
+    assert sorted(map(alive.count, (RunTrainer, VictimModule))) == [1, 1], "the last one alone"

@@ -27,7 +27,7 @@ from salm_lightning.cli.composition import DEFAULT, Rules, Setting, same_class
 from salm_lightning.cli.config_files import resolve_checkpoint
 from salm_lightning.cli.messages import imported
 from salm_lightning.cli.parser import SalmArgumentParser, salm_error_behind
-from salm_lightning.cli.refusals import check_monitors, refuse
+from salm_lightning.cli.refusals import check_monitors, check_share_of_test, refuse
 from salm_lightning.console import command
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import Kind, kind_of
@@ -268,6 +268,7 @@ class SalmCLI(LightningCLI):
         """Look at the data and the place of the release before any long work."""
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
+        check_share_of_test(self.trainer, self.model, self.datamodule)
         if isinstance(self.model, NoiseGeneratorModule) and not self._rehearses and not self._is_complete(self.model):
             check_destination(self._release_folder(), self._overwrites)
         self.before_test()
@@ -345,7 +346,7 @@ class SalmCLI(LightningCLI):
         predictions = gather_predictions(cast("list[dict[str, Tensor]]", batches))
         folder = run_folder(self.trainer)  # asked of all ranks, which agree on it
         if self.trainer.is_global_zero:
-            save_predictions(predictions, folder / PREDICTIONS)
+            save_predictions(predictions, folder / PREDICTIONS, len(data.split("test")))
 
     def _generate(self, checkpoint: Path | None) -> None:
         folder = generate(self.trainer, self.model, self.datamodule, self._release_folder(), checkpoint, self._overwrites)

@@ -11,6 +11,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 
 from salm_lightning.cli.composition import Setting
+from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 
@@ -19,6 +20,7 @@ _OWN_STEPS = "the noise generator takes each step of its source model by itself,
 _TUNED = "it trains before the training, for a model that has other arguments. Remove it, and choose the value yourself"
 _ONE_PASS = "it takes several passes for each step, and a step is one here. Choose SGD, Adam, AdamW or another optimiser"
 _ALL_CHUNKS = "the last pass makes every image of the release. Remove it; a quick rehearsal is --trainer.fast_dev_run true"
+LIMITS = ("limit_train_batches", "limit_test_batches", "limit_predict_batches")
 
 
 def _lacks_gpu(value: Any) -> bool:
@@ -34,7 +36,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
     ("trainer.barebones", bool, "", "it leaves out logs, checkpoints and measurements, which a run is for. Remove it"),
     *(
         (f"trainer.{name}", lambda value: value == 0 and value is not False, "", "out of range. Give 1 or more")
-        for name in ("max_steps", "val_check_interval", "check_val_every_n_epoch", "limit_train_batches", "limit_test_batches")
+        for name in ("max_steps", "val_check_interval", "check_val_every_n_epoch", "max_epochs", *LIMITS)
     ),
     ("trainer.limit_predict_batches", lambda value: value is not None, _GENERATOR, _ALL_CHUNKS),
     ("trainer.accumulate_grad_batches", lambda value: value != 1, _GENERATOR, _OWN_STEPS),
@@ -85,6 +87,21 @@ def check_monitors(trainer: Trainer, module: LightningModule) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if monitor := getattr(callback, "monitor", None):
             look_up(f"{type(callback).__name__}: monitor", monitor, names)
+
+
+def check_share_of_test(trainer: Trainer, module: LightningModule, data: ImageDataModule) -> None:
+    """Refuse a share of the test split that is less than a batch, which Lightning would do when the victim is trained.
+
+    Raises:
+        ConfigurationError: It is less.
+    """
+    share = trainer.limit_test_batches
+    if isinstance(module, VictimModule) and isinstance(share, float):
+        batches = -(-len(data.split("test")) // data.batch_size)
+        if int(share * batches) == 0:
+            raise ConfigurationError(
+                f"--trainer.limit_test_batches={share} is less than one of {batches} batches; give a larger one."
+            )
 
 
 def _plain(setting: Setting) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +16,10 @@ from salm_lightning.data.base import Batch, Split, Task
 from salm_lightning.data.batches import permutation
 from salm_lightning.data.mapped import MappedRows
 
+_SHARED = Path("/dev/shm")
+"""Where worker processes put batches on Linux."""
+_IN_FLIGHT = 3
+"""Batches of a worker that are not used up: two that it has read ahead, and the one that is in use."""
 _SLAB = 2**26  # bytes of images that are moved at a time
 
 Reader = Callable[[Sequence[NDArray[np.int64]]], Iterator[Batch]]
@@ -80,10 +86,16 @@ class MappedReader(Dataset[Batch]):
             self,
             batch_size=None,
             sampler=batches,
-            num_workers=self._num_workers,
+            num_workers=self._workers(batches),
             pin_memory=self._pin_memory,
             generator=torch.Generator(),
         )
+
+    def _workers(self, batches: Sequence[NDArray[np.int64]]) -> int:
+        """Return how many workers the shared memory has room for; where a batch finds none, as in a container's 64 MB, nobody wakes up."""
+        each = _IN_FLIGHT * max(1, self._images[:1].nbytes * max(map(len, batches), default=0))
+        # Half of it is for other loaders: of another split, of other ranks.
+        return min(self._num_workers, shutil.disk_usage(_SHARED).free // 2 // each) if _SHARED.is_dir() else self._num_workers
 
 
 class EvaluationLoader:

@@ -13,10 +13,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from salm_lightning.callbacks.checkpoint import run_folder, save_run
+from salm_lightning.callbacks.saved import read_checkpoint
 from salm_lightning.console import tracked
 from salm_lightning.data import Batch, ImageDataModule
 from salm_lightning.data.sums import file_sums
-from salm_lightning.errors import SalmError
+from salm_lightning.errors import SalmError, require
 from salm_lightning.files import locked
 from salm_lightning.interruption import Interruption
 from salm_lightning.modules import NoiseGeneratorModule
@@ -88,6 +89,7 @@ def generate(
 
     Raises:
         OutputExistsError: Another release stands there, and ``overwrite`` is false, or another process is at work on one.
+        ConfigurationError: The source model has not been trained.
     """
     # All ranks have to be there before anything is written, which a late one would take for another run's. The Trainer starts them when
     # it trains; a method without a source model has not trained.
@@ -96,6 +98,14 @@ def generate(
         start()
     else:
         launcher.launch(start, trainer=trainer)
+    if module.method.trains_source_on is not None:
+        steps = trainer.global_step if ckpt_path is None else read_checkpoint(ckpt_path)["global_step"]
+        require(
+            "training steps of the source model",
+            steps,
+            steps > 0,
+            "train it first: noise against an untrained one protects nothing",
+        )
     folder = folder or run_folder(trainer) / "protected"
     with ExitStack() as held:
         _on_rank_zero(trainer, lambda: held.enter_context(locked(parts_folder(folder), f"release={folder}")))

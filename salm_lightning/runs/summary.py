@@ -17,7 +17,7 @@ from salm_lightning.metrics.learned import KEPT_LIMIT, LEARNED, MEASURES, Scale,
 from salm_lightning.modules import VictimModule
 from salm_lightning.release import Manifest
 from salm_lightning.release.manifest import DATAMODULE
-from salm_lightning.runs.victims import RESULTS, victim_results
+from salm_lightning.runs.victims import RESULTS, part_of, victim_results
 
 _FIT_VICTIM = ("salm-cli", "fit", "--config", "victim.yaml", "--config")
 _TITLES = {"last": "after the last step", "best_on_val": "at the best validation", "peak": "peak over training"}
@@ -30,7 +30,9 @@ def print_victim(module: VictimModule, data: ImageDataModule, folder: Path) -> N
     rows = {"after the last step": results["test"]}
     rows |= {_TITLES[name]: results["history"][name] for name in ("best_on_val", "peak") if name in results["history"]}
     rows["majority class"] = {"acc": results["majority"], "auc": 0.5}
-    title = f"{module.arch.name} (width {module.width:g}) on the clean test split of {data.info.name}"
+    images = len(data.split("test"))
+    part = part_of(results.get("tested", images), images)
+    title = f"{module.arch.name} (width {module.width:g}) on {part}the clean test split of {data.info.name}"
     Console().print(metrics_table(title, "", rows, digits=2))
     say(
         f"Run folder: {folder} (curves and confusion matrix: {command('tensorboard', '--logdir', folder)})\n"

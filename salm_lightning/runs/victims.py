@@ -149,10 +149,12 @@ def victim_results(module: VictimModule, data: ImageDataModule) -> dict[str, Any
     """Return a tested victim's results as JSON values.
 
     They are ``test`` (after the last step, with recall per class and the confusion matrix), ``history`` (``last``, ``best_on_val``,
-    ``peak``), the test split's ``majority`` line, and the victim's settings.
+    ``peak``), the test split's ``majority`` line, and the victim's settings; of a test that left images out, how many it ``tested``.
     """
     majority = majority_baseline(data.split("test").labels, data.task, data.num_classes)
+    tested = min(len(data.split("test")), sum(int(count) for count in module.trainer.num_test_batches) * data.batch_size)
     return {
+        **({} if tested == len(data.split("test")) else {"tested": tested}),
         "data": data.describe(),
         "victim": module.settings(),
         "steps": int(module.history.get("last", {}).get("step", 0)),
@@ -177,8 +179,13 @@ def gather_predictions(batches: list[dict[str, Tensor]]) -> dict[str, NDArray[An
     return {name: array[order] for name, array in joined.items()}
 
 
-def save_predictions(arrays: dict[str, NDArray[Any]], path: Path) -> None:
+def save_predictions(arrays: dict[str, NDArray[Any]], path: Path, images: int) -> None:
     """Write a victim's predictions on the clean test split as ``.npz`` with probabilities, labels and indices."""
     with replacing(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
-    say(f"Predictions on the test split: {path}")
+    say(f"Predictions on {part_of(len(arrays['indices']), images)}the test split: {path}")
+
+
+def part_of(count: int, images: int) -> str:
+    """Return in words which part of a split was looked at; nothing for all of it."""
+    return "" if count == images else f"{count} of {images} images of "
