@@ -95,7 +95,8 @@ class TrainedModule(LightningModule, ABC):
         return fingerprint(data.split("train")) if isinstance(data, ImageDataModule) else None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the settings and the images in the checkpoint."""
+        """Name the settings and the images in the checkpoint; one that has diverged is never saved, or it could be taken for trained."""
+        self.require_finite()
         checkpoint |= {"settings": self.settings(), "data": self.fingerprint()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
