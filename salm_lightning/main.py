@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shlex
@@ -14,6 +15,7 @@ from salm_lightning.errors import ConfigurationError, SalmError, look_up
 from salm_lightning.interruption import Interrupted
 from salm_lightning.runs.quiet import quieten
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 INTERRUPTED = 128 + 15
 """Exit code of a run that saved its state on SIGTERM, as a shell reports it."""
 
@@ -58,7 +60,7 @@ def _answer(arguments: list[str]) -> int:
     except _of_lightning("MisconfigurationException", SalmError, OSError) as error:
         from salm_lightning.console import say
 
-        say(f"salm-cli: error: {error}", stderr=True)
+        say(f"salm-cli: error: {error}{_when_there_is_room(error, name)}", stderr=True)
         return 2
     except _of_lightning("SIGTERMException", Interrupted) as interruption:
         code = getattr(interruption, "code", None)  # a Trainer without a RunCheckpoint has saved nothing, and gives none
@@ -68,6 +70,14 @@ def _answer(arguments: list[str]) -> int:
         return int(code or INTERRUPTED)
     except KeyboardInterrupt:
         return 130
+
+
+def _when_there_is_room(error: BaseException, name: str) -> str:
+    """Return how to go on after an error, if that is one of the disk."""
+    if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+        return ""
+    again = ", with --ckpt_path and the run's folder if it has checkpoints" if name in commands.TRAINERS else ""
+    return f". What was finished before is kept: make room or let it be written, and repeat the command{again}."
 
 
 def _check_first(arguments: Sequence[str]) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import pytest
+import torch
 from fakes import write_fake_npz
 
 from salm_lightning import files
 from salm_lightning.data import MEDMNIST
 from salm_lightning.errors import OutputExistsError
-from salm_lightning.files import LOCK, beside, exchange, locked, write_text
+from salm_lightning.files import LOCK, beside, exchange, locked, replacing, write_text
 from salm_lightning.main import main
 
 
@@ -150,3 +156,101 @@ def test_a_lock_refuses_links_that_lead_out(tmp_path: Path) -> None:
     (folder / "inside/other").symlink_to("../../outside")
     with pytest.raises(OutputExistsError, match="inside/other is a link that leads out"), locked(folder, "out=out"):
         pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda stream: torch.save(torch.zeros(10**6), stream),
+        lambda stream: np.save(stream, np.zeros(10**6)),
+        lambda stream: stream.write(bytes(10**6)),
+    ],
+    ids=["torch", "numpy", "bytes"],
+)
+def test_a_full_disk_names_the_file_whatever_writes(tmp_path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Torch makes a RuntimeError of it, and numpy an OSError without a number."""
+
+    def fill() -> None:
+        with replacing(tmp_path / "a.bin") as temporary:
+            temporary.symlink_to("/dev/full")
+            with temporary.open("wb") as stream:
+                write(stream)
+
+    with pytest.raises(OSError, match="No space left on device") as error:
+        fill()
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / "a.bin"))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_fake_npz(Path("mine.npz"), MEDMNIST["breastmnist"], (20, 8, 10))
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(files, "flush", full)
+        assert main(shlex.split(f"protect mine.npz --out out {SHORT}")) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "rror" in line)
+    assert line.startswith(
+        "salm-cli: error: [Errno 28] No space left on device: 'out/protect.json'. What was finished before is kept"
+    )
+    assert main(shlex.split(f"protect mine.npz --out out {SHORT}")) == 0
+
+
+@pytest.fixture
+def small_disk(workplace: None, tmp_path: Path) -> Iterator[Callable[[int], None]]:
+    """Work on a disk of 20 MB of its own; what it yields leaves so many bytes free."""
+    if os.geteuid() or not shutil.which("mount"):
+        pytest.skip("mounting needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+
+    def leave(size: int) -> None:
+        Path("ballast").unlink(missing_ok=True)
+        with Path("ballast").open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, shutil.disk_usage(disk).free - size)
+
+    os.chdir(disk)
+    yield leave
+    os.chdir(tmp_path)
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "again"),
+    [
+        (f"protect ../mine.npz --out lightning_logs/r {SHORT} --width 0.25 --batch_size 64 --steps 4", ""),
+        (FIT.replace("Random", "SALM").replace("mine.npz", "../mine.npz") + " --run r --model.width 0.25", "--overwrite true"),
+    ],
+    ids=["protect", "fit"],
+)
+def test_a_disk_that_fills_at_any_time(
+    command: str, again: str, small_disk: Callable[[int], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Minutes: wherever it is full, there is one line and nothing half written, and the same command makes the same release later."""
+    write_fake_npz(Path("../mine.npz"), MEDMNIST["bloodmnist"], (600, 40, 40))
+    archive = Path("lightning_logs/r/protected/mine.npz")
+    assert main(shlex.split(command)) == 0
+    whole, needed = archive.read_bytes(), sum(path.stat().st_size for path in Path("lightning_logs").rglob("*") if path.is_file())
+    for tenth in range(0, 10, 2):
+        shutil.rmtree("lightning_logs")
+        small_disk(needed * tenth // 10)
+        capfd.readouterr()
+        assert main(shlex.split(command)) == 2
+        shown = capfd.readouterr().err
+        assert "Traceback" not in shown
+        assert (
+            len(re.findall(r"salm-cli: error: .*No space left on device: .+\. What was finished before is kept", shown)) == 1
+        ), shown
+        assert not list(Path.cwd().rglob("*.tmp"))
+        Path("ballast").unlink()
+        assert main(shlex.split(f"{command} {again}")) == 0
+        assert archive.read_bytes() == whole

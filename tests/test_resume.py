@@ -226,7 +226,7 @@ def in_snapshot(rank: int) -> None:
 
 def before_rename(rank: int) -> None:
     """In the second checkpoint, when it is written under its temporary name."""
-    after(Trainer, "save_checkpoint", kill_at(2))
+    after(checkpoint, "seal", kill_at(2))
 
 
 def before_clearing(rank: int) -> None:

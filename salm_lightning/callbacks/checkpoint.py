@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from salm_lightning.callbacks.saved import checkpoints, clear_checkpoints, seal
 from salm_lightning.errors import OutputExistsError, require
-from salm_lightning.files import flush
+from salm_lightning.files import replacing
 from salm_lightning.interruption import Interruption
 
 
@@ -24,11 +26,22 @@ def checkpoint_folder(trainer: Trainer) -> Path:
     return run_folder(trainer) / "checkpoints"
 
 
+class SealedCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its name, sealed; Lightning would do so through the folder of temporary files, which may be full."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint, completely or not at all."""
+        with replacing(Path(path)) as temporary:
+            with temporary.open("wb") as stream:
+                torch.save(checkpoint, stream)
+            seal(temporary)
+
+
 class RunCheckpoint(Checkpoint):
     """Save ``checkpoints/step=N.ckpt`` every so many steps, at the end, and when the run is interrupted; keep the latest two.
 
-    Lightning's ``ModelCheckpoint`` writes through a temporary folder that may lie on another disk and knows nothing of the noise
-    snapshots beside a generator's checkpoint, which have to come and go with it. It can be added for other purposes, such as
+    Lightning's ``ModelCheckpoint`` knows nothing of the noise snapshots beside a generator's checkpoint, which have to come and go
+    with it. It can be added for other purposes, such as
     keeping the best victim. The one before the latest is there in case the latest gets damaged; a run that has ended keeps one.
 
     Args:
@@ -103,16 +116,12 @@ def save_run(trainer: Trainer, keeps_previous: bool = False) -> Path:
     """
     folder = checkpoint_folder(trainer)
     path = folder / f"step={trainer.global_step}.ckpt"
-    temporary = folder / f".{path.name}.tmp"
     if trainer.is_global_zero:
         clear_checkpoints(folder, checkpoints(folder))  # what a killed run left, before the ranks add their noise to it
     trainer.strategy.barrier("leftovers")
-    trainer.save_checkpoint(temporary, weights_only=False)
+    trainer.strategy.checkpoint_io = SealedCheckpointIO()
+    trainer.save_checkpoint(path, weights_only=False)
     if trainer.is_global_zero:
-        seal(temporary)
-        flush(temporary)
-        temporary.replace(path)
-        flush(folder)
         found = checkpoints(folder)
         older = found[found.index(path) + 1 :]
         clear_checkpoints(folder, [path, *older[:keeps_previous]])

@@ -17,8 +17,8 @@ from salm_lightning.errors import DAMAGED, ConfigurationError
 from salm_lightning.files import file_sha256
 
 _NAME = re.compile(r"step=(\d+)\.ckpt")
-_OURS = re.compile(r"step=\d+\.ckpt|\.step=\d+\.ckpt\.tmp")
-_NOISE = re.compile(r"\.?rank=\d+\.(noise|indices)\.npy(\.\d+\.tmp)?")
+_OURS = re.compile(r"\.?step=\d+\.ckpt(\..+\.tmp)?")
+_NOISE = re.compile(r"\.?rank=\d+\.(noise|indices)\.npy(\..+\.tmp)?")
 _DIGITS = 64
 _LENGTH = _DIGITS.to_bytes(2, "little")
 _PARTS = {

@@ -1,9 +1,10 @@
-"""Messages of Lightning that tell a user of this package nothing; each is named, so that all others are still shown."""
+"""Messages that tell a user of this package nothing, most of them Lightning's; each is named, so that all others are still shown."""
 
 from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import warnings
 
 _MESSAGES = (
@@ -32,6 +33,15 @@ def quieten() -> None:
         logging.getLogger(".".join(name)).addFilter(_tells_something)
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    threading.excepthook = _end_of_thread
+
+
+def _end_of_thread(end: threading.ExceptHookArgs) -> None:
+    """Say nothing of a disk that TensorBoard's thread cannot write to: the run, whose error that is, hears of it and says so."""
+    if isinstance(end.exc_value, OSError):
+        end.exc_value.filename = end.exc_value.filename or "TensorBoard's events"
+    else:
+        threading.__excepthook__(end)
 
 
 def _tells_something(record: logging.LogRecord) -> bool:
