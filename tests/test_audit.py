@@ -739,7 +739,10 @@ def test_nothing_is_deleted_that_no_run_has_made(tmp_path: Path) -> None:
         ("--source other.npz", ["source=other.npz is not what", "its SHA-256 is", "that of the original, tiny.npz, is"]),
         ("--source missing.npz", ["missing.npz: no such file"]),
         ("--source tiny.npz --segmenter nothing", ["nothing"]),
-        ("--source tiny.npz --segmenter many.pt", ["segmenter=many.pt does not take images [1, 3, 16, 16]"]),
+        (
+            "--source tiny.npz --segmenter torchscript:many.pt",
+            ["segmenter=torchscript:many.pt does not take images [1, 3, 16, 16]"],
+        ),
         ("--accelerator gpuu", ["accelerator=gpuu", "Give auto, cpu or gpu"]),
         ("--out protected/audit", ["out=protected/audit lies in the release"]),
     ],

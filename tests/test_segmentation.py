@@ -58,8 +58,12 @@ class Darkness(nn.Module):
 def test_torchscript_files(tmp_path: Path, classes: int, expected: list[int]) -> None:
     with pytest.warns(FutureWarning, match="deprecated"):
         torch.jit.script(Darkness(classes)).save(tmp_path / "model.pt")
-    segmenter = open_segmenter(str(tmp_path / "model.pt"))
-    assert segmenter.name == str(tmp_path / "model.pt")
+    with pytest.raises(
+        ConfigurationError, match=r"which runs the code of whoever made it, torchscript:.*model\.pt if you trust them"
+    ):
+        open_segmenter(str(tmp_path / "model.pt"))
+    segmenter = open_segmenter(f"torchscript:{tmp_path}/model.pt")
+    assert segmenter.name == f"torchscript:{tmp_path}/model.pt"
     images = np.repeat(np.array([[[0, 100], [140, 250]]], dtype=np.uint8), 70, axis=0)  # more than a batch
     np.testing.assert_array_equal(segmenter(images), np.tile(np.reshape(expected, (1, 2, 2)), (70, 1, 1)))
 
@@ -87,8 +91,8 @@ def test_what_is_no_segmenter(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'fcn_resnet50'"):
         open_segmenter("fcn_resnet5:weights.pth")
     (tmp_path / "text.pt").write_text("hello")
-    for name in (f"{tmp_path}/text.pt", f"fcn_resnet50:{tmp_path}/text.pt", f"fcn_resnet50:{tmp_path}/missing.pt"):
-        with pytest.raises(ConfigurationError, match=r"segmenter=.*cannot be read .*torch\.jit\.save"):
+    for name in (f"torchscript:{tmp_path}/text.pt", f"fcn_resnet50:{tmp_path}/text.pt", f"fcn_resnet50:{tmp_path}/missing.pt"):
+        with pytest.raises(ConfigurationError, match=r"segmenter=.*cannot be read .*torchscript:PATH"):
             open_segmenter(name)
     coarse = SegmentationNetwork(nn.Conv2d(1, 2, 3, stride=2), "coarse")
     with pytest.raises(ConfigurationError, match=r"segmenter=coarse: it returned \[1, 2, 3, 3\] for images \[1, 1, 8, 8\]"):

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from salm_lightning.audit.pairs import grey
 from salm_lightning.data.arrays import to_tensor
 from salm_lightning.errors import ConfigurationError, did_you_mean
+from salm_lightning.files import expanded
 
 _BATCH = 32
+_TORCHSCRIPT = "torchscript"
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -109,8 +111,9 @@ def open_segmenter(name: str) -> Segmenter:
     """Return a segmenter by name.
 
     Args:
-        name: ``otsu``, ``vessels``, the path of a TorchScript file, or ``ARCH:PATH`` for a state dict of one of
-            ``torchvision.models.segmentation``, such as ``deeplabv3_resnet50:weights.pth``.
+        name: ``otsu``, ``vessels``, ``ARCH:PATH`` for a state dict of one of ``torchvision.models.segmentation``, such as
+            ``deeplabv3_resnet50:weights.pth``, or ``torchscript:PATH`` for a TorchScript file, which is code: it can do whatever its user
+            can, so that it is run only where it is called so.
 
     Raises:
         ConfigurationError: It is none of these, or the file cannot be read.
@@ -122,23 +125,28 @@ def open_segmenter(name: str) -> Segmenter:
 
     arch, colon, weights = name.partition(":")
     architectures: list[str] = list_models(module=segmentation)
-    known = bool(colon) and arch in architectures
-    if not known and not Path(name).is_file():
+    if not colon and Path(name).is_file():
         raise ConfigurationError(
-            f"segmenter={name!r} is neither otsu, nor vessels, nor a TorchScript file, nor ARCH:PATH with a state dict"
-            f"{did_you_mean(arch, [*classical, *architectures]) or '.'} Architectures: {', '.join(architectures)}."
+            f"segmenter={name} is a file: give ARCH:{name} for a state dict of one of torchvision's networks; or, for a TorchScript file, "
+            f"which runs the code of whoever made it, torchscript:{name} if you trust them."
         )
-    path = Path(weights if known else name)
+    if not colon or arch not in (_TORCHSCRIPT, *architectures):
+        raise ConfigurationError(
+            f"segmenter={name!r} is neither otsu, nor vessels, nor ARCH:PATH with a state dict, nor {_TORCHSCRIPT}:PATH"
+            f"{did_you_mean(arch, [*classical, _TORCHSCRIPT, *architectures]) or '.'} Architectures: {', '.join(architectures)}."
+        )
+    path = expanded(weights)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch advises other formats to those who write files
-            network = _torchvision(arch, path) if known else torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+            script = arch == _TORCHSCRIPT
+            network = torch.jit.load(str(path), map_location="cpu") if script else _torchvision(arch, path)  # type: ignore[no-untyped-call]
         return SegmentationNetwork(network, name)
     except Exception as error:  # torch raises almost anything at files that are not its own
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigurationError(
-            f"segmenter={name}: {path} cannot be read ({reason}). Give a TorchScript file (torch.jit.save), or ARCH:PATH with a state "
-            "dict (torch.save(model.state_dict(), PATH))."
+            f"segmenter={name}: {path} cannot be read ({reason}). Give ARCH:PATH with a state dict "
+            f"(torch.save(model.state_dict(), PATH)), or {_TORCHSCRIPT}:PATH (torch.jit.save)."
         ) from error
 
 

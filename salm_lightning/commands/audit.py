@@ -52,7 +52,8 @@ def audit(
         batch_size: Images per step; 128 by default, 64 at 224 pixels.
         budget: Time, such as ``30m`` or ``2h``; victims that would end later are left out and listed.
         quality: Measure whether the images are still useful, if the source is known.
-        segmenter: What segments them for that: ``otsu``, ``vessels``, a TorchScript file, or ``ARCH:PATH`` for a network of torchvision's.
+        segmenter: What segments them for that: ``otsu``, ``vessels``, ``ARCH:PATH`` for a network of torchvision's, or
+            ``torchscript:PATH``, which is code: it can do whatever you can.
         out: Folder of the results; ``audit`` beside the release by default.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         accelerator: Lightning's accelerator: ``auto``, ``cpu`` or ``gpu``.

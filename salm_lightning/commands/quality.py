@@ -44,8 +44,8 @@ def quality(
     Args:
         release: Folder of the protected dataset.
         source: The data that it was made from: a MedMNIST name, an ``.npz`` file, or ``synthetic``.
-        segmenter: ``otsu`` (cells), ``vessels``, a TorchScript file, or ``ARCH:PATH`` for a state dict of one of torchvision's
-            segmentation networks, such as ``deeplabv3_resnet50:weights.pth``.
+        segmenter: ``otsu`` (cells), ``vessels``, ``ARCH:PATH`` for a state dict of one of torchvision's segmentation networks, such as
+            ``deeplabv3_resnet50:weights.pth``, or ``torchscript:PATH`` for a TorchScript file, which is code: it can do whatever you can.
         out: Folder of the results; ``audit`` beside the release by default.
         max_images: Look at a random sample of at most so many images, for large datasets; by default at all.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
