@@ -1,8 +1,8 @@
-"""Draw the README's picture from a result of ``salm-cli protect``: images, their noise, and what a model learns from either.
+r"""Draw the README's picture from a result of ``salm-cli protect``: images, their noise, and what a model learns from either.
 
 Example::
 
-    salm-cli protect bloodmnist --config quickstart.yaml --method EM --method.noise_per class --source_model resnet18 --steps 200 \\
+    salm-cli protect bloodmnist --config quickstart.yaml --method EM --method.noise_per class --source_model resnet18 --steps 200 \
         --updates_per_visit 1 --out lightning_logs/overview
     python benchmarks/overview_figure.py lightning_logs/overview --source bloodmnist --out docs/figures/overview.png
 """
