@@ -480,7 +480,7 @@ def test_what_a_signal_ended_goes_on_from_its_checkpoint(
     if status == "interrupted":
         assert before.why.startswith("killed by signal 9 (Killed); if that was for memory, give a smaller batch_size")
     job.note(status, 1000.0)
-    left = job.folder / "left"
+    left = job.folder / "events.out.tfevents.1"  # of the run; what is not stays
     left.touch()
     work(job)
     first, second = Path("calls").read_text().splitlines()

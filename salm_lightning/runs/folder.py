@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from salm_lightning.callbacks.saved import clear_checkpoints, remove_empty
+from salm_lightning.files import remove_leftovers
 from salm_lightning.release.writer import remove_release
 from salm_lightning.runs.victims import RESULTS
 
@@ -16,6 +17,7 @@ _FILES = re.compile("|".join([*map(re.escape, (CONFIG, PREDICTIONS, RESULTS, "hp
 
 def clear_run(folder: Path) -> None:
     """Delete what a run leaves in its folder, file by file; whatever else lies there stays."""
+    remove_leftovers(folder.glob("*"))
     for path in folder.iterdir() if folder.is_dir() else ():
         if _FILES.fullmatch(path.name):
             path.unlink()
