@@ -224,11 +224,16 @@ def small_disk(workplace: None, tmp_path: Path) -> Iterator[Callable[[int], None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("command", "again"),
     [
-        (f"protect ../mine.npz --out lightning_logs/r {SHORT} --width 0.25 --batch_size 64 --steps 4", ""),
-        (FIT.replace("Random", "SALM").replace("mine.npz", "../mine.npz") + " --run r --model.width 0.25", "--overwrite true"),
+        (f"protect ../mine.npz --out lightning_logs/r {SHORT} --batch_size 64", ""),
+        (
+            FIT.replace("Random", "SALM").replace("mine.npz", "../mine.npz")
+            + " --run r --data.batch_size 64 --model.pgd_steps 1",
+            "--overwrite true",
+        ),
     ],
     ids=["protect", "fit"],
 )
@@ -240,7 +245,7 @@ def test_a_disk_that_fills_at_any_time(
     archive = Path("lightning_logs/r/protected/mine.npz")
     assert main(shlex.split(command)) == 0
     whole, needed = archive.read_bytes(), sum(path.stat().st_size for path in Path("lightning_logs").rglob("*") if path.is_file())
-    for tenth in range(0, 10, 2):
+    for tenth in range(0, 10, 3):
         shutil.rmtree("lightning_logs")
         small_disk(needed * tenth // 10)
         capfd.readouterr()
