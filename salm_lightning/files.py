@@ -230,9 +230,9 @@ def locked(folder: Path, argument: str) -> Iterator[None]:
             raise OutputExistsError(
                 f"{argument} is in use by {lock.read(200)}, or by what that has left running; wait for it, or name another folder."
             ) from error
-        lock.truncate()
-        lock.write(f"process {os.getpid()} ({_HOST}{_job()}) since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        lock.flush()
+        with writing(folder / LOCK):
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} ({_HOST}{_job()}) since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
         os.set_inheritable(lock.fileno(), True)
         remove_leftovers(folder.rglob(".*.tmp"))
         yield
