@@ -36,8 +36,8 @@ class Training:
     Args:
         effort: Sets source_model, width, steps and victim_steps together: ``quick``, ``normal`` or ``paper``, the paper's. By default
             ``paper`` on a GPU, else ``quick``. What is given beside it wins.
-        source_model: Architecture of the source model: a name, or the path of a class with its arguments. ``cnn`` makes stronger noise in
-            less time than the paper's ``resnet18``.
+        source_model: Architecture of the source model: a name, or the path of a class with its arguments. ``cnn`` takes a fraction of
+            the time of the paper's ``resnet18``.
         width: Width factor of the source model and the victims.
         steps: Training steps of the noise generator, M.
         loop: ``persistent`` keeps each image's noise between visits; ``fresh``, the paper's way, starts anew at each step.
