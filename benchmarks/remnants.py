@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000, help="Random sample of at most so many images.")
     options = parser.parse_args()
     release = PoisonedDataModule(options.release)
-    pairs = Pairs(options.release, release.open_original(options.source).images, options.images)
+    pairs = Pairs(options.release, release.open_original(options.source).load(), options.images)
     chunks = [(to_tensor(originals), to_tensor(protected)) for originals, protected in pairs.chunks()]
     squares = sum(float(difference(*chunk).square().sum()) for chunk in chunks)
     values = sum(originals.numel() for originals, _ in chunks)

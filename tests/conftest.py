@@ -17,6 +17,12 @@ def _own_folders_in_tmp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
     monkeypatch.setenv("SALM_STATE_DIR", str(tmp_path_factory.getbasetemp() / "state"))
 
 
+@pytest.fixture(autouse=True)
+def _short_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time the steps of an estimate on a few images: nearly every command estimates, and few tests look at what comes out."""
+    monkeypatch.setattr("salm_lightning.runs.estimate._PATIENCE", 0.0)
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in an empty folder that is also the root of the datasets, and print as a run under CI does, in wide lines."""

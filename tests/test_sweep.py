@@ -761,7 +761,11 @@ FEW = {
 
 @pytest.mark.parametrize(
     ("page", "count"),
-    [pytest.param("reproducing", 3 + 3, marks=pytest.mark.slow), ("results", 4 + 4 + 6 + 1 + 1 + 2), ("cluster", 1)],
+    [
+        pytest.param("reproducing", 3 + 3, marks=pytest.mark.slow),
+        pytest.param("results", 4 + 4 + 6 + 1 + 1 + 2, marks=pytest.mark.slow),
+        ("cluster", 1),
+    ],
 )
 def test_documented_sweeps_can_be_planned(
     page: str, count: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

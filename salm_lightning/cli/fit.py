@@ -349,7 +349,9 @@ class SalmCLI(LightningCLI):
             save_predictions(predictions, folder / PREDICTIONS, len(data.split("test")))
 
     def _generate(self, checkpoint: Path | None) -> None:
-        folder = generate(self.trainer, self.model, self.datamodule, self._release_folder(), checkpoint, self._overwrites)
+        # Where none is named, the ranks agree on the run's folder once all of them are there.
+        chosen = self._release_folder() if self._get(self.config, "release") else None
+        folder = generate(self.trainer, self.model, self.datamodule, chosen, checkpoint, self._overwrites)
         run = run_folder(self.trainer)  # asked of all ranks, which agree on it
         if self.trainer.is_global_zero:
             print_release(folder, run, self.datamodule)
