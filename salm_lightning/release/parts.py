@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from salm_lightning.errors import DAMAGED, ReleaseError
-from salm_lightning.files import LOCK, beside, remove, replacing, write_bytes
+from salm_lightning.files import LOCK, remove, replacing, write_bytes
 
 HEADER = "header.json"
 _ANNOUNCED = "announced"
@@ -108,17 +108,12 @@ class Parts:
         return (self.read(chunk) for chunk in range(self.num_chunks))
 
     def announce(self, manifest: str) -> None:
-        """Note which release, by the text of its manifest, the chunks make up, before it gets its name; see :func:`is_announced`.
-
-        The chunks, which are in it, are given up: from here on they have the name of something temporary.
-        """
+        """Note which release, by the text of its manifest, the chunks make up, before it gets its name; see :func:`is_announced`."""
         write_bytes(self.folder.parent / _ANNOUNCED, _announcement(self._fingerprint, manifest))
-        self.folder.replace(beside(self.folder))
 
     def remove(self) -> None:
         """Delete the chunks, once the release is written; what was announced stays."""
         remove(self.folder)
-        remove(beside(self.folder))
 
     def _path(self, chunk: int) -> Path:
         return self.folder / f"chunk-{chunk:06d}.npy"
