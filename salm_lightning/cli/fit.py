@@ -350,8 +350,7 @@ class SalmCLI(LightningCLI):
 
     def _generate(self, checkpoint: Path | None) -> None:
         # Where none is named, the ranks agree on the run's folder once all of them are there.
-        chosen = self._release_folder() if self._get(self.config, "release") else None
-        folder = generate(self.trainer, self.model, self.datamodule, chosen, checkpoint, self._overwrites)
+        folder = generate(self.trainer, self.model, self.datamodule, self._named_release(), checkpoint, self._overwrites)
         run = run_folder(self.trainer)  # asked of all ranks, which agree on it
         if self.trainer.is_global_zero:
             print_release(folder, run, self.datamodule)
@@ -361,9 +360,12 @@ class SalmCLI(LightningCLI):
         """Whether this is a ``fast_dev_run``, which leaves nothing behind."""
         return bool(getattr(self.trainer, "fast_dev_run", False))
 
+    def _named_release(self) -> Path | None:
+        named = self._get(self.config, "release")
+        return Path(named) if named else None
+
     def _release_folder(self) -> Path:
-        chosen = self._get(self.config, "release")
-        return Path(chosen) if chosen else run_folder(self.trainer) / "protected"
+        return self._named_release() or run_folder(self.trainer) / "protected"
 
 
 def _has_weights(module: LightningModule) -> bool:

@@ -89,10 +89,15 @@ class TrainedModule(LightningModule, ABC):
         present = any(isinstance(callback, LastStepValidation) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         return [] if present else [LastStepValidation()]
 
+    @property
+    def _images(self) -> ImageDataModule | None:
+        """The data that the Trainer was given; ``None`` where they are none of this package."""
+        data = getattr(self.trainer, "datamodule", None)
+        return data if isinstance(data, ImageDataModule) else None
+
     def fingerprint(self) -> str | None:
         """Return what tells the training images from others; ``None`` where they are no data of this package."""
-        data = getattr(self.trainer, "datamodule", None)
-        return fingerprint(data.split("train")) if isinstance(data, ImageDataModule) else None
+        return fingerprint(self._images.split("train")) if self._images else None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the settings and the images in the checkpoint; one that has diverged is never saved, or it could be taken for trained."""
@@ -107,8 +112,7 @@ class TrainedModule(LightningModule, ABC):
         """
         warn_of_changes(checkpoint.get("settings", {}), self.settings())
         if self.trainer.state.fn == "fit" and checkpoint.get("data") != self.fingerprint():
-            data = getattr(self.trainer, "datamodule", None)
-            name = data.info.name if isinstance(data, ImageDataModule) else "the loader"
+            name = self._images.info.name if self._images else "the loader"
             raise ConfigurationError(
                 f"ckpt_path={self.trainer.ckpt_path} was trained on other images than {name} holds now, or on other labels; resume with "
                 "the same data, or start a new run."
