@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
+from salm_lightning.data.folder import is_junk, walk
+from salm_lightning.data.tables import split_of
 from salm_lightning.errors import DataError
 
-_SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def image_classes(root: Path, argument: str) -> dict[str, list[Path]]:
@@ -21,20 +22,22 @@ def image_classes(root: Path, argument: str) -> dict[str, list[Path]]:
     Raises:
         DataError: It holds no subfolder, or subfolders that are splits.
     """
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _is_hidden(entry.name))
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_junk(entry.name))
     if not folders:
         raise DataError(f"{argument}={root} is no image folder; it needs one subfolder with images per class.")
-    splits = [name for name in folders if name.lower() in _SPLITS]
+    splits = [name for name in folders if split_of(name)]
     if splits:
         raise DataError(
             f"{argument}={root} holds the folders {', '.join(splits)}, which are splits and no classes; give the folder above the classes, "
             f"such as {root / splits[-1]}."
         )
+    files, problems = walk(root)
+    for problem in problems:
+        raise DataError(f"{argument}={root}: {problem.path} is one of {problem.kind.what}. {problem.kind.way_out}")
     images: dict[str, list[Path]] = {name: [] for name in folders}
-    numbers = {name: number for number, name in enumerate(folders)}
-    for path, number in make_dataset(root, numbers, IMG_EXTENSIONS, allow_empty=True):
-        if not any(map(_is_hidden, Path(path).relative_to(root).parts)):
-            images[folders[number]].append(Path(path))
+    for path in files:
+        if "/" in path and path.lower().endswith(_ENDINGS):
+            images[path.partition("/")[0]].append(root / path)
     return images
 
 
@@ -56,7 +59,3 @@ def read_image(path: Path, argument: str) -> NDArray[np.uint8]:
         kind = "32-bit" if image.mode == "I" else "floating-point"
         raise DataError(f"{argument}: {path} holds {kind} numbers, whose range is not known; store it with 8 or 16 bits.")
     return np.asarray(image.convert("RGB"))
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
