@@ -24,6 +24,8 @@ _BLOCK = 2**16
 
 LOCK = ".lock"
 """Name of the file by which a program keeps others out of a folder."""
+_LONGEST_NAME = 150
+"""Bytes of a name that leave room for what :func:`beside` adds, of the 255 that file systems have."""
 _HERE, _EXCHANGE = -100, 2
 """What Linux calls ``AT_FDCWD`` and ``RENAME_EXCHANGE``."""
 _HOST = os.uname().nodename.partition(".")[0]
@@ -31,7 +33,10 @@ _HOST = os.uname().nodename.partition(".")[0]
 
 def beside(path: Path) -> Path:
     """Return the hidden name, next to ``path``, of what is to become it; it tells which process of which machine is writing there."""
-    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f".{name}.{_HOST}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:

@@ -1,0 +1,225 @@
+"""The containers that are taken, and what the package does with a file of any of them; its content says which, not its ending."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salm_lightning.data.formats.base import Codec, Facts, Pixels, UnsupportedImage, Written
+from salm_lightning.data.formats.png import Png
+from salm_lightning.errors import DAMAGED
+from salm_lightning.files import replacing
+
+CODECS: tuple[Codec, ...] = (Png(),)
+
+_OTHERS = (
+    ("a GIF", 0, b"GIF8"),
+    ("a BMP", 0, b"BM"),
+    ("a WebP", 8, b"WEBP"),
+    ("a DICOM file", 128, b"DICM"),
+    ("a PDF", 0, b"%PDF"),
+    ("a JPEG 2000", 4, b"jP  \r\n"),
+    ("a JPEG 2000", 0, b"\xff\x4f\xff\x51"),
+    ("a JPEG XL", 4, b"JXL \r\n"),
+    ("a JPEG XL", 0, b"\xff\x0a"),
+    ("a HEIF, an AVIF or a video", 4, b"ftyp"),
+    ("a ZIP archive", 0, b"PK\3\4"),
+    ("packed with gzip, as NIfTI is", 0, b"\x1f\x8b"),
+    ("a NIfTI file", 344, b"n+1\0"),
+)
+_PRINTED = bytes(range(32, 127)) + b"\t\n\r"
+
+
+def facts(path: Path) -> Facts:
+    """Return what a file's headers say.
+
+    Raises:
+        UnsupportedImage: It cannot be protected as it is; the message names it, one clear reason, and the way out.
+    """
+    with _named(path), path.open("rb") as stream:
+        codec = _codec_of(stream.read(352))
+        known = codec.facts(stream)
+    return _with_name(known, path)
+
+
+def read(path: Path) -> Pixels:
+    """Return the pixels as stored, ``[pages, H, W, C]``, integers and orientation as they are, without alpha.
+
+    Raises:
+        UnsupportedImage: It cannot be read, or not be protected.
+    """
+    with _named(path):
+        return _decoded(path.read_bytes())[0]
+
+
+def kept(path: Path) -> NDArray[np.bool_] | None:
+    """Return which pixels ``[pages, H, W]`` must not change, those that are fully transparent; ``None`` if there are none.
+
+    Raises:
+        UnsupportedImage: It cannot be read, or not be protected.
+    """
+    with _named(path):
+        return _transparent(_decoded(path.read_bytes())[1])
+
+
+def write(original: Path, pixels: Pixels, target: Path, radius: int) -> Written:
+    """Write a file anew with other pixels: each decoded value, read back, is at most ``radius`` from what it was.
+
+    Everything but the pixels' payload is carried over byte for byte, but for embedded pictures, which show the original.
+
+    Args:
+        original: The file; nothing of it is changed.
+        pixels: What :func:`read` returns, with noise.
+        target: Where it goes, completely or not at all.
+        radius: Bound of each value's change, in stored integers.
+
+    Raises:
+        UnsupportedImage: The original cannot be read, or not be protected.
+        ValueError: The pixels are not of the original's kind, or change what must not be changed.
+        OSError: The target cannot be written.
+    """
+    with _named(original):
+        content = original.read_bytes()
+        before, alpha, codec, known = _decoded(content)
+    _check(before, pixels, _transparent(alpha), radius)
+    with _named(original):
+        made = codec.encode(content, known, pixels, radius)
+        after, alpha_after, _, _ = _decoded(made)
+        changed = _differing(codec.parts(content, blank=False), codec.parts(made, blank=False))
+    change, asked = _distance(after, before), _distance(pixels, before)
+    largest = int(change.max(initial=0))
+    if largest > radius or not _same(alpha, alpha_after) or change[_transparent_values(alpha, before)].any():
+        raise UnsupportedImage("cannot be written within the bound", "take it out of the folder, and tell us of it", original)
+    with replacing(target) as temporary:
+        temporary.write_bytes(made)
+    total = float(asked.sum(dtype=np.float64))
+    return Written(largest, float(change.sum(dtype=np.float64)) / total if total else 1.0, changed)
+
+
+def differences(original: Path, other: Path) -> list[str]:
+    """Return in words what differs between two files but the pixels' payload; nothing where nothing does.
+
+    Raises:
+        UnsupportedImage: One of them cannot be read.
+    """
+    return _compared(original, other, blank=False)
+
+
+def unexplained(original: Path, other: Path) -> list[str]:
+    """Return those :func:`differences` which :func:`write` does not make, as it does when it leaves out embedded pictures.
+
+    Raises:
+        UnsupportedImage: One of them cannot be read.
+    """
+    return _compared(original, other, blank=True)
+
+
+def _compared(original: Path, other: Path, *, blank: bool) -> list[str]:
+    parts, containers = [], []
+    for path, blanked in ((original, blank), (other, False)):
+        with _named(path):
+            content = path.read_bytes()
+            codec = _codec_of(content)
+            parts.append(codec.parts(content, blank=blanked))
+            containers.append(codec.container)
+    if containers[0] != containers[1]:
+        return [f"{containers[0]} has become {containers[1]}"]
+    return list(_differing(*parts))
+
+
+def _differing(before: list[tuple[str, bytes]], after: list[tuple[str, bytes]]) -> tuple[str, ...]:
+    words: list[str] = []
+    for kind, *(first, last, new_first, new_last) in SequenceMatcher(a=before, b=after, autojunk=False).get_opcodes():
+        if kind == "equal":
+            continue
+        old, new = [name for name, _ in before[first:last]], [name for name, _ in after[new_first:new_last]]
+        for name in old:
+            words.append(f"{name} differs" if name in new else f"{name} is gone")
+            new = [other for other in new if other != name] if name in new else new
+        words += [f"{name} is new" for name in new]
+    return tuple(words)
+
+
+def _codec_of(head: bytes) -> Codec:
+    for codec in CODECS:
+        if head.startswith(codec.signatures):
+            return codec
+    if not head:
+        raise UnsupportedImage("is empty (0 bytes)", "copy it again, or take it out of the folder")
+    kind = next((name for name, at, magic in _OTHERS if head[at : at + len(magic)] == magic), None)
+    if kind is None and not head[:64].removeprefix(b"\xef\xbb\xbf").strip(_PRINTED):
+        kind = "a web page or the like" if b"<" in head[:64] else "text"
+    taken = ", ".join(codec.container for codec in CODECS)
+    raise UnsupportedImage(
+        f"is {kind or 'of an unknown kind'}, by its content", f"store the image as {taken}, or take it out of the folder"
+    )
+
+
+def _decoded(content: bytes) -> tuple[Pixels, Pixels | None, Codec, Facts]:
+    codec = _codec_of(content)
+    known = codec.facts(io.BytesIO(content))
+    pixels, alpha = codec.decode(content, known)
+    if pixels.shape != known.shape:
+        raise UnsupportedImage(f"is damaged (its pixels are {pixels.shape}, its header says {known.shape})", "copy it again")
+    return pixels, alpha, codec, known
+
+
+def _same(alpha: Pixels | None, other: Pixels | None) -> bool:
+    return alpha is other if alpha is None or other is None else np.array_equal(alpha, other)
+
+
+def _transparent(alpha: Pixels | None) -> NDArray[np.bool_] | None:
+    return None if alpha is None or alpha.all() else np.equal(alpha, 0)
+
+
+def _transparent_values(alpha: Pixels | None, pixels: Pixels) -> NDArray[np.bool_]:
+    still = _transparent(alpha)
+    return np.zeros(pixels.shape, np.bool_) if still is None else np.broadcast_to(still[..., None], pixels.shape)
+
+
+def _distance(pixels: Pixels, others: Pixels) -> NDArray[np.int32]:
+    return np.abs(pixels.astype(np.int32) - others)
+
+
+def _check(before: Pixels, pixels: Pixels, still: NDArray[np.bool_] | None, radius: int) -> None:
+    if pixels.shape != before.shape or pixels.dtype != before.dtype:
+        raise ValueError(f"the pixels are {pixels.dtype} {pixels.shape}, the original's {before.dtype} {before.shape}")
+    change = _distance(pixels, before)
+    if change.max(initial=0) > radius:
+        raise ValueError(f"the pixels change by up to {change.max()}, more than {radius}")
+    if still is not None and change[still].any():
+        raise ValueError("pixels that are fully transparent change")
+
+
+def _with_name(known: Facts, path: Path) -> Facts:
+    ending = path.suffix.lower()
+    return replace(known, misnamed=any(ending in codec.endings and codec.container != known.container for codec in CODECS))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let every error be of our kind and name the file."""
+    try:
+        yield
+    except UnsupportedImage as error:
+        raise UnsupportedImage(error.reason, error.way_out, path) from error
+    except OSError as error:
+        if error.errno is None:  # Pillow's, of what it reads
+            raise _damaged(path, error) from error
+        raise UnsupportedImage(
+            f"cannot be read ({error.strerror})", "give it to this user, or take it out of the folder", path
+        ) from error
+    except DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UnsupportedImage:
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return UnsupportedImage(f"is damaged ({reason})", "copy it again, or take it out of the folder", path)
