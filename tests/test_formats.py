@@ -61,7 +61,7 @@ def test_what_cannot_be_opened_is_refused(make, tmp_path: Path) -> None:
 
 
 def test_the_content_decides_and_says_so(tmp_path: Path) -> None:
-    for name, misnamed in (("a.PNG", False), ("a", False)):
+    for name, misnamed in (("a.jpg", True), ("a.PNG", False), ("a", False)):
         (tmp_path / name).write_bytes(saved())
         known = formats.facts(tmp_path / name)
         assert (known.container, known.misnamed) == ("PNG", misnamed)

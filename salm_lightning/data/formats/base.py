@@ -62,7 +62,8 @@ class Written:
 
     Attributes:
         largest: Largest change of a decoded value, read back from the bytes that were written.
-        noise_kept: Share of the change asked for, summed over its absolute values, that the file holds; 1.0 where nothing was lost.
+        noise_kept: Share of the change asked for that the file holds: their inner product, over that of the former with itself. 1.0 where
+            nothing was lost, 0.0 where nothing is left.
         changed: What else differs from the original, in words; see :func:`differences`.
     """
 

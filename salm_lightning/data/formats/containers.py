@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm_lightning.data.formats.base import Codec, Facts, Pixels, UnsupportedImage, Written
+from salm_lightning.data.formats.jpeg import Jpeg
 from salm_lightning.data.formats.png import Png
 from salm_lightning.errors import DAMAGED
 from salm_lightning.files import replacing
 
-CODECS: tuple[Codec, ...] = (Png(),)
+CODECS: tuple[Codec, ...] = (Png(), Jpeg())
 
 _OTHERS = (
     ("a GIF", 0, b"GIF8"),
@@ -93,14 +94,14 @@ def write(original: Path, pixels: Pixels, target: Path, radius: int) -> Written:
         made = codec.encode(content, known, pixels, radius)
         after, alpha_after, _, _ = _decoded(made)
         changed = _differing(codec.parts(content, blank=False), codec.parts(made, blank=False))
-    change, asked = _distance(after, before), _distance(pixels, before)
-    largest = int(change.max(initial=0))
-    if largest > radius or not _same(alpha, alpha_after) or change[_transparent_values(alpha, before)].any():
+    change, asked = after.astype(np.int32) - before, pixels.astype(np.int32) - before
+    largest, still = int(np.abs(change).max(initial=0)), _transparent(alpha)
+    if largest > radius or not _same(alpha, alpha_after) or (still is not None and change[still].any()):
         raise UnsupportedImage("cannot be written within the bound", "take it out of the folder, and tell us of it", original)
     with replacing(target) as temporary:
         temporary.write_bytes(made)
-    total = float(asked.sum(dtype=np.float64))
-    return Written(largest, float(change.sum(dtype=np.float64)) / total if total else 1.0, changed)
+    total = np.vdot(asked.astype(np.float64), asked)
+    return Written(largest, float(np.vdot(asked.astype(np.float64), change) / total) if total else 1.0, changed)
 
 
 def differences(original: Path, other: Path) -> list[str]:
@@ -179,19 +180,10 @@ def _transparent(alpha: Pixels | None) -> NDArray[np.bool_] | None:
     return None if alpha is None or alpha.all() else np.equal(alpha, 0)
 
 
-def _transparent_values(alpha: Pixels | None, pixels: Pixels) -> NDArray[np.bool_]:
-    still = _transparent(alpha)
-    return np.zeros(pixels.shape, np.bool_) if still is None else np.broadcast_to(still[..., None], pixels.shape)
-
-
-def _distance(pixels: Pixels, others: Pixels) -> NDArray[np.int32]:
-    return np.abs(pixels.astype(np.int32) - others)
-
-
 def _check(before: Pixels, pixels: Pixels, still: NDArray[np.bool_] | None, radius: int) -> None:
     if pixels.shape != before.shape or pixels.dtype != before.dtype:
         raise ValueError(f"the pixels are {pixels.dtype} {pixels.shape}, the original's {before.dtype} {before.shape}")
-    change = _distance(pixels, before)
+    change = np.abs(pixels.astype(np.int32) - before)
     if change.max(initial=0) > radius:
         raise ValueError(f"the pixels change by up to {change.max()}, more than {radius}")
     if still is not None and change[still].any():

@@ -126,22 +126,31 @@ def blank_exif(exif: bytes) -> tuple[bytes, int]:
 
 def blank(content: bytes) -> tuple[bytes, int]:
     """Return bytes in which JPEG and PNG files are zeros and such in base64 are spaces, with their number."""
-    made, found = bytearray(content), 0
-    at = 0
+    found = pictures(content)
+    made = bytearray(content)
+    for first, beyond in found:
+        made[first:beyond] = (b"\0" if content[first] > 127 else b" ") * (beyond - first)
+    return bytes(made), len(found)
+
+
+def pictures(content: bytes) -> list[tuple[int, int]]:
+    """Return from where to where JPEG and PNG files stand in bytes, as they are or in base64."""
+    found, at = [], 0
     while picture := _PICTURE.search(content, at):
         start = picture.start()
-        at = _end_of_png(content, start) if picture[0][:1] == b"\x89" else end_of_jpeg(content, start)
-        made[start:at] = bytes(at - start)
-        found += 1
-    for text in _TEXT_PICTURE.finditer(bytes(made)):
-        if len(text[0]) >= 64:  # shorter is no picture
-            made[text.start() : text.end()] = b" " * len(text[0])
-            found += 1
-    return bytes(made), found
+        at = _end_of_png(content, start) if picture[0][:1] == b"\x89" else _end_of_jpeg(content, start)
+        found.append((start, at))
+    texts = [text.span() for text in _TEXT_PICTURE.finditer(content) if len(text[0]) >= 64]  # shorter is no picture
+    return found + [(first, beyond) for first, beyond in texts if not any(start <= first < end for start, end in found)]
 
 
-def end_of_jpeg(content: bytes, start: int) -> int:
-    """Return the position behind the JPEG file that begins at ``start``, or the end of the content if it has none."""
+def next_marker(content: bytes, at: int) -> int:
+    """Return where the next of JPEG's markers is that ends a scan, or the end of the content."""
+    marker = _MARKER.search(content, at)
+    return marker.start() if marker else len(content)
+
+
+def _end_of_jpeg(content: bytes, start: int) -> int:
     at = start + 2
     while marker := _MARKER.search(content, at):
         if marker[0] == b"\xff\xd9":
