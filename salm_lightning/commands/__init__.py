@@ -29,6 +29,7 @@ COMMANDS = {
     "validate": Command("Measure a checkpoint on the clean validation split."),
     "test": Command("Measure a checkpoint on the clean test split."),
     "predict": Command("Write the protected dataset from a generator's checkpoint, or a victim's predictions."),
+    "inspect": Command("Say what a folder of images is taken for, and what stands in the way of protecting it.", "scans"),
     "protect": Command("Protect a dataset: train the noise, write the protected copy, and prove it on a victim.", "pathmnist"),
     "classwise": Command(
         "Protect a dataset class by class, each among support classes from another dataset (paper: Section 7.1).",
@@ -51,7 +52,7 @@ COMMANDS = {
     ),
     "report": Command("Write one HTML file that tells what was protected, how, and whether it holds.", _RELEASE),
 }
-_WITHOUT_TORCH = ("verify", "report")
+_WITHOUT_TORCH = ("inspect", "verify", "report")
 
 
 def overview() -> str:

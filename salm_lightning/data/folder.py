@@ -6,6 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from unicodedata import normalize
@@ -114,13 +115,13 @@ class ImageFolder:
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def splits(self) -> tuple[str, ...]:
         """The splits that the folder gives its images, in the usual order; none where it gives none."""
         found = {image.split for image in self.images}
         return tuple(split for split in SPLITS if split in found)
 
-    @property
+    @cached_property
     def groups(self) -> dict[str, set[str]]:
         """The splits of each group."""
         found: dict[str, set[str]] = defaultdict(set)
@@ -384,8 +385,8 @@ def _look_over(folder: ImageFolder, argument: str, reading: Reading) -> tuple[li
         raise DataError(
             f"{argument}={folder.root} has the splits {', '.join(folder.splits)} and no train; name one so, or leave splits out."
         )
-    astray = [image for image in folder.images if folder.splits and not image.split]
-    if astray:
+    if folder.splits:
+        astray = [image for image in folder.images if not image.split]
         kind = Kind("images with a label and no split", "Give each its split, or none.")
         problems += [Problem(kind, image.path) for image in astray]
     leaks = {group: splits for group, splits in folder.groups.items() if len(splits) > 1}
