@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from salm_lightning.errors import ConfigurationError, DataError, OutputExistsError
+from salm_lightning.errors import ConfigurationError, DataError, OutputExistsError, SalmError
 
 _BLOCK = 2**16
 
@@ -29,6 +29,8 @@ _LONGEST_NAME = 150
 _HERE, _EXCHANGE = -100, 2
 """What Linux calls ``AT_FDCWD`` and ``RENAME_EXCHANGE``."""
 _HOST = os.uname().nodename.partition(".")[0]
+_held: list[tuple[str, Path, int]] = []
+"""Locks that this process holds: what their folders are called, the files, and their descriptors."""
 
 
 def beside(path: Path) -> Path:
@@ -75,6 +77,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written; see :func:`writing`.
     """
+    _refuse_another_place()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(path)
     temporary.unlink(missing_ok=True)  # a link, perhaps, that somebody has laid there
@@ -91,6 +94,7 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def building(path: Path) -> Iterator[Path]:
     """Yield a new folder beside ``path`` for what is to become it: unless that takes its place, nothing is left of it at the end."""
+    _refuse_another_place()
     remove_leftovers(path.parent.glob(".*.tmp"))
     folder = beside(path)
     remove(folder)
@@ -224,6 +228,7 @@ def locked(folder: Path, argument: str) -> Iterator[None]:
     Raises:
         OutputExistsError: Another process works there; after ``argument``, such as ``out=results``, the message says which and since when.
             Or a link leads out.
+        SalmError: The folder was deleted or moved while it was held; see :func:`replacing`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_ways_out(folder)
@@ -240,7 +245,23 @@ def locked(folder: Path, argument: str) -> Iterator[None]:
             os.write(descriptor, f"process {os.getpid()} ({_HOST}{_job()}) since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
         os.set_inheritable(lock.fileno(), True)
         remove_leftovers(folder.rglob(".*.tmp"))
-        yield
+        _held.append((argument, folder / LOCK, descriptor))
+        try:
+            yield
+            _refuse_another_place()
+        finally:
+            _held.pop()
+
+
+def _refuse_another_place() -> None:
+    """Refuse to make a folder again that was taken away: what was in it is gone, and another process may lock what stands there now."""
+    for argument, path, descriptor in _held:
+        try:
+            stands = os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
+        except OSError:
+            stands = False
+        if not stands:
+            raise SalmError(f"{argument} was deleted or moved while this was at work in it; put it back, or repeat the command.")
 
 
 def _refuse_ways_out(folder: Path) -> None:

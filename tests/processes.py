@@ -44,8 +44,8 @@ def run(args: list[str], log: Path, ranks: int = 1, patch: Patch | None = None) 
     if ranks > 1:
         args = [*args, "--trainer.devices", str(ranks), "--trainer.strategy", "ddp"]
     port = _free_port()
-    children = [_fork(args, log.with_suffix(f".{rank}"), rank, ranks, port, patch) for rank in range(ranks)]
-    return _wait(children)
+    children = [fork(args, log.with_suffix(f".{rank}"), rank, ranks, port, patch) for rank in range(ranks)]
+    return wait(children)
 
 
 def kill_at(count: int, number: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
@@ -172,7 +172,8 @@ def _note_validations(module: Any, note: Callable[[int], None]) -> None:
     module.on_validation_epoch_end = changed
 
 
-def _fork(args: list[str], log: Path, rank: int, ranks: int, port: int, patch: Patch | None) -> int:
+def fork(args: list[str], log: Path, rank: int = 0, ranks: int = 1, port: int = 0, patch: Patch | None = None) -> int:
+    """Start a rank of ``salm-cli`` and return its process."""
     child = os.fork()
     if not child:
         _become(args, log, rank, ranks, port, patch)
@@ -203,7 +204,8 @@ def _become(args: list[str], log: Path, rank: int, ranks: int, port: int, patch:
         os._exit(code)
 
 
-def _wait(children: list[int]) -> list[int]:
+def wait(children: list[int]) -> list[int]:
+    """Return the exit codes of what was started."""
     codes: dict[int, int] = {}
     end = time.monotonic() + TIMEOUT
     while len(codes) < len(children):

@@ -20,7 +20,7 @@ from fakes import write_fake_npz
 
 from salm_lightning import files
 from salm_lightning.data import MEDMNIST
-from salm_lightning.errors import OutputExistsError
+from salm_lightning.errors import OutputExistsError, SalmError
 from salm_lightning.files import LOCK, beside, exchange, locked, replacing, write_text
 from salm_lightning.main import main
 
@@ -80,6 +80,26 @@ def test_what_killed_programs_left_is_removed_and_nothing_else(tmp_path: Path, m
         left_by(alive, name).relative_to(tmp_path).as_posix() for name in ("folder", "inner/deeper.png")
     }
     assert found >= {".mine.tmp", "outside/kept"}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "made anew"])
+def test_a_folder_that_is_taken_away_is_not_made_again(tmp_path: Path, again: bool) -> None:
+    def work() -> None:
+        with locked(tmp_path / "out", "out=here"):
+            write_text(tmp_path / "out/first.txt", "1")
+            (tmp_path / "out").rename(tmp_path / "moved")
+            if again:
+                (tmp_path / "out").mkdir()
+                (tmp_path / "out" / LOCK).touch()
+            write_text(tmp_path / "out/second.txt", "2")
+
+    with pytest.raises(SalmError, match="out=here was deleted or moved while this was at work"):
+        work()
+    assert (tmp_path / "out").exists() == again
+    assert not (tmp_path / "out/second.txt").exists()
+    with pytest.raises(SalmError, match="out=here was deleted"), locked(tmp_path / "moved", "out=here"):
+        shutil.rmtree(tmp_path / "moved")
+    write_text(tmp_path / "out/third.txt", "nobody holds it")
 
 
 def test_names_are_exchanged_in_one_step(tmp_path: Path) -> None:

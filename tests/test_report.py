@@ -6,6 +6,7 @@ import base64
 import copy
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ from PIL import Image
 from salm_lightning.audit.results import Word
 from salm_lightning.data import MEDMNIST, NpzDataModule
 from salm_lightning.errors import ConfigurationError, ReleaseError
-from salm_lightning.files import file_sha256
+from salm_lightning.files import beside, file_sha256
 from salm_lightning.main import main
 from salm_lightning.release import Manifest, write_release
 from salm_lightning.report import gather, render
@@ -871,6 +872,13 @@ def test_the_command(release: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "Missing:  segmentation\nMade by:  salm-cli audit out/protected --source bloodmnist --preset quick" in shown
     html = Path("new/page.html").read_text(encoding="utf-8")
     assert str(tmp_path) not in html
+    assert [path.name for path in Path("new").iterdir()] == ["page.html"]
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = beside(Path("new/page.html"))
+    left.with_name(left.name.replace(str(os.getpid()), str(gone.pid))).touch()
+    assert main(["report", "out/protected", "--audit", "elsewhere", "--out", "new/page.html"]) == 0, "as after a kill at its end"
+    assert Path("new/page.html").read_text(encoding="utf-8") == html
     assert [path.name for path in Path("new").iterdir()] == ["page.html"]
     assert {path.name for path in release.iterdir()} == {"bloodmnist.npz", "manifest.json", "datamodule.yaml"}
 

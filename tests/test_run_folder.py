@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fakes import write_fake_npz
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
 from processes import files
 
 from salm_lightning.callbacks.checkpoint import RunCheckpoint
@@ -19,15 +21,30 @@ from salm_lightning.errors import OutputExistsError
 from salm_lightning.files import LOCK, beside
 from salm_lightning.main import main
 from salm_lightning.modules import VictimModule
+from salm_lightning.modules.base import LEFT_TO_SWEEP
 from salm_lightning.release.parts import Parts, parts_folder
 from salm_lightning.runs.folder import clear_run
+from salm_lightning.version import __version__
 
 INFO = DatasetInfo("tiny", Task.BINARY, ("a", "b"), channels=1, size=28)
 LOGGERS = {
     "none": ["--trainer.logger", "false"],
     "csv": ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs"],
+    "wandb": ["--trainer.logger", "test_run_folder.Elsewhere"],
     "tensorboard": [],
 }
+
+
+class Elsewhere(Logger):
+    """Sends everything away, and has no folder, as Weights & Biases does where it has none of its own."""
+
+    name, version = "elsewhere", "1"
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        pass
 
 
 @pytest.fixture
@@ -90,6 +107,39 @@ def test_overwrite_deletes_what_a_run_made_and_nothing_else(fit: list[str], caps
     assert "checkpoints/step=2.ckpt" in of_run
     assert "checkpoints/step=3.ckpt" in files(folder)
     assert not {name for name in of_run if "tfevents" in name or "step=2" in name} & files(folder)
+
+
+def test_a_run_that_was_killed_before_its_config_stood_is_begun_anew(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("lightning_logs/r")
+    folder.mkdir(parents=True)
+    for name in (LOCK, "events.out.tfevents.1.host", "hparams.yaml"):
+        (folder / name).touch()
+    assert main([*fit, "--run", "r"]) == 2
+    assert main([*fit, "--run", "r", "--overwrite", "true"]) == 0
+    (folder / "config.yaml").unlink()
+    (folder / "mine.txt").touch()
+    assert main([*fit, "--run", "r", "--overwrite", "true"]) == 2
+    assert "does not look like a run" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_at_its_end_keeps_one_checkpoint(fit: list[str]) -> None:
+    every = ["--trainer.callbacks", "RunCheckpoint", "--trainer.callbacks.every_n_steps", "1", "--run", "r"]
+    with pytest.MonkeyPatch.context() as killed:
+        killed.setattr("salm_lightning.callbacks.checkpoint.clear_checkpoints", lambda *_: None)
+        assert main([*fit, *every]) == 0
+    saved = Path("lightning_logs/r/checkpoints")
+    assert {path.name for path in saved.iterdir()} == {"step=1.ckpt", "step=2.ckpt"}
+    assert main([*fit, *every, "--ckpt_path", "lightning_logs/r"]) == 0
+    assert [path.name for path in saved.iterdir()] == ["step=2.ckpt"]
+
+
+def test_a_fit_of_a_sweep_by_another_version_is_refused(
+    fit: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(LEFT_TO_SWEEP, "0.0.1")
+    assert main([*fit, "--run", "r"]) == 2
+    assert f"a sweep by salm-lightning 0.0.1, and {__version__} runs here" in capsys.readouterr().err
+    assert not Path("lightning_logs").exists()
 
 
 def test_a_trainer_does_not_clear_the_checkpoints_of_another(tmp_path: Path) -> None:

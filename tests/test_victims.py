@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from salm_lightning.data import MEDMNIST, NpzDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.interruption import Interrupted
 from salm_lightning.modules import VictimModule
+from salm_lightning.runs import victims
 from salm_lightning.runs.trainers import RunTrainer
 from salm_lightning.runs.victims import VictimSettings, train_victim
 
@@ -63,8 +65,10 @@ def terminate() -> None:
 
 @pytest.mark.parametrize(("action", "error", "saved"), [(fail, RuntimeError, 50), (terminate, Interrupted, 75)])
 def test_an_interrupted_victim_goes_on_to_the_same_end(
-    tmp_path: Path, action: Callable[[], None], error: type[BaseException], saved: int
+    tmp_path: Path, action: Callable[[], None], error: type[BaseException], saved: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(victims, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     write_fake_npz(tmp_path / "bloodmnist.npz", MEDMNIST["bloodmnist"], (40, 8, 10))
     data, settings = (
         NpzDataModule(tmp_path / "bloodmnist.npz", batch_size=8, seed=3).load(),
@@ -72,11 +76,13 @@ def test_an_interrupted_victim_goes_on_to_the_same_end(
     )
     whole = train_victim(settings, data, tmp_path / "whole", "v", tmp_path / "whole/run", accelerator="cpu")
     with pytest.raises(error):
-        train_victim(settings, data, tmp_path, "v", tmp_path / "run", [Strike(75, action)], "cpu")
+        hour = Strike(10, lambda: clock.insert(0, 3600.0))
+        train_victim(settings, data, tmp_path, "v", tmp_path / "run", [hour, Strike(75, action)], "cpu")
     assert latest_checkpoint(tmp_path / "run/checkpoints") == tmp_path / f"run/checkpoints/step={saved}.ckpt"
     watched = Strike(-1, fail)
     again = train_victim(settings, data, tmp_path, "v", tmp_path / "run", [watched], "cpu")
     assert watched.first == saved
+    assert again.seconds == 3600, "over both starts"
     assert (again.results, again.curve) == (whole.results, whole.curve)
     assert same(again.module.state_dict(), whole.module.state_dict())
     assert not (tmp_path / "run").exists()

@@ -95,8 +95,11 @@ class RunCheckpoint(Checkpoint):
             self._save(trainer, self._interruption.agreed(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the final state, which the last pass starts from, as the only one."""
+        """Save the final state, which the last pass starts from."""
         self._save(trainer, self._interruption.agreed(trainer))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the final state as the only one, also where a run goes on that was killed before it could."""
         folder = checkpoint_folder(trainer)  # asked of all ranks
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             clear_checkpoints(folder, checkpoints(folder)[:1])

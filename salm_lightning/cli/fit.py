@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from inspect import signature
@@ -35,13 +36,15 @@ from salm_lightning.errors import DAMAGED, ConfigurationError, OutputExistsError
 from salm_lightning.files import LOCK, locked
 from salm_lightning.models.architecture import PAPER_SGD, Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
+from salm_lightning.modules.base import LEFT_TO_SWEEP
 from salm_lightning.release import PoisonedDataModule, check_destination
 from salm_lightning.runs.effort import Precision, check_seed
-from salm_lightning.runs.folder import CONFIG, PREDICTIONS, clear_run
+from salm_lightning.runs.folder import CONFIG, PREDICTIONS, clear_run, is_run
 from salm_lightning.runs.generation import generate, is_published
 from salm_lightning.runs.summary import print_release, print_victim
 from salm_lightning.runs.trainers import FROM_DATA, RunTrainer
 from salm_lightning.runs.victims import gather_predictions, save_predictions
+from salm_lightning.version import __version__
 
 LINKED = {
     **{f"model.{name}": "it is taken from the data, remove it" for name in FROM_DATA},
@@ -204,6 +207,11 @@ class SalmCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder: that of the checkpoint, the named one, or the next version; refuse one that is in use."""
+        if (version := os.environ.get(LEFT_TO_SWEEP, __version__)) != __version__:
+            raise ConfigurationError(
+                f"this is a fit of a sweep by salm-lightning {version}, and {__version__} runs here; install that one, or start the sweep "
+                "again with this one."
+            )
         root = Path(self._get(self.config, "trainer").get("default_root_dir") or ".") / "lightning_logs"
         run = self._get(self.config, "run")
         if self._checkpoint and Path(self._checkpoint).parent.name == "checkpoints":
@@ -220,7 +228,7 @@ class SalmCLI(LightningCLI):
                     f"run={folder.name}: {folder} is in use. Go on with {command('--ckpt_path', folder)}, choose another --run, or replace "
                     "it with --overwrite true."
                 )
-            if rank_zero_only.rank == 0 and not (folder / CONFIG).is_file():  # type: ignore[attr-defined]
+            if rank_zero_only.rank == 0 and not is_run(folder):  # type: ignore[attr-defined]
                 raise OutputExistsError(
                     f"{folder} does not look like a run (it has no {CONFIG}) and is left alone; choose another --run."
                 )

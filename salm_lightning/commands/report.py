@@ -9,7 +9,7 @@ from pathlib import Path
 from salm_lightning.audit.results import beside
 from salm_lightning.console import say
 from salm_lightning.errors import ConfigurationError, OutputExistsError
-from salm_lightning.files import write_text
+from salm_lightning.files import remove_leftovers, write_text
 from salm_lightning.report import Evidence, gather, missing, placeholder, render
 
 _ENDINGS = (".html", ".htm")
@@ -27,17 +27,20 @@ def report(release: Path, audit: Path | None = None, out: Path | None = None, ov
         overwrite: Replace a file that stands at ``out``.
 
     Raises:
-        SalmError: The release or a file of the audit is not valid, or a file stands at ``out``.
+        SalmError: The release or a file of the audit is not valid, or another file stands at ``out``.
     """
     path = beside(release) / "report.html" if out is None else out
-    _check_path(path, release, overwrite)
+    _check_path(path, release)
     evidence = gather(release, audit)
-    today = datetime.now(UTC).date()
-    write_text(path, render(evidence, _seen_from(path, release), today))
+    page = render(evidence, _seen_from(path, release), datetime.now(UTC).date())
+    if os.path.lexists(path) and not (overwrite or _holds(path, page)):
+        raise OutputExistsError(f"{path} exists; name another file with --out, or pass --overwrite true to replace it.")
+    remove_leftovers(path.parent.glob(".*.tmp"))
+    write_text(path, page)
     _summary(path, evidence, release)
 
 
-def _check_path(path: Path, release: Path, overwrite: bool) -> None:
+def _check_path(path: Path, release: Path) -> None:
     """Refuse, before any work is done, a file that may not be written."""
     if path.suffix.lower() not in _ENDINGS:
         raise ConfigurationError(f"out={path} must end in .html; a browser prints that as PDF.")
@@ -45,8 +48,11 @@ def _check_path(path: Path, release: Path, overwrite: bool) -> None:
         raise ConfigurationError(f"out={path} lies in the release, which may hold nothing else; put it beside {release}.")
     if path.is_dir():
         raise ConfigurationError(f"out={path} is a folder; name a file.")
-    if os.path.lexists(path) and not overwrite:
-        raise OutputExistsError(f"{path} exists; name another file with --out, or pass --overwrite true to replace it.")
+
+
+def _holds(path: Path, page: str) -> bool:
+    """Return whether a file has this page already, as after a command that was killed at its end."""
+    return path.is_file() and path.read_bytes() == page.encode("utf-8", errors="replace")
 
 
 def _seen_from(path: Path, release: Path) -> str:

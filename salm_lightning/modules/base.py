@@ -24,7 +24,8 @@ from salm_lightning.noise.draws import fold
 from salm_lightning.noise.store import fingerprint
 
 LEFT_TO_SWEEP = "SALM_SWEEP"
-"""Environment variable of a sweep's fits: the sweep writes what tells them apart, and TensorBoard takes one table of a run."""
+"""Environment variable of a sweep's fits, with its version: the sweep writes what tells them apart, and TensorBoard takes one table of a
+run."""
 _PROGRESS = ("base_lrs", "last_epoch")
 """What a scheduler's state holds beside its arguments; the first rate is the optimiser's."""
 

@@ -93,10 +93,16 @@ class TrainedVictim(NamedTuple):
 
 
 class LearningCurve(Callback):
-    """Keeps the accuracy on the clean test split at every validation, also of a training that goes on."""
+    """Keeps the accuracy on the clean test split at every validation, and the seconds, also of a training that goes on."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[float]] = {"steps": [], "test_acc": []}
+        self._begin = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time since it was made, and before the checkpoint that it goes on from."""
+        return time.monotonic() - self._begin
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the accuracy that the validation has just logged."""
@@ -104,12 +110,13 @@ class LearningCurve(Callback):
         self.values["test_acc"].append(float(trainer.callback_metrics["test_curve/acc"]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the curve so far, for the checkpoint."""
-        return self.values
+        """Return the curve and the seconds so far, for the checkpoint."""
+        return {"curve": self.values, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with a curve."""
-        self.values = state_dict
+        self.values = state_dict["curve"]
+        self._begin -= state_dict["seconds"]
 
 
 def train_victim(
@@ -131,7 +138,7 @@ def train_victim(
         ConfigurationError: The accelerator is unknown, or the victim does not fit the images.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
-    begin, curve, module = time.monotonic(), LearningCurve(), settings.module(data)
+    curve, module = LearningCurve(), settings.module(data)
     keeps = [curve, *callbacks, RunCheckpoint(max(_FEWEST, settings.steps // 10))]
     trainer = single_device_trainer(folder, name, settings.steps, keeps, accelerator, settings.precision, run)
     saved = run / "checkpoints"
@@ -142,7 +149,7 @@ def train_victim(
     trainer.test(module, datamodule=data, verbose=False)
     clear_checkpoints(saved)
     remove_empty(run)
-    return TrainedVictim(module, victim_results(module, data), curve.values, time.monotonic() - begin)
+    return TrainedVictim(module, victim_results(module, data), curve.values, curve.seconds)
 
 
 def victim_results(module: VictimModule, data: ImageDataModule) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from salm_lightning.runs.estimate import Work
 from salm_lightning.runs.folder import clear_run
 from salm_lightning.runs.record import DONE, FAILED, INTERRUPTED, OPEN, Run, read_run
 from salm_lightning.runs.victims import RESULTS
+from salm_lightning.version import __version__
 
 FIXED = ("dataset", "trained_on", "arch", "seed")
 """Columns that every result has before those of the grid."""
@@ -51,6 +52,7 @@ class Job:
         values: What tells a victim from others, by column: :data:`FIXED`, then the grid's keys; empty where a key does not concern it.
         identity: All that it depends on: settings, and checksums of the files that they name.
         cost: For an estimate of time and disk.
+        version: Of the package that planned it; the fit refuses another one, as a node may have it.
     """
 
     out: Path
@@ -61,6 +63,7 @@ class Job:
     values: Mapping[str, str] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
     cost: Cost | None = None
+    version: str = __version__
 
     @property
     def folder(self) -> Path:
@@ -132,7 +135,7 @@ def work(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **_same_package(), LEFT_TO_SWEEP: "1", **(environment or {})},
+            env={**os.environ, **_same_package(), LEFT_TO_SWEEP: job.version, **(environment or {})},
             start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
             close_fds=False,  # the sweep's lock stays with it
         )
