@@ -8,4 +8,4 @@ import pytest
 @pytest.fixture(scope="session")
 def repetitions() -> int:
     """How often each command is struck: ``STORM=60 pytest -m slow tests/storm``; ``STORM=0`` strikes at every change."""
-    return int(os.environ.get("STORM", "5"))
+    return int(os.environ.get("STORM", "3"))

@@ -229,7 +229,7 @@ def content(folder: Path) -> dict[str, str]:
         elif path.is_dir():
             found[f"{name}/"] = ""
         elif path.is_file():
-            found[name] = hashlib.sha256(_timeless(path)).hexdigest() if _counts(path) else ""
+            found[name] = hashlib.sha256(_timeless(path).replace(os.fsencode(folder), b"")).hexdigest() if _counts(path) else ""
     return found
 
 

@@ -53,7 +53,9 @@ def test_a_disk_that_fills_at_any_change(name: str, repetitions: int, disk: Path
             lines += len(said)
             assert (code, len(said)) in {(0, 0), (2, 1), *(((1, 0),) if name in JOBS else ())}, strikes.said(folder)
             for line in said:
-                assert re.search(r"No space left on device: '.+'\. What was finished before is kept: make room", line), line
+                assert re.search(r"No space left on device: ['\"].+['\"]\. What was finished before is kept: make room", line), (
+                    line
+                )
             assert not [path for path in folder.rglob("*.tmp") if code]
             ballast.unlink(missing_ok=True)
             assert command.repeat(folder) == 0, strikes.said(folder)
