@@ -75,8 +75,8 @@ def test_an_interrupted_victim_goes_on_to_the_same_end(
         VictimSettings("linear", steps=120, seed=3),
     )
     whole = train_victim(settings, data, tmp_path / "whole", "v", tmp_path / "whole/run", accelerator="cpu")
+    hour = Strike(10, lambda: clock.insert(0, 3600.0))
     with pytest.raises(error):
-        hour = Strike(10, lambda: clock.insert(0, 3600.0))
         train_victim(settings, data, tmp_path, "v", tmp_path / "run", [hour, Strike(75, action)], "cpu")
     assert latest_checkpoint(tmp_path / "run/checkpoints") == tmp_path / f"run/checkpoints/step={saved}.ckpt"
     watched = Strike(-1, fail)
