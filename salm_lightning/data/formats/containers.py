@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from salm_lightning.data.formats.base import Codec, Facts, Pixels, UnsupportedImage, Written
 from salm_lightning.data.formats.jpeg import Jpeg
 from salm_lightning.data.formats.png import Png
+from salm_lightning.data.formats.tiff import TiffFile
 from salm_lightning.errors import DAMAGED
 from salm_lightning.files import replacing
 
-CODECS: tuple[Codec, ...] = (Png(), Jpeg())
+CODECS: tuple[Codec, ...] = (Png(), Jpeg(), TiffFile())
 
 _OTHERS = (
     ("a GIF", 0, b"GIF8"),

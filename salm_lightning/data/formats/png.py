@@ -184,7 +184,8 @@ def _pixels(chunks: list[tuple[bytes, bytes]], facts: Facts) -> Pixels:
     planes = facts.channels + facts.alpha
     packed = b"".join(data for kind, data in chunks if kind == b"IDAT")
     needed = sum((1 + columns * planes * facts.bits // 8) * rows for rows, columns in _passes(facts) if columns)
-    if len(zlib.decompressobj().decompress(packed, needed + 1)) != needed:  # Pillow would make up rows that are missing
+    unpacked = zlib.decompressobj()
+    if len(unpacked.decompress(packed, needed + 1)) != needed or not unpacked.eof:  # Pillow would make up rows that are missing
         raise UnsupportedImage("is damaged (its header gives another size than it has)", "copy it again")
     bare = _SIGNATURE + b"".join(_chunk(kind, data) for kind, data in chunks if kind in (b"IHDR", b"IDAT", b"IEND"))
     if facts.bits == 16 and planes > 1:
