@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from fakes import write_fake_npz
+from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -157,3 +158,17 @@ def test_strict_variants_keep_to_their_pixels(monkeypatch: pytest.MonkeyPatch) -
 def test_memory() -> None:
     printed = run("memory.py", "--images", "64", "--width", "0.0625")
     assert 0 < float(re.findall(r"\| 64 \| 0\.01 \| ([\d.]+)", printed)[0]) < 4
+
+
+def test_jpeg(tmp_path: Path) -> None:
+    for number, sampling in enumerate((0, 2)):
+        picture = np.random.default_rng(number).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+        Image.fromarray(picture).resize((40, 32), Image.Resampling.BICUBIC).save(
+            tmp_path / f"{number}.jpg", quality=92, subsampling=sampling
+        )
+    lines = run("jpeg.py", str(tmp_path), "--working_size", "6").splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["4:2:0", "1"], ["4:4:4", "1"]]
+    for line in lines[1:]:
+        largest, within = line.split()[5:9:2], line.split()[6:10:2]
+        assert all(float(one) <= 8 for one in largest)
+        assert within == ["100%", "100%"]

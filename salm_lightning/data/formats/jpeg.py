@@ -6,7 +6,6 @@ A block that does not change keeps its coefficients, and so decodes to what it w
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple
@@ -103,27 +102,29 @@ class Jpeg(Codec):
         return _pixels(segments, facts), None
 
     def encode(self, content: bytes, facts: Facts, pixels: Pixels, radius: int) -> bytes:
-        """Change coefficients, and less of them near values that come out beyond the bound, until there are none."""
+        """Change coefficients, and less of them where values come out beyond the bound, until there are none."""
         segments, _ = _walk(content)
-        carried, frame, before = _carried(segments)[0], _read_frame(segments), _pixels(segments, facts)[0].astype(np.int32)
-        target = (pixels[0] - before).astype(np.float32)
-        originals = [component.blocks.copy() for component in frame.components]
-        share = np.ones(_mcus(frame.components), np.float32)
+        carried, frame, before = _carried(segments)[0], _read_frame(segments), _pixels(segments, facts)[0].astype(np.int16)
+        target = _tiles(pixels[0] - before, frame).astype(np.float32)
+        blocks = [_by_mcu(component) for component in frame.components]
+        originals = [block.copy() for block in blocks]
+        share = np.ones(target.shape[:2], np.float32)
+        todo = np.ones(share.shape, np.bool_)
         for turn in range(_TURNS + 1):
-            share = share if turn < _TURNS else np.zeros_like(share)
-            for component, original, change in zip(frame.components, originals, _coefficients(frame, target), strict=True):
-                step = np.rint(change * _per_block(share, component)).astype(np.int32)
-                component.blocks = np.where(step == 0, original, np.clip(original + step, -_LARGEST, _LARGEST))
+            if turn == _TURNS:
+                share[...], todo[...] = 0, True
+            for block, original, change in zip(blocks, originals, _coefficients(frame, target[todo]), strict=True):
+                step, old = np.rint(change * share[todo][:, None, None, None]).astype(np.int32), original[todo]
+                block[todo] = np.where(step == 0, old, np.clip(old + step, -_LARGEST, _LARGEST))
             made = _assembled(carried, frame)
-            change = _pixels(_walk(made)[0], facts)[0] - before
-            beyond = _beyond(change, radius, frame)
-            if not beyond.any():
+            changed = _tiles(_pixels(_walk(made)[0], facts)[0] - before, frame)
+            todo = np.abs(changed).reshape(*share.shape, -1).max(axis=-1) > radius
+            if not todo.any():
                 break
-            near = (
-                _per_block(beyond, frame.components[0])[..., 0].repeat(8, axis=0).repeat(8, axis=1)[: facts.height, : facts.width]
-            )
-            target -= np.where(near[..., None], change - np.clip(change, _MARGIN - radius, radius - _MARGIN), 0)
-            share = _shrunk(share, beyond) if turn >= _AIMED else share
+            target[todo] -= changed[todo] - np.clip(changed[todo], _MARGIN - radius, radius - _MARGIN)
+            if turn >= _AIMED:
+                todo = _with_helpers(todo, share)
+                share[todo] = np.where(share[todo] < _LEAST, 0, share[todo] * _SHRUNK)
         return made
 
     def parts(self, content: bytes, *, blank: bool) -> list[tuple[str, bytes]]:
@@ -268,49 +269,43 @@ def _quantisation(data: bytes) -> dict[int, NDArray[np.float32]]:
     return found
 
 
-def _mcus(components: Sequence[Component]) -> tuple[int, int]:
-    first = components[0]
-    return first.blocks.shape[0] // first.down, first.blocks.shape[1] // first.across
+def _by_mcu(component: Component) -> NDArray[np.int32]:
+    """Return a view of a component's blocks, ``[rows of MCUs, columns of MCUs, down, across, 64]``."""
+    height, width, _ = component.blocks.shape
+    down, across = component.down, component.across
+    return component.blocks.reshape(height // down, down, width // across, across, 64).swapaxes(1, 2)
 
 
-def _coefficients(frame: _Frame, change: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Return a change of the pixels as one of the coefficients, in steps of the quantisation, not rounded."""
-    planes = change @ _TO_YCC.T if len(frame.components) == 3 and frame.coloured else change
-    rows, columns = _mcus(frame.components)
+def _tiles(values: NDArray[Any], frame: _Frame) -> NDArray[Any]:
+    """Return an image's values by MCU, ``[rows of MCUs, columns of MCUs, height, width, planes]``, continued beyond its edges."""
+    rows, columns, down, across, _ = _by_mcu(frame.components[0]).shape
+    missing = (rows * down * 8 - frame.height, columns * across * 8 - frame.width)
+    wide = np.pad(values, ((0, missing[0]), (0, missing[1]), (0, 0)), "edge")
+    return np.ascontiguousarray(wide.reshape(rows, down * 8, columns, across * 8, -1).swapaxes(1, 2))
+
+
+def _coefficients(frame: _Frame, tiles: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Return a change of some MCUs' pixels as one of their coefficients, in steps of the quantisation, not rounded."""
+    planes = tiles @ _TO_YCC.T if len(frame.components) == 3 and frame.coloured else tiles
     most_down, most_across = frame.components[0].down, frame.components[0].across
-    wide = np.pad(
-        planes, ((0, rows * most_down * 8 - frame.height), (0, columns * most_across * 8 - frame.width), (0, 0)), "edge"
-    )
     made = []
     for plane, component in enumerate(frame.components):
         down, across = most_down // component.down, most_across // component.across
-        parts = [wide[row::down, column::across, plane] for row in range(down) for column in range(across)]
+        parts = [planes[:, row::down, column::across, plane] for row in range(down) for column in range(across)]
         mean = np.sum(parts, axis=0) / len(parts)
-        blocks = mean.reshape(rows * component.down, 8, columns * component.across, 8).swapaxes(1, 2)
-        waves = (_COSINES @ blocks @ _COSINES.T).reshape(*blocks.shape[:2], 64)
+        blocks = mean.reshape(len(mean), component.down, 8, component.across, 8).swapaxes(2, 3)
+        waves = (_COSINES @ blocks @ _COSINES.T).reshape(*blocks.shape[:3], 64)
         made.append(waves[..., ZIGZAG] / frame.quantisation[component.table])
     return made
 
 
-def _per_block(values: NDArray[Any], component: Component) -> NDArray[Any]:
-    """Return a value an MCU as one a block."""
-    return values.repeat(component.down, axis=0).repeat(component.across, axis=1)[..., None]
-
-
-def _beyond(change: NDArray[np.int32], radius: int, frame: _Frame) -> NDArray[np.bool_]:
-    """Return the MCUs that have a value beyond the bound."""
-    rows, columns, _ = np.nonzero(np.abs(change) > radius)
-    made = np.zeros(_mcus(frame.components), np.bool_)
-    made[rows // (8 * frame.components[0].down), columns // (8 * frame.components[0].across)] = True
-    return made
-
-
-def _shrunk(share: NDArray[np.float32], beyond: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return smaller shares where the bound is broken; around what has none left, its neighbours', whose colours reach over."""
+def _with_helpers(beyond: NDArray[np.bool_], share: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return the MCUs that break the bound, and the neighbours of those that do not change any more: subsampled colours reach over."""
     helpless = np.pad(beyond & (share == 0), 1)
     rows, columns = share.shape
-    around = np.any([helpless[row : row + rows, column : column + columns] for row in range(3) for column in range(3)], axis=0)
-    return np.where(beyond | around, np.where(share < _LEAST, 0, share * _SHRUNK), share).astype(np.float32)
+    around = [helpless[row : row + rows, column : column + columns] for row in range(3) for column in range(3)]
+    made: NDArray[np.bool_] = np.logical_or.reduce([beyond, *around])
+    return made
 
 
 def _pixels(segments: list[_Segment], facts: Facts) -> Pixels:
