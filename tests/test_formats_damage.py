@@ -34,6 +34,7 @@ FILES: dict[str, Callable[[], list[bytes]]] = {
         jpeg(SMALL, subsampling=2, exif=b"Exif\0\0" + EXIF_WITH_THUMBNAIL, comment=b"x"),
         jpeg(SMALL, subsampling=0, optimize=True),
         jpeg(SMALL.convert("L")),
+        jpeg(SMALL, progressive=True),
     ],
     "tiff": lambda: [
         tiff(scene((24, 30, 3)), compression="lzw", predictor=True, rowsperstrip=5),

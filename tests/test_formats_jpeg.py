@@ -16,7 +16,7 @@ from test_formats_png import EXIF_WITH_THUMBNAIL
 
 from salm_lightning.data import formats
 from salm_lightning.data.formats import UnsupportedImage
-from salm_lightning.data.formats.huffman import ZIGZAG
+from salm_lightning.data.formats.huffman import ZIGZAG, write_scan
 from salm_lightning.data.formats.jpeg import Jpeg, _read_frame, _walk
 
 SAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
@@ -124,13 +124,32 @@ def test_a_bound_that_leaves_no_room_leaves_the_image_as_it_was(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("options", [
-    [cv2.IMWRITE_JPEG_RST_INTERVAL, 2], [cv2.IMWRITE_JPEG_RST_INTERVAL, 7], [cv2.IMWRITE_JPEG_OPTIMIZE, 1],
+    [cv2.IMWRITE_JPEG_RST_INTERVAL, 2], [cv2.IMWRITE_JPEG_RST_INTERVAL, 7, cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_OPTIMIZE, 1],
     [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440], [cv2.IMWRITE_JPEG_LUMA_QUALITY, 20],
 ])  # fmt: skip
 def test_files_of_other_encoders(options: list[int], tmp_path: Path) -> None:
     source = tmp_path / "a.jpg"
     cv2.imwrite(str(source), np.asarray(scene()), options)
     check(source, tmp_path / "b.jpg", coarse(formats.read(source)), 0.2)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values())
+def test_planes_in_scans_of_their_own(sampling: int, tmp_path: Path) -> None:
+    source, plain = tmp_path / "a.jpg", tmp_path / "c.jpg"
+    plain.write_bytes(jpeg(subsampling=sampling))
+    parts, _ = _walk(plain.read_bytes())
+    frame = _read_frame(parts)
+    scans = b""
+    for component in (frame.components[number] for number in (1, 0, 2)):
+        pair = frame.pairs[component.number]
+        tables = bytes([component.number, 0x11 if component.number > 1 else 0])
+        data = write_scan([component], [pair])
+        assert data is not None
+        scans += segment(0xDA, b"\1" + tables + b"\0\x3f\0") + data
+    head = plain.read_bytes()
+    source.write_bytes(head[: head.index(b"\xff\xda")] + scans + b"\xff\xd9")
+    assert largest(source, plain) == (0, 0)  # Pillow and OpenCV read ours as theirs
+    check(source, tmp_path / "b.jpg", coarse(formats.read(source)), 0.25)
 
 
 def test_red_green_and_blue_without_conversion(tmp_path: Path) -> None:
@@ -141,6 +160,25 @@ def test_red_green_and_blue_without_conversion(tmp_path: Path) -> None:
     source.write_bytes(content[:2] + adobe + content[20:])
     assert 0xE0 not in [marker for marker, _ in segments(source.read_bytes())]
     check(source, tmp_path / "b.jpg", coarse(formats.read(source)), 0.3)
+
+
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2, "quality": 97}, {}], ids=str)
+def test_a_progressive_file_is_written_as_a_sequential_one(options: dict[str, int], tmp_path: Path) -> None:
+    source, target, plain = tmp_path / "a.jpg", tmp_path / "b.jpg", tmp_path / "c.jpg"
+    image = scene() if options else scene(mode="L")
+    source.write_bytes(jpeg(image, progressive=True, comment=b"kept", **options))
+    plain.write_bytes(jpeg(image, comment=b"kept", **options))
+    assert formats.facts(source).detail.endswith(", progressive")
+    frames = [_read_frame(_walk(path.read_bytes())[0]) for path in (source, plain)]
+    for first, second in zip(*(frame.components for frame in frames), strict=True):
+        rows, columns = first.shown
+        np.testing.assert_array_equal(first.blocks[:rows, :columns], second.blocks[:rows, :columns])
+    written = check(source, target, coarse(formats.read(source)), 0.25)
+    assert written.changed == ("progressive frame is gone", "frame is new")
+    assert formats.write(source, formats.read(source), target, 0).largest == 0
+    assert largest(source, target) == (0, 0)
+    with Image.open(target) as made:
+        assert "progressive" not in made.info
 
 
 @pytest.mark.parametrize("sampling", [0, 2])
@@ -216,7 +254,6 @@ def with_frame(content: bytes, marker: int = 0xC0, **fields: int) -> bytes:
     ("content", "reason"),
     [
         (jpeg(scene(mode="CMYK")), "is CMYK"),
-        (jpeg(progressive=True), "is progressive"),
         (with_frame(jpeg(), 0xC9), "is coded arithmetically"),
         (with_frame(jpeg(), 0xC3), "is lossless JPEG"),
         (with_frame(jpeg(), 0xC7), "is a rare kind of JPEG"),

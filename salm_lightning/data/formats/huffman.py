@@ -57,12 +57,14 @@ class Table:
         codes: Code and length by symbol.
         dc: For each 16 bits that may follow, the length of code and value together, of the code, and of the value; 0 for no code.
         ac: The same, with the step to the coefficient in the higher bits.
+        plain: The length of the code in the higher bits, and its symbol.
     """
 
     source: bytes
     codes: dict[int, tuple[int, int]]
     dc: array[int]
     ac: array[int]
+    plain: array[int]
 
 
 def tables(segment: bytes) -> Iterator[tuple[int, Table]]:
@@ -99,7 +101,8 @@ def table(source: bytes) -> Table:
     size, run = values & 15, values >> 4
     step = np.where(size > 0, run + 1, np.where(run == 15, 16, np.where(run == 0, _ENDED, _WRONG)))
     step = np.where(lengths > 0, step, _WRONG)
-    return Table(source, codes, _packed(lengths, values, 0), _packed(lengths, size, step))
+    plain = array("I", (lengths << 8 | values).astype(np.uint32).tobytes())
+    return Table(source, codes, _packed(lengths, values, 0), _packed(lengths, size, step), plain)
 
 
 def _packed(lengths: NDArray[np.int64], sizes: NDArray[np.int64], steps: NDArray[np.int64] | int) -> array[int]:
@@ -119,30 +122,37 @@ def read_scan(data: bytes, components: Sequence[Component], pairs: Sequence[tupl
     Raises:
         ValueError: The data is not such a scan.
     """
-    single = len(components) == 1
-    rows, columns = components[0].shown if single else _mcus(components[0])
-    shapes = [(1, 1) if single else (component.down, component.across) for component in components]
-    kinds = [kind for kind, (down, across) in enumerate(shapes) for _ in range(down * across)]
-    values = np.zeros((rows * columns, len(kinds), 64), np.int32)
-    parts = _parts(data) if interval else [data.replace(b"\xff\x00", b"\xff")]
-    for number in range(-(-len(values) // interval) if interval else 1):
-        some = values[number * interval : (number + 1) * interval] if interval else values
-        if number >= len(parts):
-            raise ValueError("the pixels are cut off")
-        _read_part(parts[number], some, kinds, pairs)
-    for kind, (component, (down, across)) in enumerate(zip(components, shapes, strict=True)):
-        blocks = values[:, [place for place, owner in enumerate(kinds) if owner == kind]]
-        blocks = blocks.reshape(rows, columns, down, across, 64).swapaxes(1, 2).reshape(rows * down, columns * across, 64)
-        component.blocks[: rows * down, : columns * across] = blocks
+    views, kinds = by_scan(components)
+    values = np.zeros((views[0].shape[0] * views[0].shape[1], len(kinds), 64), np.int32)
+    parts, step = parts_between_restarts(data, interval), interval or len(values)
+    if len(parts) < -(-len(values) // step):
+        raise ValueError("the pixels are cut off")
+    for number, begin in enumerate(range(0, len(values), step)):
+        _read_part(parts[number], values[begin : begin + step], kinds, pairs)
+    for kind, view in enumerate(views):
+        mine = values[:, [place for place, owner in enumerate(kinds) if owner == kind]]
+        view[...] = mine.reshape(view.shape)
 
 
-def _mcus(component: Component) -> tuple[int, int]:
-    return component.blocks.shape[0] // component.down, component.blocks.shape[1] // component.across
+def by_mcu(component: Component) -> Coefficients:
+    """Return a view of a component's blocks, ``[rows of MCUs, columns of MCUs, down, across, 64]``."""
+    height, width, _ = component.blocks.shape
+    down, across = component.down, component.across
+    return component.blocks.reshape(height // down, down, width // across, across, 64).swapaxes(1, 2)
 
 
-def _parts(data: bytes) -> list[bytes]:
-    """Return what stands between restart markers, with the zeros behind 255 taken out."""
-    parts, last, at = [], 0, data.find(b"\xff")
+def by_scan(components: Sequence[Component]) -> tuple[list[Coefficients], list[int]]:
+    """Return views by MCU of the blocks that a scan of these components holds, and the component of each block of an MCU."""
+    if len(components) == 1:  # it leaves out blocks without pixels
+        rows, columns = components[0].shown
+        return [components[0].blocks[:rows, :columns, None, None]], [0]
+    kinds = [kind for kind, component in enumerate(components) for _ in range(component.down * component.across)]
+    return [by_mcu(component) for component in components], kinds
+
+
+def parts_between_restarts(data: bytes, interval: int) -> list[bytes]:
+    """Return what stands between restart markers, if there are any, with the zeros behind 255 taken out."""
+    parts, last, at = [], 0, data.find(b"\xff") if interval else -1
     while 0 <= at < len(data) - 1:
         if 0xD0 <= data[at + 1] <= 0xD7:
             parts.append(data[last:at])
@@ -202,18 +212,14 @@ def _place(flat: NDArray[np.int32], words: array[int], codes: list[int], positio
 
 def write_scan(components: Sequence[Component], pairs: Sequence[tuple[Table, Table]]) -> bytes | None:
     """Return the data of one scan of all components without restarts; ``None`` where a table lacks a symbol that it needs."""
-    single = len(components) == 1
-    rows, columns = components[0].shown if single else _mcus(components[0])
-    blocks, owners = [], []
-    for kind, component in enumerate(components):
-        shape = (rows, component.down, columns, component.across, 64)
-        mine = component.blocks[: rows * component.down, : columns * component.across].reshape(shape).swapaxes(1, 2)
-        blocks.append(mine.reshape(rows * columns, -1, 64))
-        owners += [kind] * blocks[-1].shape[1]
-        values = blocks[-1].reshape(-1, 64)
-        blocks[-1] = np.concatenate([np.diff(values[:, :1], axis=0, prepend=0), values[:, 1:]], axis=1).reshape(blocks[-1].shape)
+    views, kinds = by_scan(components)
+    blocks = []
+    for view in views:
+        mine = view.reshape(-1, 64).astype(np.int32)
+        mine[1:, 0] -= view.reshape(-1, 64)[:-1, 0]
+        blocks.append(mine.reshape(view.shape[0] * view.shape[1], -1, 64))
     values = np.concatenate(blocks, axis=1).reshape(-1, 64)
-    owner = np.tile(owners, rows * columns)
+    owner = np.tile(kinds, len(blocks[0]))
     order, symbols, extras = _symbols(values)
     packed = symbols.astype(np.int64) | ((order & 511 != 0) << 8) | (owner[order >> 9] << 9)
     code_of, length_of = np.zeros(2**11, np.int64), np.zeros(2**11, np.int64)

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from salm_lightning.data.formats import embedded
+from salm_lightning.data.formats import embedded, progressive
 from salm_lightning.data.formats.base import Codec, Facts, Pixels, UnsupportedImage, check_size
-from salm_lightning.data.formats.huffman import ZIGZAG, Component, Table, read_scan, tables, write_scan
+from salm_lightning.data.formats.huffman import ZIGZAG, Component, Table, by_mcu, read_scan, tables, write_scan
 
 _SAMPLINGS = {(1, 1): "4:4:4", (2, 1): "4:2:2", (1, 2): "4:4:0", (2, 2): "4:2:0"}
 _REFUSED = {
-    0xC2: "is progressive", 0xC3: "is lossless JPEG", 0xC9: "is coded arithmetically", 0xCA: "is coded arithmetically",
+    0xC3: "is lossless JPEG", 0xC9: "is coded arithmetically", 0xCA: "is coded arithmetically",
 }  # fmt: skip
-_SOF, _DHT, _SOI, _EOI, _SOS, _DQT, _DRI = 0xC0, 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD
+_SEQUENTIAL, _PROGRESSIVE, _DHT, _SOS, _DQT, _DRI = 0xC0, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD
 _FRAMES = {*range(0xC0, 0xD0)} - {_DHT, 0xC8, 0xCC}
 _APP0, _APP1, _APP2, _ADOBE, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 _EXIF, _MORE_XMP = b"Exif\0\0", b"http://ns.adobe.com/xmp/extension/\0"
@@ -55,11 +55,12 @@ class _Frame:
     quantisation: dict[int, NDArray[np.float32]]
     coloured: bool
     """Whether its planes are luminance and two colours, and not red, green and blue."""
-    pairs: list[tuple[Table, Table]] = field(default_factory=list)
+    pairs: dict[int, tuple[Table, Table]] = field(default_factory=dict)
+    """Tables of DC and AC by component; those of progressive files have too few symbols."""
 
 
 class Jpeg(Codec):
-    """Grey and colour, sequential and coded by Huffman, with 8 bits, 4:4:4, 4:2:2, 4:4:0 or 4:2:0."""
+    """Grey and colour, coded by Huffman, with 8 bits, 4:4:4, 4:2:2, 4:4:0 or 4:2:0; a progressive file is no longer so."""
 
     container = "JPEG"
     endings = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -91,7 +92,7 @@ class Jpeg(Codec):
                 *("JPEG", int.from_bytes(head[1:3], "big"), int.from_bytes(head[3:5], "big"), planes, 8),
                 orientation=embedded.orientation(exif),
                 thumbnails=_carried(segments)[1] + len(embedded.pictures(content[end:])),
-                detail="grey" if planes == 1 else _SAMPLINGS[sampling[0]],
+                detail=("grey" if planes == 1 else _SAMPLINGS[sampling[0]]) + (", progressive" if marker == _PROGRESSIVE else ""),
             )
         )
 
@@ -106,7 +107,7 @@ class Jpeg(Codec):
         segments, _ = _walk(content)
         carried, frame, before = _carried(segments)[0], _read_frame(segments), _pixels(segments, facts)[0].astype(np.int16)
         target = _tiles(pixels[0] - before, frame).astype(np.float32)
-        blocks = [_by_mcu(component) for component in frame.components]
+        blocks = [by_mcu(component) for component in frame.components]
         originals = [block.copy() for block in blocks]
         share = np.ones(target.shape[:2], np.float32)
         todo = np.ones(share.shape, np.bool_)
@@ -173,7 +174,7 @@ def _name(segment: _Segment) -> str:
     if _APP0 <= segment.marker < _APP0 + 16:
         word = segment.data[:20].split(b"\0")[0].decode("latin-1")
         return f"APP{segment.marker - _APP0} {word if word.isprintable() else ''}".strip()
-    names = {_COMMENT: "comment", _DQT: "quantisation", **dict.fromkeys(_FRAMES, "frame")}
+    names = {_COMMENT: "comment", _DQT: "quantisation", **dict.fromkeys(_FRAMES, "frame"), _PROGRESSIVE: "progressive frame"}
     return names.get(segment.marker, f"segment {segment.marker:02X}")
 
 
@@ -187,6 +188,8 @@ def _carried(segments: list[_Segment]) -> tuple[list[_Segment], int]:
         kept: tuple[bytes | None, int] = (data, 0)
         if marker == _APP0 and data.startswith(b"JFIF\0") and len(data) > 14:
             kept = data[:12] + b"\0\0", 1
+        elif marker == _PROGRESSIVE:
+            segment = segment._replace(marker=_SEQUENTIAL)
         elif (marker == _APP0 and data.startswith(b"JFXX\0")) or (marker == _APP2 and data.startswith(b"MPF\0")):
             kept = None, marker == _APP0
         elif marker == _APP1 and data.startswith(_MORE_XMP):
@@ -203,32 +206,45 @@ def _carried(segments: list[_Segment]) -> tuple[list[_Segment], int]:
 
 def _read_frame(segments: list[_Segment]) -> _Frame:
     """Read all coefficients."""
-    _, head = _frame_header(segments)
+    kind, head = _frame_header(segments)
     height, width, planes = int.from_bytes(head[1:3], "big"), int.from_bytes(head[3:5], "big"), head[5]
     fields = [head[6 + 3 * plane : 9 + 3 * plane] for plane in range(planes)]
     frame = _Frame(height, width, _components(height, width, fields), {}, _is_coloured(segments, bytes(one[0] for one in fields)))
     known: dict[int, Table] = {}
-    pairs: dict[int, tuple[Table, Table]] = {}
-    interval = 0
-    for marker, data, scan in segments:
-        if marker == _DQT and pairs:
+    interval, scanned = 0, False
+    for segment in segments:
+        if segment.marker == _DQT and scanned:
             raise ValueError("the quantisation changes between scans")
-        if marker == _DQT:
-            frame.quantisation.update(_quantisation(data))
-        elif marker == _DHT:
-            known.update(tables(data))
-        elif marker == _DRI:
-            interval = int.from_bytes(data[:2], "big")
-        elif marker == _SOS:
-            named = {data[1 + 2 * place]: data[2 + 2 * place] for place in range(data[0])}
-            some = [component for component in frame.components if component.number in named]
-            found = [(known[named[one.number] >> 4], known[0x10 | named[one.number] & 15]) for one in some]
-            if [component.number for component in some] != list(named) or any(component.number in pairs for component in some):
-                raise ValueError("a scan has planes that are not there, or has them again")
-            read_scan(scan, some, found, interval)
-            pairs.update({component.number: pair for component, pair in zip(some, found, strict=True)})
-    frame.pairs = [pairs[component.number] for component in frame.components]
+        if segment.marker == _DQT:
+            frame.quantisation.update(_quantisation(segment.data))
+        elif segment.marker == _DHT:
+            known.update(tables(segment.data))
+        elif segment.marker == _DRI:
+            interval = int.from_bytes(segment.data[:2], "big")
+        elif segment.marker == _SOS:
+            _read_scan(segment, frame, known, interval, is_progressive=kind == _PROGRESSIVE)
+            scanned = True
+    if kind != _PROGRESSIVE and len(frame.pairs) < planes:
+        raise ValueError("planes are missing")
     return frame
+
+
+def _read_scan(segment: _Segment, frame: _Frame, known: dict[int, Table], interval: int, *, is_progressive: bool) -> None:
+    data, planes = segment.data, segment.data[0]
+    named = {data[1 + 2 * place]: data[2 + 2 * place] for place in range(planes)}
+    some = [component for component in frame.components if component.number in named]
+    if not some or [component.number for component in some] != list(named) or len(data) < 4 + 2 * planes:
+        raise ValueError("a scan has planes that are not there")
+    numbers = [(named[component.number] >> 4, 0x10 | named[component.number] & 15) for component in some]
+    if is_progressive:
+        pairs = [(known.get(dc), known.get(ac)) for dc, ac in numbers]
+        progressive.read_scan(segment.scan, some, pairs, interval, data[1 + 2 * planes :])
+    elif any(component.number in frame.pairs for component in some):
+        raise ValueError("a scan has planes again")
+    else:
+        found = [(known[dc], known[ac]) for dc, ac in numbers]
+        read_scan(segment.scan, some, found, interval)
+        frame.pairs.update({component.number: pair for component, pair in zip(some, found, strict=True)})
 
 
 def _components(height: int, width: int, fields: list[bytes]) -> list[Component]:
@@ -269,16 +285,9 @@ def _quantisation(data: bytes) -> dict[int, NDArray[np.float32]]:
     return found
 
 
-def _by_mcu(component: Component) -> NDArray[np.int32]:
-    """Return a view of a component's blocks, ``[rows of MCUs, columns of MCUs, down, across, 64]``."""
-    height, width, _ = component.blocks.shape
-    down, across = component.down, component.across
-    return component.blocks.reshape(height // down, down, width // across, across, 64).swapaxes(1, 2)
-
-
 def _tiles(values: NDArray[Any], frame: _Frame) -> NDArray[Any]:
     """Return an image's values by MCU, ``[rows of MCUs, columns of MCUs, height, width, planes]``, continued beyond its edges."""
-    rows, columns, down, across, _ = _by_mcu(frame.components[0]).shape
+    rows, columns, down, across, _ = by_mcu(frame.components[0]).shape
     missing = (rows * down * 8 - frame.height, columns * across * 8 - frame.width)
     wide = np.pad(values, ((0, missing[0]), (0, missing[1]), (0, 0)), "edge")
     return np.ascontiguousarray(wide.reshape(rows, down * 8, columns, across * 8, -1).swapaxes(1, 2))
@@ -324,10 +333,10 @@ def _joined(segments: list[_Segment]) -> bytes:
 
 def _assembled(segments: list[_Segment], frame: _Frame) -> bytes:
     """Return a file of one scan in the place of the first one."""
-    pairs = frame.pairs
-    scan = write_scan(frame.components, pairs)
+    pairs = [frame.pairs[component.number] for component in frame.components if frame.pairs]
+    scan = write_scan(frame.components, pairs) if pairs else None
     if scan is None or max(len({pair[kind].source for pair in pairs}) for kind in (0, 1)) > 2:
-        pairs = [_common_tables()[min(plane, 1)] for plane in range(len(pairs))]
+        pairs = [_common_tables()[min(plane, 1)] for plane in range(len(frame.components))]
         scan = write_scan(frame.components, pairs)
         if scan is None:
             raise UnsupportedImage("has coefficients that no JPEG of 8 bits has", "store it as PNG")
