@@ -1,4 +1,4 @@
-from .data import ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule, Task
+from .data import FolderDataModule, ImageDataModule, MedMNISTDataModule, NpzDataModule, SyntheticDataModule, Task
 from .errors import SalmError
 from .modules import FractionalStepLR, NoiseGeneratorModule, VictimModule
 from .noise.masks import Score
@@ -14,6 +14,7 @@ __all__ = [
     "SP",
     "TAP",
     "CropFlip",
+    "FolderDataModule",
     "FractionalStepLR",
     "ImageDataModule",
     "MedMNISTDataModule",

@@ -70,7 +70,7 @@ def test_the_set_is_complete() -> None:
     shipped = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
     assert shipped == {
         "quickstart.yaml", "salm_pathmnist.yaml", "victim_pathmnist.yaml", "victim.yaml",
-        *(f"dataset/{name}.yaml" for name in [*MEDMNIST, "chestmnist_any"]), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
+        *(f"dataset/{name}.yaml" for name in [*MEDMNIST, "chestmnist_any", "folder"]), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
         *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random")),
         *(f"countermeasure/{name}.yaml" for name in COUNTERMEASURES),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),

@@ -241,7 +241,10 @@ def test_the_default_folder_names_data_and_method() -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (".", [". is a folder", "an .npz archive in MedMNIST's layout is taken"]),
+        (
+            ".",
+            ["data=. holds no image that is taken", "such as mine.npz", "an .npz archive in MedMNIST's layout is taken by its"],
+        ),
         ("missing.npz", ["missing.npz"]),
         ("text.npz", ["text.npz"]),
     ],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from salm_lightning.data.tables import FolderOptions
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release.manifest import Publish
-from salm_lightning.runs.effort import Training
+from salm_lightning.runs.effort import FolderTraining, Training
 
 
 def protect(
@@ -28,9 +30,10 @@ def protect(
     How long it takes is said first. The same command goes on with what was interrupted.
 
     Args:
-        data: A MedMNIST name, an ``.npz`` file in MedMNIST's layout, or ``synthetic`` for the embedded data.
+        data: A MedMNIST name, an ``.npz`` file in MedMNIST's layout, a folder of images, or ``synthetic`` for the embedded data.
         out: Folder of the result; ``lightning_logs/<name>-<method>`` by default. The release is in its subfolder ``protected``.
-        size: Height and width for a name, 28 by default; MedMNIST has 28, 64, 128 and 224.
+        size: Height and width for a name, 28 by default; MedMNIST has 28, 64, 128 and 224. For a folder those at which models see its
+            images, 64 by default.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         method: How the noise is made, such as ``SALM``, ``EM``, ``TAP``, ``SP`` or ``Random``; SALM with K = 10 by default.
         proof: Train a clean and a protected victim and compare them.
@@ -38,14 +41,17 @@ def protect(
         batch_size: Images per step; 128 by default, 64 at 224 pixels.
         yes: Begin what takes more than a day without asking.
         overwrite: Replace a result that stands at ``out``.
-        **options: How noise generators and victims are trained: those of :class:`~salm_lightning.runs.effort.Training`.
+        **options: How noise generators and victims are trained: those of :class:`~salm_lightning.runs.effort.Training`. How a folder is
+            read: those of :class:`~salm_lightning.data.tables.FolderOptions`.
 
     Raises:
         SalmError: An argument is wrong, or a result stands at ``out``.
     """
-    training = Training(**options)
+    given = FolderTraining(**options)
+    training = Training(**{field.name: getattr(given, field.name) for field in fields(Training)})
+    reading = FolderOptions(**{field.name: getattr(given, field.name) for field in fields(FolderOptions)})
     from salm_lightning.runs.protection import Protection, loaded  # not with this module, which --help needs
 
-    with loaded(data, size, root, batch_size, training) as images:
+    with loaded(data, size, root, batch_size, training, reading) as images:
         folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
         Protection(images, folder, method, training, proof, publish).run(yes, overwrite)

@@ -20,8 +20,8 @@ def verify(release: Path, source: str | None = None, root: Path | None = None) -
 
     Args:
         release: Folder of the protected dataset.
-        source: What was protected: a MedMNIST name, the original ``.npz`` file, or ``synthetic``. Without it, only the files' sums are
-            compared with the manifest.
+        source: What was protected: a MedMNIST name, the original ``.npz`` file or folder, or ``synthetic``. Without it, only
+            the files' sums are compared with the manifest.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
 
     Returns:
@@ -51,7 +51,7 @@ def _original(source: str, root: Path | None, release: Path) -> Path | data.Imag
         manifest = Manifest.read(release)
         if source.lower() in data.MEDMNIST:
             return archive_path(source.lower(), manifest.info.size, root)
-        if path.exists():
+        if path.is_file():
             return path
         from salm_lightning.data.original import images_of_release
 

@@ -1,6 +1,7 @@
 from .base import SPLITS, Batch, DatasetInfo, Split, Task
 from .catalogue import MEDMNIST
 from .datamodule import ImageDataModule
+from .folder_images import FolderDataModule
 from .medmnist import MedMNISTDataModule, NpzDataModule
 from .synthetic import SyntheticDataModule
 
@@ -9,6 +10,7 @@ __all__ = [
     "SPLITS",
     "Batch",
     "DatasetInfo",
+    "FolderDataModule",
     "ImageDataModule",
     "MedMNISTDataModule",
     "NpzDataModule",

@@ -152,6 +152,11 @@ def read_folder(root: Path | str, reading: Reading = Reading(), argument: str = 
         raise DataError(
             f"{argument}={root} holds no image; " + (f"it has {len(files)} other files." if files else "it is empty.")
         )
+    if _IMAGE not in kinds.values():
+        raise DataError(
+            f"{argument}={root} holds no image that is taken, but {len(images)} files such as {images[0]}; store images as PNG, JPEG or "
+            "TIFF; an .npz archive in MedMNIST's layout is taken by its own path."
+        )
     table, notes = _table(root, reading, files), []
     by_folder, layout = _by_folders(images)
     known = by_folder

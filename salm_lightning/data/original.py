@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +11,45 @@ from salm_lightning.checked import Count, member, parse
 from salm_lightning.data.base import ANY_FINDING, SPLITS, Task
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.data.folder_images import WORKING_SIZE, FolderDataModule
 from salm_lightning.data.medmnist import MedMNISTDataModule, NpzDataModule
 from salm_lightning.data.synthetic import SYNTHETIC, SyntheticDataModule
+from salm_lightning.data.tables import FolderOptions
 from salm_lightning.errors import ConfigurationError, DataError, did_you_mean
 
-Kind = type[SyntheticDataModule] | type[MedMNISTDataModule] | type[NpzDataModule]
+Kind = type[SyntheticDataModule] | type[MedMNISTDataModule] | type[NpzDataModule] | type[FolderDataModule]
 
 
 def kind_of(word: str) -> Kind | None:
-    """Return the kind of data that a user's word means, if any: their name, a MedMNIST name in any case, or a path or ``.npz`` name."""
+    """Return the kind of data that a user's word means, if any.
+
+    That is their name, a MedMNIST name in any case, a folder, or another path or ``.npz`` name.
+    """
     if word.lower() == SYNTHETIC:
         return SyntheticDataModule
     if word.lower() in MEDMNIST:
         return MedMNISTDataModule
+    if Path(word).expanduser().is_dir():
+        return FolderDataModule
     return NpzDataModule if word.endswith(".npz") or Path(word).exists() else None
 
 
 def named_images(
-    word: str, size: int | None = None, root: Path | None = None, argument: str = "data", **options: Any
+    word: str,
+    size: int | None = None,
+    root: Path | None = None,
+    argument: str = "data",
+    folder: FolderOptions = FolderOptions(),  # noqa: B008 (frozen)
+    **options: Any,
 ) -> ImageDataModule:
     """Return what a user names as images.
 
     Args:
-        word: A MedMNIST name in any case, an ``.npz`` file in MedMNIST's layout, or ``synthetic``.
-        size: Height and width for a name; ``None`` is 28.
+        word: A MedMNIST name in any case, an ``.npz`` file in MedMNIST's layout, a folder of images, or ``synthetic``.
+        size: Height and width for a name, 28 by default, and for a folder, WORKING_SIZE by default.
         root: Folder of MedMNIST's files.
         argument: What the user calls it.
+        folder: How a folder is read.
         **options: Further options of the DataModule.
 
     Raises:
@@ -44,8 +58,15 @@ def named_images(
     kind = kind_of(word)
     if kind is None:
         raise DataError(
-            f"{argument}={word!r} is neither a MedMNIST name, nor an .npz file in MedMNIST's layout, nor {SYNTHETIC!r}"
+            f"{argument}={word!r} is neither a MedMNIST name, nor an .npz file in MedMNIST's layout, nor a folder, nor {SYNTHETIC!r}"
             f"{did_you_mean(word, [*MEDMNIST, SYNTHETIC]) or '.'} Names: {', '.join(MEDMNIST)}."
+        )
+    if kind is FolderDataModule:
+        return FolderDataModule(word, size or WORKING_SIZE, **asdict(folder), **options)
+    given = [field.name for field in fields(folder) if getattr(folder, field.name) != field.default]
+    if given:
+        raise ConfigurationError(
+            f"{given[0]}={getattr(folder, given[0])} is for folders of images, and {argument}={word} is none."
         )
     if kind is SyntheticDataModule:
         return SyntheticDataModule(size=size or 28, **options)
@@ -73,6 +94,8 @@ def images_of_release(
         known = _drawn(dataset, settings)
     elif kind is MedMNISTDataModule:
         known = {"size": dataset["size"], "any_finding": derived}
+    elif kind is FolderDataModule:
+        known = {"size": dataset["size"], **_as_read(dataset)}
     elif kind is NpzDataModule and derived:
         raise ConfigurationError(
             f"source={word}: its labels were derived from several per image; give the MedMNIST name, and its folder with --root."
@@ -80,6 +103,18 @@ def images_of_release(
     elif kind is NpzDataModule:
         known = {"task": dataset["task"]}
     return named_images(word, root=root, argument="source", **{**known, **options})
+
+
+def _as_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a folder was read, from values of a manifest that anybody may have written."""
+    how: dict[str, Any] = parse(dict, dataset.get("folder", {}), "dataset.folder")
+    kinds = {field.name: (float if field.name == "holdout" else type(field.default)) for field in fields(FolderOptions)}
+    wrong = [name for name in how if name not in kinds and name != "protects"]
+    if wrong:
+        raise DataError(f"dataset.folder.{wrong[0]} is no option of a folder; get the release again from where it came.")
+    known = {name: value for name, value in how.items() if name in kinds}
+    options = parse(FolderOptions, known, "dataset.folder")
+    return {"folder": options, **({"protects": how["protects"]} if how.get("protects") in ("train", "all") else {})}
 
 
 def _drawn(dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _FEW = 4
 _TAILS = {"PNG": 64, "JPEG": 256}
 _LONG_TAIL = 4096
 """Bytes at a file's end by which candidates for the same picture are found: the pixels come last, in a PNG with a sum of all of them."""
-_SAMPLE, _SAMPLE_PIXELS = 200, 2**27
+_SAMPLE, _SAMPLE_PIXELS = 100, 2**27
 _VALUES = 2**14
 """Values of each image of the sample that percentiles are taken of."""
 _COMPARED = 2000

@@ -63,6 +63,22 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class FolderOptions(Reading):
+    """How a folder of images is read and measured, where it does not say so itself.
+
+    Args:
+        range: What black and white are in images above 8 bits, as in ``30000:34000``; by default the 0.5 and 99.5 percentiles of the
+            training images' values.
+        holdout: Share of the images that is drawn to measure on where the folder has no splits.
+        holdout_seed: Settles which ones.
+    """
+
+    range: str | None = None
+    holdout: float = 0.2
+    holdout_seed: int = 0
+
+
+@dataclass(frozen=True)
 class Columns:
     """The columns of a table that are used, by what they are for; without ``labels`` the folders say these."""
 

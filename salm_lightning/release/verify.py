@@ -180,6 +180,10 @@ def _open(source: Path | ImageDataModule) -> AbstractContextManager[_Arrays]:
 
 
 def _check_source(source: Path | ImageDataModule, manifest: Manifest) -> Check:
+    if not isinstance(source, Path) and (given := source.source_file) is not None:  # of a folder's files
+        same = manifest.source is not None and given.sha256 == manifest.source.sha256
+        stated = manifest.source.sha256 if manifest.source else "nothing of a folder"
+        return Check("source", same, f"sha256 {given.sha256} of all files" + ("" if same else f", the manifest says {stated}"))
     if not isinstance(source, Path):
         if manifest.source is not None:
             return Check("source", False, f"the release was made from the file {manifest.source.name}; give that")

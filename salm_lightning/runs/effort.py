@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
+from salm_lightning.data.tables import FolderOptions
 from salm_lightning.errors import require
 from salm_lightning.models import Architecture
 
@@ -103,6 +104,11 @@ class Training:
         if None not in (self.source_model, self.width, self.steps, self.victim_steps):
             return text
         return f"{text} (effort {self._chosen}{'' if self.effort else ', the default here'})"
+
+
+@dataclass(frozen=True)
+class FolderTraining(FolderOptions, Training):
+    """Options of a command that trains and takes folders; the classes that it is made of document them."""
 
 
 def require_positive(**values: float | None) -> None:

@@ -19,6 +19,7 @@ from salm_lightning.callbacks.saved import latest_checkpoint
 from salm_lightning.console import duration, say
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import named_images
+from salm_lightning.data.tables import FolderOptions
 from salm_lightning.errors import OutputExistsError
 from salm_lightning.files import file_sha256, locked
 from salm_lightning.models import Architecture
@@ -54,13 +55,18 @@ def results_file(folder: Path, name: str) -> Path:
 
 @contextmanager
 def loaded(
-    data: str, size: int | None, root: Path | None, batch_size: int | None, training: Training
+    data: str,
+    size: int | None,
+    root: Path | None,
+    batch_size: int | None,
+    training: Training,
+    folder: FolderOptions = FolderOptions(),  # noqa: B008 (frozen)
 ) -> Iterator[ImageDataModule]:
     """Yield the images that a user names, once the machine is known to take the training, and say at the end how long all took."""
     check_accelerator(training.accelerator)
     seed_everything(training.seed, verbose=False)
     begin = time.perf_counter()
-    yield named_images(data, size, root, batch_size=batch_size, seed=training.seed).load()
+    yield named_images(data, size, root, folder=folder, batch_size=batch_size, seed=training.seed).load()
     say(f"Time taken:        {duration(time.perf_counter() - begin)}")
 
 

@@ -1,0 +1,218 @@
+"""A folder of images as a DataModule: what it is taken for, its images at the working size, and a part to measure on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salm_lightning.console import command, progress
+from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
+from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.data.folder import read_folder
+from salm_lightning.data.holdout import holdout
+from salm_lightning.data.mapped import rows_of
+from salm_lightning.data.sums import FileSum
+from salm_lightning.data.survey import SAME, Survey, survey
+from salm_lightning.data.tables import FOLDERS, Reading
+from salm_lightning.data.working import Range, Working, channels_of, decode, stat_of
+from salm_lightning.errors import ConfigurationError, DataError
+from salm_lightning.files import address, expanded
+
+WORKING_SIZE = 64
+"""Height and width at which models see the images of a folder, by default."""
+
+
+class FolderDataModule(ImageDataModule):
+    """A folder of PNG, JPEG or TIFF images with labels from a table or from class folders; ``salm-cli inspect`` says what it is taken for.
+
+    The images are decoded once to one square size, whatever their shape, into the cache. The test split is the folder's own, else its
+    validation split, else a part that is drawn: stratified, whole patients alone. Where there is no other validation split it is the same
+    images.
+
+    Args:
+        path: The folder.
+        size: Height and width at which models see the images.
+        range: What black and white are in images above 8 bits, as in ``30000:34000``; by default the 0.5 and 99.5 percentiles of the
+            training images' values.
+        labels: Table of the labels, a CSV; ``folders`` for class folders even if there is a table.
+        file_column: Column of the file names.
+        label_column: Column of the labels, or several of 0 and 1 with commas between.
+        label_delimiter: What stands between several labels of an image; a vertical bar by default.
+        split_column: Column that says train, val or test; ``none`` passes over one that is there.
+        group_column: Column of patients, whose images stay in one split; ``none`` passes over one that is there.
+        unlabelled: What becomes of images without a label: ``copy`` or ``skip``.
+        allow_leak: Take splits that share a patient, or identical images.
+        holdout: Share of the images that is drawn to measure on where the folder has no splits.
+        holdout_seed: Settles which ones.
+        protects: Which images are protected, and so are this object's training split: ``train``, or ``all`` that are published, also those
+            that are measured on.
+        **loading: See :class:`ImageDataModule`: ``batch_size``, ``seed``, ``resident``, ``num_workers`` and ``chunk_size``.
+
+    Attributes:
+        survey: What was seen of the folder.
+
+    Raises:
+        DataError: The folder cannot be taken, or something stands in the way of protecting it.
+        ConfigurationError: A value is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: int = WORKING_SIZE,
+        range: str | None = None,
+        labels: str | None = None,
+        file_column: str | None = None,
+        label_column: str | None = None,
+        label_delimiter: str | None = None,
+        split_column: str | None = None,
+        group_column: str | None = None,
+        unlabelled: Literal["copy", "skip"] | None = None,
+        allow_leak: bool = False,
+        holdout: float = 0.2,
+        holdout_seed: int = 0,
+        protects: Literal["train", "all"] = "train",
+        **loading: Any,
+    ) -> None:
+        self.path = expanded(path)
+        if not 8 <= size <= 1024:
+            raise ConfigurationError(f"size={size} is out of range; give 8 to 1024 pixels.")
+        if not 0 < holdout < 1:
+            raise ConfigurationError(f"holdout={holdout} is out of range; give more than 0 and less than 1.")
+        self._values = None if range is None else range_of(range)
+        self.reading = Reading(
+            labels, file_column, label_column, label_delimiter, split_column, group_column, unlabelled, allow_leak
+        )
+        with progress("looking at images") as on_progress:
+            self.survey = survey(read_folder(self.path, self.reading), allow_leak, on_progress)
+        refuse_problems(self.path, self.survey)
+        if range is not None and all(facts.bits == 8 for facts in self.survey.facts):
+            raise ConfigurationError(f"range={range} is for images above 8 bits, and those of {self.path} have 8; leave it out.")
+        self.holdout = holdout
+        self.holdout_seed = holdout_seed
+        self.protects = protects
+        folder = self.survey.folder
+        several = len(folder.class_names) > 2
+        task = Task.MULTI_LABEL if folder.multi_label else Task.MULTI_CLASS if several else Task.BINARY
+        name = self.path.resolve().name
+        super().__init__(DatasetInfo(name, task, folder.class_names, channels_of(self.survey), size), **loading)
+
+    @cached_property
+    def working(self) -> Working:
+        """The images at the working size, decoded when they are first asked for."""
+        with progress("decoding images") as on_progress:
+            return decode(self.survey, self.info.size, self.info.channels, self._values, on_progress=on_progress)
+
+    @cached_property
+    def split_of(self) -> NDArray[np.str_]:
+        """The split of each file: the folder's, or ``train`` and what is held out as ``test``."""
+        images = self.survey.folder.images
+        if self.survey.folder.splits:
+            return np.array([image.split for image in images])
+        return np.where(holdout(self.survey.folder, self.holdout, self.holdout_seed, self.working.twins), "test", "train")
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Return the rows of the working array that are in a split, int64."""
+        there = set(self.split_of)
+        measured = "test" if "test" in there else "val"
+        wanted = {"train": "train", "test": measured, "val": "val" if "val" in there else measured}[split]
+        chosen = self.split_of == wanted
+        if split == "train" and self.protects == "all":
+            chosen[:] = True
+        return np.flatnonzero(chosen[self.working.file_of])
+
+    def load_splits(self) -> dict[str, Split]:
+        """Decode the images, unless that was done before.
+
+        Raises:
+            DataError: An image is damaged, or two splits hold the same one.
+        """
+        working, labels = self.working, self._labels()
+        self._refuse_twins()
+        found = {}
+        for name in SPLITS:
+            rows = self.rows(name)
+            images = rows_of(working.images, rows)
+            resident = len(rows) * working.images[:1].nbytes <= self._resident_limit()
+            found[name] = Split(images[:] if resident else images, labels[working.file_of[rows]])
+        return found
+
+    def _refuse_twins(self) -> None:
+        images, splits = self.survey.folder.images, self.split_of
+        leaks = [(number, other) for number, other in self.working.twins if splits[number] != splits[other]]
+        if leaks and not self.reading.allow_leak:
+            shown = "; ".join(f"{images[number].path} as {images[other].path}" for number, other in leaks[:10])
+            more = f"; and {len(leaks) - 10} more" if len(leaks) > 10 else ""
+            raise DataError(f"{self.path}: {len(leaks)} {SAME.what}: {shown}{more}. {SAME.way_out}")
+
+    def _labels(self) -> NDArray[np.int64]:
+        folder = self.survey.folder
+        if not folder.multi_label:
+            return np.array([image.labels for image in folder.images], np.int64)
+        labels = np.zeros((len(folder.images), len(folder.class_names)), np.int64)
+        for row, image in zip(labels, folder.images, strict=True):
+            row[list(image.labels)] = 1
+        return labels
+
+    def _file_now(self) -> FileSum:
+        """Return the sum of all files as they were decoded; another one if one of them was changed since."""
+        images, working = self.survey.folder.images, self.working
+        changed = [
+            image.path for image, stat in zip(images, working.stats, strict=True) if stat_of(self.path / image.path) != stat
+        ]
+        return FileSum(
+            self.info.name, address([[image.path, total] for image, total in zip(images, working.sums, strict=True)], changed)
+        )
+
+    @property
+    def word(self) -> str:
+        """The folder, as it was given."""
+        return str(self.path)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a manifest records of the data, and how the folder was read."""
+        default, reading = asdict(Reading()), asdict(self.reading)
+        if self.reading.labels is not None and self.reading.labels != FOLDERS:
+            reading["labels"] = Path(self.reading.labels).name  # a manifest holds no path of this machine
+        how: dict[str, Any] = {name: value for name, value in reading.items() if value != default[name]}
+        if any(facts.bits > 8 for facts in self.survey.facts):
+            how["range"] = "{}:{}".format(*self.working.values)
+        if not self.survey.folder.splits:
+            how |= {"holdout": self.holdout, "holdout_seed": self.holdout_seed}
+        if self.protects != "train":
+            how["protects"] = self.protects
+        return {**super().describe(), "folder": how}
+
+
+def range_of(word: str) -> Range:
+    """Read what black and white are, as in ``30000:34000``.
+
+    Raises:
+        ConfigurationError: That is no range.
+    """
+    low, colon, high = word.partition(":")
+    if not (colon and low.strip().isdecimal() and high.strip().isdecimal() and int(low) < int(high) < 2**16):
+        raise ConfigurationError(
+            f"range={word} is no range of values; give the lowest and the highest that matter, as in 30000:34000."
+        )
+    return Range(int(low), int(high))
+
+
+def refuse_problems(path: Path, found: Survey) -> None:
+    """Refuse a folder with problems, in one line.
+
+    Raises:
+        DataError: It has some.
+    """
+    if found.problems:
+        kinds = Counter(problem.kind.what for problem in found.problems)
+        shown = "; ".join(f"{what}: {count}" for what, count in kinds.most_common(5))
+        raise DataError(
+            f"{path} cannot be protected as it is ({shown}). {command('salm-cli', 'inspect', path)} lists them, with the ways out."
+        )
