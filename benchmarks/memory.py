@@ -3,9 +3,10 @@
 Fake RGB images in MedMNIST's layout are written, then ``salm-cli fit`` runs on each file: training steps that visit every image
 once, a checkpoint with all their noise, the last pass, the release. Where images and noise live is left to the package. The peak of
 ``RssAnon`` (Linux) is read ten times a second, of the process alone and summed with its workers', where what they share with the
-process is counted for each. Example::
+process is counted for each. With ``--victims`` an audit trains so many instead, and its anonymous memory is read after each of them::
 
     python benchmarks/memory.py --images 2000 20000 --width 0.125
+    python benchmarks/memory.py --victims 40 --width 0.5
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -90,14 +92,37 @@ def measure(folder: Path, images: int, batch: int, width: float) -> tuple[float,
     return peaks[0] / 1e9, peaks[1] / 1e9, seconds
 
 
+def measure_victims(victims: int, width: float) -> None:
+    """Run an audit of so many victims on drawn images and print what memory it has after each."""
+    print("| victims trained | anonymous memory, MB |\n|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        salm = [sys.executable, "-m", "salm_lightning"]
+        common = ["--width", str(width), "--accelerator", "cpu"]
+        environment = os.environ | {"SALM_CACHE_DIR": f"{folder}/cache", "SALM_STATE_DIR": f"{folder}/state", "CI": "true"}
+        protect = [*salm, "protect", "synthetic", "--out", folder, "--method", "Random", "--proof", "false", *common]
+        subprocess.run(protect, check=True, env=environment, stdout=subprocess.DEVNULL)
+        tried = ["--countermeasures", "[none]", "--seeds", str(list(range(victims))), "--victim_steps", "3"]
+        command = [*salm, "audit", f"{folder}/protected", *tried, *common]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment | {"PYTHONUNBUFFERED": "1"}, text=True) as process:
+            for line in process.stdout or ():
+                if ended := re.match(r"\[(\d+)/", line):
+                    print(f"| {ended[1]} | {anonymous_memory(process.pid)[0] / 1e6:.0f} |", flush=True)
+    if process.returncode:
+        raise SystemExit(f"audit failed with exit code {process.returncode}")
+
+
 def main() -> None:
     """Measure each size and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--images", type=int, nargs="+", default=[2000, 20000], help="Training images of each run.")
-    parser.add_argument("--width", type=float, default=0.125, help="Width factor of the source model.")
+    parser.add_argument("--width", type=float, default=0.125, help="Width factor of the models.")
+    parser.add_argument("--victims", type=int, default=0, help="Victims of an audit, in place of fits.")
     options = parser.parse_args()
+    if options.victims:
+        measure_victims(options.victims, options.width)
+        return
     batch = common_batch(options.images)
     if batch < SMALLEST_BATCH:
         parser.error(

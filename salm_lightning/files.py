@@ -30,7 +30,7 @@ _HERE, _EXCHANGE = -100, 2
 """What Linux calls ``AT_FDCWD`` and ``RENAME_EXCHANGE``."""
 _HOST = os.uname().nodename.partition(".")[0]
 _held: list[tuple[str, Path, int]] = []
-"""Locks that this process holds: what their folders are called, the files, and their descriptors."""
+"""Folders that this process has locked: what they are called, their paths, and their descriptors."""
 
 
 def beside(path: Path) -> Path:
@@ -245,19 +245,19 @@ def locked(folder: Path, argument: str) -> Iterator[None]:
             os.write(descriptor, f"process {os.getpid()} ({_HOST}{_job()}) since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
         os.set_inheritable(lock.fileno(), True)
         remove_leftovers(folder.rglob(".*.tmp"))
-        _held.append((argument, folder / LOCK, descriptor))
+        _held.append((argument, folder, os.open(folder, os.O_RDONLY)))
         try:
             yield
             _refuse_another_place()
         finally:
-            _held.pop()
+            os.close(_held.pop()[2])
 
 
 def _refuse_another_place() -> None:
     """Refuse to make a folder again that was taken away: what was in it is gone, and another process may lock what stands there now."""
     for argument, path, descriptor in _held:
         try:
-            stands = os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
+            stands = os.path.samestat(path.stat(), os.fstat(descriptor))
         except OSError:
             stands = False
         if not stands:

@@ -32,7 +32,7 @@ def test_links_lead_nowhere(name: str, repetitions: int, tmp_path: Path) -> None
         for target in ("", "years of work.txt", "nothing"):
             shutil.rmtree(mine, ignore_errors=True)
             (mine / "inner").mkdir(parents=True)
-            (mine / "inner" / "results.json").write_text("mine")
+            (mine / "inner" / "results.json").write_text("{}")
             (mine / "years of work.txt").write_text("mine")
             before = strikes.content(mine)
             folder = strikes.copy(prepared, tmp_path / "run")
