@@ -165,6 +165,15 @@ def use_floats(arrays: Arrays) -> None:
     arrays["train_images"][0] = np.nan
 
 
+def lose_a_label(arrays: Arrays) -> None:
+    arrays["val_labels"] = arrays["val_labels"][:-1]
+
+
+def lose_all(arrays: Arrays) -> None:
+    for kind in ("images", "labels"):
+        arrays[f"val_{kind}"] = arrays[f"val_{kind}"][:0]
+
+
 def one_level_beyond(original: Arrays) -> Callable[[Arrays], None]:
     def change(arrays: Arrays) -> None:
         value = int(original["train_images"][149, 5, 5, 0])
@@ -187,6 +196,8 @@ def one_level_beyond(original: Arrays) -> Callable[[Arrays], None]:
         (duplicate_one, {"same arrays", "coverage"}),
         (widen_labels, {"same arrays"}),
         (use_floats, {"arrays"}),
+        (lose_a_label, {"arrays"}),
+        (lose_all, {"arrays"}),
     ],
 )
 def test_forged_arrays_fail_the_check_meant_for_them(
