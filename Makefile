@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := lightning_logs/demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo test slurm lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/salm-cli protect --config configs/quickstart.yaml --out $(DEMO) --overwrite true
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# On a SLURM of two nodes that the tests start, as root; see tests/slurm/cluster.py.
+slurm: $(INSTALLED)
+	$(BIN)/python -m pytest -m slurm --numprocesses 0
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,23 @@ def address(*settings: Any) -> str:
 def cache_root() -> Path:
     """Return the folder of what is unpacked or made from datasets: ``SALM_CACHE_DIR``, else ``~/.cache/salm_lightning``."""
     return _own_folder("SALM_CACHE_DIR", "XDG_CACHE_HOME", "~/.cache")
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let one of the processes that share the cache do something with a file, while others that ask for the same wait.
+
+    Where no lock can be had, they do it at once.
+    """
+    place = cache_root() / f".{address(str(path.resolve()))[:16]}.lock"
+    with ExitStack() as held:
+        with suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            held.callback(place.unlink, missing_ok=True)  # who waits for it finds the work done
+        yield
 
 
 def state_root() -> Path:

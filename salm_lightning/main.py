@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from salm_lightning import commands
 from salm_lightning.errors import ConfigurationError, SalmError, look_up
-from salm_lightning.interruption import Interrupted
+from salm_lightning.interruption import Interrupted, end, end_in_time
 from salm_lightning.runs.quiet import quieten
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -31,9 +31,15 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a sign, such as ±, shows another one
+    arguments = list(sys.argv[1:] if args is None else args)
     try:
         try:
-            return _answer(list(sys.argv[1:] if args is None else args))
+            if args is None:  # the process is this program's own
+                end_in_time(lambda code: _interrupted(code, arguments))
+            code = _answer(arguments)
+            if args is None and code in (INTERRUPTED, 128 + signal.SIGINT):
+                end(code)
+            return code
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
@@ -64,12 +70,17 @@ def _answer(arguments: list[str]) -> int:
         return 2
     except _of_lightning("SIGTERMException", Interrupted) as interruption:
         code = getattr(interruption, "code", None)  # a Trainer without a RunCheckpoint has saved nothing, and gives none
-        saved = code and name in commands.TRAINERS
-        way_on = "the state is saved. Go on with --ckpt_path and the run's folder" if saved else "repeat the command"
-        sys.stderr.write(f"salm-cli: interrupted; {way_on}.\n")
-        return int(code or INTERRUPTED)
+        return _interrupted(code, arguments)
     except KeyboardInterrupt:
         return 130
+
+
+def _interrupted(code: int | None, arguments: Sequence[str]) -> int:
+    """Say how to go on after an interruption, and return the exit code."""
+    saved = code and arguments[0] in commands.TRAINERS
+    way_on = "the state is saved. Go on with --ckpt_path and the run's folder" if saved else "repeat the command"
+    sys.stderr.write(f"salm-cli: interrupted; {way_on}.\n")
+    return int(code or INTERRUPTED)
 
 
 def _when_there_is_room(error: BaseException, name: str) -> str:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.files import locked
 from salm_lightning.main import main
 from salm_lightning.runs.record import FAILED, Run
-from salm_lightning.sweep import runners
+from salm_lightning.sweep import runners, slurm
 from salm_lightning.sweep.job import FIXED, Job, work
 from salm_lightning.sweep.options import compose
 from salm_lightning.sweep.plan import Planner, columns_of, label, short_names
@@ -630,17 +631,108 @@ def test_a_preempted_job_saves_its_state_and_is_queued_again() -> None:
     assert any(row.folder.glob("checkpoints/step=*.ckpt"))
 
 
-def test_cluster_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def no_slurm(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A path on which nothing is, least of all a SLURM that would take jobs; its folder."""
+    Path("bin").mkdir()
+    monkeypatch.setenv("PATH", str(Path("bin").absolute()))
+    return Path("bin")
+
+
+@pytest.fixture
+def fake_slurm(no_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Returns what makes SLURM's programs answer as told, which is nothing by default."""
+    monkeypatch.setattr(slurm, "_SHORTEST", 0.0)
+    monkeypatch.setattr(slurm, "_SETTLING", 0.0)
+    monkeypatch.setattr(runners.Cluster, "pause", 0.01)
+
+    def answer(**said: str) -> None:
+        for name in slurm.COMMANDS:
+            (no_slurm / name).write_text(f"#!/bin/sh\n{said.get(name, 'true')}\n")
+            (no_slurm / name).chmod(0o755)
+
+    answer()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        ("{slurm_partition: gpu, timeout_min: 9}", "there is no SLURM here: sbatch, srun, squeue, scancel, scontrol not found"),
+        ("{executor: local}", "timeout_min is missing; give the minutes"),
+        ("{executor: local, timeout_min: 5, tasks_per_node: 2}", "tasks_per_node=2: a run of a sweep is one task"),
+        ("{executor: local, timeout_min: 10h}", "timeout_min"),
+        ("{executor: local, timeout_mni: 5}", "timeout_mni"),
+    ],
+)
+def test_cluster_says_what_is_missing(cluster: str, expected: str, no_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("submitit")
-    assert sweep("--cluster", "{slurm_partition: gpu}") == 2
-    assert "cluster={'slurm_partition': 'gpu'}: " in capsys.readouterr().err
-    assert sweep("--cluster", "{executor: local, timeout_min: 10h}") == 2
-    assert "cluster={'executor': 'local', 'timeout_min': '10h'}: " in capsys.readouterr().err
-    assert sweep("--cluster", "{executor: local, timeout_mni: 5}") == 2
-    assert "timeout_mni" in capsys.readouterr().err
+    assert sweep("--cluster", cluster) == 2
+    said = capsys.readouterr().err
+    assert f"cluster={yaml.safe_load(cluster)}: " in said
+    assert expected in said
+
+
+def test_cluster_needs_submitit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert sweep("--cluster", "{executor: local}") == 2
     assert "pip install 'salm-lightning[cluster]'" in capsys.readouterr().err
+
+
+def test_a_sweep_on_slurm_ends_whatever_slurm_says(fake_slurm: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    """Here it keeps no accounts, as the real one of tests/slurm, and is at fault in ways that one cannot be made to be."""
+    submitit = pytest.importorskip("submitit")
+    command = ("--cluster", "{timeout_min: 9}")
+    fake_slurm(squeue="echo Unable to contact slurm controller >&2; exit 1")
+    assert sweep(*command, grid={}, clean=False) == 2
+    assert "error: squeue does not answer (Unable to contact slurm controller)" in capsys.readouterr().err
+    fake_slurm(
+        sbatch="echo 'sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: limit' >&2; exit 1"
+    )
+    assert sweep(*command, grid={}, clean=False) == 2
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert line.startswith("salm-cli: error: SLURM did not take synthetic-salm-"), line
+    assert line.endswith(": Batch job submission failed: limit."), line
+    # A job that nobody has heard of since is not waited for, and the next start submits it again.
+    fake_slurm(sbatch="echo Submitted batch job 7")
+    for _ in range(2):
+        assert sweep(*command, grid={}, clean=False) == 1
+        said = capsys.readouterr()
+        assert "SLURM job 7 is submitted: synthetic-salm-" in said.out
+        assert "INTERRUPTED: SLURM job 7 is gone without a result (log: out/submitit/7_0_log.err)" in said.out
+    (script,) = Path("out/submitit").glob("7_submission.sh")
+    text = script.read_text()
+    assert "#SBATCH --job-name=out-synthetic-salm-" in text
+    assert "#SBATCH --requeue\n" in text
+    assert "#SBATCH --time=9\n" in text
+    submission = submitit.core.utils.DelayedSubmission.load(Path("out/submitit/7_submitted.pkl"))
+    assert submission._timeout_countdown == 100
+
+
+def test_a_run_that_another_process_is_at_is_left_alone(pretended: list[str]) -> None:
+    (row, _) = plan(grid={})
+    kept = row.folder / "checkpoints/step=1.ckpt"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    row.note("failed", 1.0, "so that it would begin anew")
+    with locked(row.folder, "run"), pytest.raises(OutputExistsError, match="is in use by process"):
+        work(row)
+    assert kept.is_file()
+
+
+def test_a_fit_of_a_sweep_is_no_task_of_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or Lightning would take a device a task, and requeue the job itself."""
+    program = Path("python").absolute()
+    program.write_text("#!/bin/sh\nenv > seen\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    for name in ("NTASKS", "PROCID", "LOCALID", "JOB_ID"):
+        monkeypatch.setenv(f"SLURM_{name}", "1")
+    (row, _) = plan(grid={})
+    row.prepare()
+    work(row)
+    assert [line for line in Path("seen").read_text().splitlines() if line.startswith("SLURM_")] == ["SLURM_JOB_ID=1"]
 
 
 # Settings ---------------------------------------------------------------------------------------------------------------------

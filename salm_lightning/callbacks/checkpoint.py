@@ -80,7 +80,7 @@ class RunCheckpoint(Checkpoint):
         A step that is followed by a validation is saved after it: Lightning skips the validation of the step that it resumes from,
         and its results would be lost.
         """
-        stopping = self._interruption.agreed(trainer)
+        stopping = self._interruption.agreed(trainer, at_once=False)
         if not stopping and trainer.global_step % self.every_n_steps:
             return
         if _validates_now(trainer):

@@ -265,7 +265,8 @@ class SalmCLI(LightningCLI):
         # The saved config begins anew: by then this checkpoint may be gone, and a run must not be replaced without being asked.
         self.config[str(self.subcommand)].update(Namespace(ckpt_path=None, overwrite=False))  # type: ignore[no-untyped-call]
         config["enable_model_summary"] = bool(config["enable_model_summary"])
-        if config["sync_batchnorm"] and config["accelerator"] in ("cpu", "auto") and not torch.cuda.is_available():
+        on_cpu = config["accelerator"] == "cpu" or (config["accelerator"] == "auto" and not torch.cuda.is_available())
+        if config["sync_batchnorm"] and on_cpu:
             config["sync_batchnorm"] = False  # it is for GPUs; the module shares the statistics
         trainer = super()._instantiate_trainer(config, callbacks)
         look_up("trainer.precision", str(trainer.precision), get_args(Precision))  # as Lightning calls it, which takes 16 too

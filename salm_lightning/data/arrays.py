@@ -7,6 +7,7 @@ import math
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from salm_lightning.data.base import ARRAYS, SPLITS, DatasetInfo, Split, Task
 from salm_lightning.data.mapped import RESIDENT_LIMIT
 from salm_lightning.data.npz import ArraySpec, NpzReader
 from salm_lightning.errors import DAMAGED, DataError
-from salm_lightning.files import building, cache_root, flush
+from salm_lightning.files import building, cache_root, flush, one_at_a_time
 from salm_lightning.tensors import Tensor, torch
 
 _HEAD = 512
@@ -256,22 +257,29 @@ def _unpack(archive: NpzReader, names: Sequence[str]) -> list[NDArray[np.uint8]]
     path, stat = archive.path, archive.path.stat()
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"  # another size or time of change is another file
     folder = cache_root() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    if not folder.is_dir():
-        try:
-            with building(folder) as unpacked:
-                for name in names:
-                    _unpack_member(archive, name, unpacked)
-                unpacked.rename(folder)
-        except OSError as error:
-            if not folder.is_dir():  # else another process finished it first
-                raise DataError(
-                    f"{path} cannot be unpacked into {folder.parent} ({error}). Set SALM_CACHE_DIR to a writable folder with "
-                    "room for the unpacked images."
-                ) from error
+    with ExitStack() as held:
+        if not folder.is_dir():
+            held.enter_context(one_at_a_time(path))  # ranks come here together
+        if not folder.is_dir():
+            _unpack_into(folder, archive, names)
     try:
         return [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names]
     except DAMAGED as error:
         raise DataError(f"The unpacked copy {folder} is damaged ({error}); delete that folder and run again.") from error
+
+
+def _unpack_into(folder: Path, archive: NpzReader, names: Sequence[str]) -> None:
+    try:
+        with building(folder) as unpacked:
+            for name in names:
+                _unpack_member(archive, name, unpacked)
+            unpacked.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process finished it first
+            raise DataError(
+                f"{archive.path} cannot be unpacked into {folder.parent} ({error}). Set SALM_CACHE_DIR to a writable folder with room for "
+                "the unpacked images."
+            ) from error
 
 
 def _unpack_member(archive: NpzReader, name: str, folder: Path) -> None:

@@ -17,7 +17,7 @@ from salm_lightning.data.catalogue import INFO, MEDMNIST, SIZES, archive_path
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import ConfigurationError, DataError, look_up
-from salm_lightning.files import building, expanded
+from salm_lightning.files import building, expanded, one_at_a_time
 
 
 class MedMNISTDataModule(ImageDataModule):
@@ -71,7 +71,9 @@ class MedMNISTDataModule(ImageDataModule):
             DataError: The file does not exist and cannot be downloaded; the message says which file to put where.
         """
         if not self.source_path.is_file():
-            self._download()
+            with one_at_a_time(self.source_path):  # ranks come here together
+                if not self.source_path.is_file():
+                    self._download()
         official, found = INFO[self._stored.name][f"MD5{self._suffix}"], file_sums(self.source_path).md5
         if found != official and not self._warned:
             self._warned = True

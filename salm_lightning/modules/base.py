@@ -148,9 +148,10 @@ class TrainedModule(LightningModule, ABC):
 
         A checkpoint holds the statistics of rank 0 alone. Ranks that kept their own would go on differently after a resume, and would
         validate other models than it holds. DDP shares buffers by itself before each training forward, but not under manual
-        optimisation, and never after the last step.
+        optimisation, and never after the last step. SyncBatchNorm's are the same on every rank.
         """
-        buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
+        layers = [layer for layer in self.network.modules() if not isinstance(layer, nn.SyncBatchNorm)]
+        buffers = [buffer for layer in layers for buffer in layer.buffers(recurse=False) if buffer.is_floating_point()]
         if self.trainer.world_size == 1 or not buffers:
             return
         together = torch.cat([buffer.flatten() for buffer in buffers])

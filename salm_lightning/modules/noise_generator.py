@@ -127,7 +127,17 @@ class NoiseGeneratorModule(TrainedModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Settle which samples are protected, and make room for the noise of this rank's samples, if any is kept."""
+        """Settle which samples are protected, and make room for the noise of this rank's samples, if any is kept.
+
+        Raises:
+            ConfigurationError: The ranks could come to wait for each other.
+        """
+        trainer = self.trainer
+        if self.batch_norm == "batch" and trainer.world_size > 1 and str(trainer.precision) == "16-mixed":
+            raise ConfigurationError(
+                f"batch_norm=batch with precision=16-mixed on {trainer.world_size} devices: one that repeats a forward pass after "
+                "an overflow would wait for the statistics of the others. Use bf16-mixed or 32-true, batch_norm=running, or one device."
+            )
         if stage in ("fit", "predict") and self.selection is not None:
             selected = self.selected_samples(self._data)
             self._selected = torch.from_numpy(selected).to(self.trainer.strategy.root_device)

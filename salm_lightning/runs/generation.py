@@ -19,7 +19,7 @@ from salm_lightning.data import Batch, ImageDataModule
 from salm_lightning.data.sums import file_sums
 from salm_lightning.errors import SalmError, require
 from salm_lightning.files import locked
-from salm_lightning.interruption import Interruption
+from salm_lightning.interruption import Interruption, let_others_wait
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.release.manifest import MANIFEST, Bound, Manifest, Publish
 from salm_lightning.release.parts import Parts, is_announced, parts_folder
@@ -158,11 +158,15 @@ def _generate(
 def _on_rank_zero(trainer: Trainer, work: Callable[[], None]) -> None:
     """Do something on rank 0 alone; an error there is one of every rank, which would otherwise wait for it."""
     error: SalmError | OSError | None = None
-    if trainer.is_global_zero:
+
+    def attempt() -> None:
+        nonlocal error
         try:
             work()
         except (SalmError, OSError) as failure:
             error = failure
+
+    let_others_wait(attempt, trainer)
     error = trainer.strategy.broadcast(error)
     if error is not None:
         raise error

@@ -23,6 +23,9 @@ _WARNINGS = (
     ".*LeafSpec.*",  # Lightning's own code on new versions of torch
     ".*NumPy array is not writable.*",  # nothing writes into what is read from files
     "LightningCLI's args parameter.*",
+    "The `srun` command is available on your system but is not used.*",  # nor meant to be, by a fit of one process
+    # Metrics come from all ranks already.
+    r"It is recommended to use `self\.log\('(val|test|test_curve|test_recall)/.*sync_dist=True",
     "The number of training batches .* is smaller than the logging interval.*",
 )
 

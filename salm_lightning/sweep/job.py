@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from salm_lightning.callbacks.saved import checkpoints
-from salm_lightning.files import write_text
+from salm_lightning.files import locked, write_text
 from salm_lightning.modules.base import LEFT_TO_SWEEP
 from salm_lightning.release.manifest import MANIFEST
 from salm_lightning.runs.estimate import Work
@@ -29,6 +31,7 @@ FIXED = ("dataset", "trained_on", "arch", "seed")
 """Columns that every result has before those of the grid."""
 _TAIL = 2**16
 """Bytes of a log in which its error is looked for."""
+_STARTING = threading.Lock()
 
 
 class Cost(NamedTuple):
@@ -92,11 +95,15 @@ class Job:
 
     def state(self) -> Run:
         """Return what became of it, as its files say."""
-        found = read_run(self.config.with_suffix(".json"))
-        run = found if found and found.identity == self.identity else Run(self.identity)
+        run = self.noted()
         if self.product.is_file() and run.status != FAILED:
             return replace(run, status=DONE, why="")  # also if the sweep was killed before it could note it
         return replace(run, status=OPEN) if run.is_done else run
+
+    def noted(self) -> Run:
+        """Return what was noted of it last."""
+        found = read_run(self.config.with_suffix(".json"))
+        return found if found and found.identity == self.identity else Run(self.identity)
 
     def note(self, status: str, seconds: float, why: str = "") -> None:
         """Keep what became of it, and the seconds that it took over all its starts."""
@@ -120,25 +127,31 @@ def work(
     """Run a job's fit in a process of its own, from its last checkpoint if it was interrupted, and note what became of it.
 
     ``environment`` are variables beside those of this process; ``started`` is given the fit's as soon as it runs.
+
+    Raises:
+        OutputExistsError: Another process is at work on the run; nothing of that is touched.
     """
     before = job.state()
     resumes = before.status != FAILED and bool(checkpoints(job.folder / "checkpoints"))
-    if not resumes:
-        clear_run(job.folder)
     earlier = before.seconds if resumes else 0.0
-    job.note(OPEN, earlier)
     command = [sys.executable, "-m", "salm_lightning", "fit", "--config", str(job.config), "--run", str(job.folder.resolve())]
     begin = time.monotonic()
-    with job.log.open("ab" if resumes else "wb") as log:
-        process = subprocess.Popen(
-            [*_DEAF_TO_PREEMPTION, *command, *(["--ckpt_path", str(job.folder)] if resumes else [])],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **_same_package(), LEFT_TO_SWEEP: job.version, **(environment or {})},
-            start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
-            close_fds=False,  # the sweep's lock stays with it
-        )
+    with ExitStack() as held:
+        with _STARTING:  # or a fit that another thread starts would inherit the lock
+            with locked(job.folder, f"run={job.folder}"):  # for a moment: the fit takes it for itself
+                if not resumes:
+                    clear_run(job.folder)
+            job.note(OPEN, earlier)
+            log = held.enter_context(job.log.open("ab" if resumes else "wb"))
+            process = subprocess.Popen(
+                [*_DEAF_TO_PREEMPTION, *command, *(["--ckpt_path", str(job.folder)] if resumes else [])],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**_of_single_process(), **_same_package(), LEFT_TO_SWEEP: job.version, **(environment or {})},
+                start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
+                close_fds=False,  # the sweep's lock stays with it
+            )
         started(process)
         code = process.wait()
     seconds = earlier + time.monotonic() - begin
@@ -152,6 +165,11 @@ def work(
         job.note(DONE, seconds)
     else:
         job.note(FAILED, seconds, f"{_reason(code, job.log)} (log: {job.log})")
+
+
+def _of_single_process() -> dict[str, str]:
+    """Return this process's variables without those by which Lightning takes a fit for a task of a SLURM job, and requeues that itself."""
+    return {name: value for name, value in os.environ.items() if name not in ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")}
 
 
 def _same_package() -> dict[str, str]:

@@ -8,14 +8,20 @@ import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from salm_lightning.errors import ConfigurationError
+from salm_lightning.console import say
+from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.interruption import Interrupted
 from salm_lightning.runs.record import INTERRUPTED, OPEN
 from salm_lightning.sweep.job import Job, work
+from salm_lightning.sweep.slurm import Queue, SlurmRun, cancel, check_slurm, queue_again, refusal
+
+_MOST_TIMEOUTS = 100
+"""Times that a job may be ended by its time limit and go on; submitit's own three are few for a long training."""
 
 
 class Local:
@@ -47,6 +53,10 @@ class Local:
         finally:
             self._slots.append(slot)
 
+    def take_over(self, jobs: Sequence[Job]) -> dict[Job, Future[None]]:
+        """Return nothing: processes that a killed sweep has left keep its lock, and this one would not have begun."""
+        return {}
+
     def _started(self, process: subprocess.Popen[bytes]) -> None:
         self._processes.add(process)
         if self._stopping:  # it was submitted before, and started after that
@@ -74,14 +84,17 @@ def _share(slot: int, workers: int) -> dict[str, str]:
 class Cluster:
     """Runs jobs through ``submitit``.
 
+    On SLURM a job is named after sweep and run. Those that a killed sweep has left are found by that, and taken over.
+
     Args:
         parameters: Parameters of ``submitit.AutoExecutor.update_parameters``, such as ``slurm_partition``, ``gpus_per_node`` and
-            ``timeout_min``; ``executor`` is ``slurm`` by default, or ``local``.
+            ``timeout_min``, which has to be given; ``executor`` is ``slurm`` by default, or ``local``; ``max_num_timeout`` is how often a
+            job may be ended by that time and go on.
         folder: Where ``submitit`` keeps its files; all nodes have to share it.
         workers: Jobs at a time; ``None`` leaves that to the cluster.
 
     Raises:
-        ConfigurationError: ``submitit`` is not installed, there is no SLURM here, or a parameter is not known.
+        ConfigurationError: ``submitit`` is not installed, there is no SLURM here, or a parameter is missing, not known or cannot work.
     """
 
     is_here, pause = False, 1.0
@@ -92,25 +105,83 @@ class Cluster:
         except ImportError as error:
             raise ConfigurationError("cluster needs submitit: pip install 'salm-lightning[cluster]'.") from error
         self.limit = workers or 2**31
-        self._jobs: list[Any] = []
+        self._folder, self._handles = folder, []  # type: tuple[Path, list[Any]]
         options = dict(parameters)
+        kind = options.pop("executor", "slurm")
+        self._queue = Queue() if kind == "slurm" else None
+        self._name = options.pop("name", folder.parent.name)
+        timeouts = {f"{kind}_max_num_timeout": options.pop("max_num_timeout", _MOST_TIMEOUTS)}
+        own = {"slurm_additional_parameters": {"requeue": True} | options.pop("slurm_additional_parameters", {})}
         try:
-            self._executor = submitit.AutoExecutor(folder, cluster=options.pop("executor", "slurm"))
-            self._executor.update_parameters(**({"name": "salm"} | options))
+            if self._queue:
+                check_slurm()
+            self._executor = submitit.AutoExecutor(folder, cluster=kind, **timeouts)
+            self._executor.update_parameters(**(options | own))
+            _check_parameters(options)
         except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
             raise ConfigurationError(f"cluster={dict(parameters)}: {error}") from error
 
+    def take_over(self, jobs: Sequence[Job]) -> dict[Job, Any]:
+        """Return what submitting those would, of those for which a job is in the cluster's queue already."""
+        if self._queue is None:
+            return {}
+        found = self._queue.find(self._folder, jobs)
+        return {job: self._watch(self._queue, number, job, "is there already") for job, number in found.items()}
+
     def submit(self, job: Job) -> Any:
-        """Submit a job."""
-        handle = self._executor.submit(_ClusterFit(), job)
-        self._jobs.append(handle)
+        """Submit a job.
+
+        Raises:
+            ConfigurationError: SLURM does not take it. Those that are there already are left at work.
+        """
+        if self._queue is None:
+            self._handles.append(self._executor.submit(_ClusterFit(), job))
+            return self._handles[-1]
+        self._executor.update_parameters(name=f"{self._name}-{job.name}")
+        try:
+            with redirect_stderr(StringIO()):  # where submitit says it as well
+                number = str(self._executor.submit(_ClusterFit(), job).job_id)
+        except RuntimeError as error:
+            raise ConfigurationError(f"SLURM did not take {job.name}: {refusal(str(error))}.{self._left_at_work()}") from error
+        return self._watch(self._queue, number, job, "is submitted")
+
+    def _watch(self, queue: Queue, number: str, job: Job, how: str) -> SlurmRun:
+        say(f"SLURM job {number} {how}: {job.name}")
+        queue.add(number)
+        handle = SlurmRun(queue, number, job, self._folder / f"{number}_0_log.err")
+        self._handles.append(handle)
         return handle
+
+    def _left_at_work(self) -> str:
+        numbers = self._at_work()
+        return (
+            f" Jobs {' '.join(numbers)} are left at work; the same command takes them over, scancel ends them." if numbers else ""
+        )
+
+    def _at_work(self) -> list[str]:
+        return [handle.number for handle in self._handles if not handle.done()]
 
     def stop(self) -> None:
         """Cancel the jobs; started again, they go on from their last checkpoint."""
-        for handle in self._jobs:
+        if self._queue is not None:
+            cancel(self._at_work())
+            return
+        for handle in self._handles:
             if not handle.done():
                 handle.cancel()
+
+
+def _check_parameters(options: Mapping[str, Any]) -> None:
+    """Refuse parameters that submitit takes and that are not meant."""
+    if not {"timeout_min", "slurm_timeout_min", "slurm_time", "local_timeout_min"} & options.keys():
+        raise ValueError(
+            "timeout_min is missing; give the minutes after which a job is ended, saves its state and is queued again."
+        )
+    for name in ("nodes", "tasks_per_node", "slurm_nodes", "slurm_tasks_per_node", "slurm_ntasks_per_node"):
+        if options.get(name, 1) != 1:
+            raise ValueError(
+                f"{name}={options[name]}: a run of a sweep is one task with a process per device; give gpus_per_node."
+            )
 
 
 class _ClusterFit:
@@ -120,6 +191,9 @@ class _ClusterFit:
 
     def __call__(self, job: Job) -> None:
         work(job, started=self._started)
+        state = job.state()
+        if state.status == INTERRUPTED and not state.why:  # it has saved its state on SIGTERM
+            queue_again()
 
     def _started(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -151,6 +225,8 @@ def run_jobs(jobs: Sequence[Job], runner: Runner, ended: Callable[[Job], None]) 
     for job in waiting:
         job.prepare()
     try:
+        running |= runner.take_over(waiting)
+        waiting = [job for job in waiting if job not in running]
         while True:
             ready = [job for job in waiting if job.needs is None or job.needs.name in done]
             for job in ready[: max(0, runner.limit - len(running))]:
@@ -173,7 +249,8 @@ def _settle(job: Job, handle: Future[None]) -> None:
     """Note an end that the job could not note itself; it says nothing against what the fit had saved by then."""
     error, state = handle.exception(), job.state()
     if error is not None or state.status == OPEN:
-        why = "the job ended without a result" if error is None else f"{type(error).__name__}: {error}"
+        kind = "" if isinstance(error, SalmError) else f"{type(error).__name__}: "
+        why = "the job ended without a result" if error is None else f"{kind}{error}"
         job.note(INTERRUPTED, state.seconds, why)
 
 
