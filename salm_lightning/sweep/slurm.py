@@ -114,7 +114,8 @@ class SlurmRun:
         """Return what to say of a job that ended without noting a result."""
         if self._noted() != OPEN:
             return None
-        lines = [line.strip() for line in _text(self._log).splitlines() if line.strip()]
+        said = [line.strip() for line in _text(self._log).splitlines() if line.strip()]
+        lines = [line for line in said if not line.startswith("srun: ")] or said  # which only has the exit code
         return JobGoneError(
             f"SLURM job {self.number} is gone without a result{': ' * bool(lines)}{''.join(lines[-1:])} (log: {self._log})"
         )

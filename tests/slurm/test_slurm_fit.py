@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
 SMALL = (
-    "--trainer.accelerator cpu --trainer.max_steps 300 --trainer.callbacks RunCheckpoint --trainer.callbacks.every_n_steps 10 --model.width 0.125 "
-    "--data.batch_size 8 --data.chunk_size 16 --trainer.val_check_interval 1000"
+    "--trainer.accelerator cpu --trainer.max_steps 300 --trainer.callbacks RunCheckpoint --trainer.callbacks.every_n_steps 10 "
+    "--trainer.val_check_interval 1000 --model.width 0.125 --data.batch_size 8 --data.chunk_size 16"
 )
 NOISE = "--model.last_pass_steps 1 --model.updates_per_visit 1"
 TWO = ["--nodes=1", "--ntasks-per-node=2", "--gres=gpu:2", "--cpus-per-task=1", "--mem=4G", "--time=9"]
