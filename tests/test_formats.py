@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +54,27 @@ def test_what_is_no_image_is_refused_by_its_content(content: bytes, reason: str,
         assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, lambda path: None], ids=["folder", "missing"])
-def test_what_cannot_be_opened_is_refused(make, tmp_path: Path) -> None:
+def long_file(path: Path) -> None:
+    with path.open("wb") as stream:
+        stream.write(b"\xff\xd8\xff")
+        stream.truncate(2**31 + 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Path.mkdir, "is no file"),
+        (os.mkfifo, "is no file"),
+        (lambda path: None, r"cannot be read \("),
+        (long_file, "has 2,147,483,649 bytes"),
+    ],
+    ids=["folder", "pipe", "missing", "large"],
+)
+def test_what_cannot_be_opened_is_refused(make: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
     make(tmp_path / "a.png")
-    with pytest.raises(UnsupportedImage, match=r"a\.png cannot be read \("):
-        formats.facts(tmp_path / "a.png")
+    for call in (formats.facts, formats.read):
+        with pytest.raises(UnsupportedImage, match=rf"a\.png {reason}"):
+            call(tmp_path / "a.png")
 
 
 def test_the_content_decides_and_says_so(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,8 @@ _OTHERS = (
     ("packed with gzip, as NIfTI is", 0, b"\x1f\x8b"),
     ("a NIfTI file", 344, b"n+1\0"),
 )
+_MOST_BYTES = 2**31
+"""More than three times what the most pixels take."""
 _PRINTED = bytes(range(32, 127)) + b"\t\n\r"
 
 
@@ -45,7 +49,7 @@ def facts(path: Path) -> Facts:
     Raises:
         UnsupportedImage: It cannot be protected as it is; the message names it, one clear reason, and the way out.
     """
-    with _named(path), path.open("rb") as stream:
+    with _named(path), _opened(path) as stream:
         codec = _codec_of(stream.read(352))
         known = codec.facts(stream)
     return _with_name(known, path)
@@ -58,7 +62,7 @@ def read(path: Path) -> Pixels:
         UnsupportedImage: It cannot be read, or not be protected.
     """
     with _named(path):
-        return _decoded(path.read_bytes())[0]
+        return _decoded(_content(path))[0]
 
 
 def kept(path: Path) -> NDArray[np.bool_] | None:
@@ -68,7 +72,7 @@ def kept(path: Path) -> NDArray[np.bool_] | None:
         UnsupportedImage: It cannot be read, or not be protected.
     """
     with _named(path):
-        return _transparent(_decoded(path.read_bytes())[1])
+        return _transparent(_decoded(_content(path))[1])
 
 
 def write(original: Path, pixels: Pixels, target: Path, radius: int) -> Written:
@@ -88,7 +92,7 @@ def write(original: Path, pixels: Pixels, target: Path, radius: int) -> Written:
         OSError: The target cannot be written.
     """
     with _named(original):
-        content = original.read_bytes()
+        content = _content(original)
         before, alpha, codec, known = _decoded(content)
     _check(before, pixels, _transparent(alpha), radius)
     with _named(original):
@@ -127,7 +131,7 @@ def _compared(original: Path, other: Path, *, blank: bool) -> list[str]:
     parts, containers = [], []
     for path, blanked in ((original, blank), (other, False)):
         with _named(path):
-            content = path.read_bytes()
+            content = _content(path)
             codec = _codec_of(content)
             parts.append(codec.parts(content, blank=blanked))
             containers.append(codec.container)
@@ -147,6 +151,21 @@ def _differing(before: list[tuple[str, bytes]], after: list[tuple[str, bytes]]) 
             new = [other for other in new if other != name] if name in new else new
         words += [f"{name} is new" for name in new]
     return tuple(words)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file of a size that an image may have; a pipe would keep us waiting."""
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise UnsupportedImage("is no file", "take it out of the folder")
+    if state.st_size > _MOST_BYTES:
+        raise UnsupportedImage(f"has {state.st_size:,} bytes, more than {_MOST_BYTES:,}", "scale it down, or cut it into tiles")
+    return path.open("rb")
+
+
+def _content(path: Path) -> bytes:
+    with _opened(path) as stream:
+        return stream.read(_MOST_BYTES + 1)
 
 
 def _codec_of(head: bytes) -> Codec:
