@@ -20,6 +20,8 @@ _AT_A_TIME = 2**19
 """Symbols whose values are read together."""
 _ENDED, _WRONG = 2**7, 2**10
 """Steps behind the last coefficient: at the end of a block, and where there is no such code."""
+_DC = 2**12
+"""Stands in the place of the step of DC, which has none."""
 _SIXTEEN = 0xF0
 """Symbol of sixteen zeros."""
 
@@ -102,7 +104,7 @@ def table(source: bytes) -> Table:
     step = np.where(size > 0, run + 1, np.where(run == 15, 16, np.where(run == 0, _ENDED, _WRONG)))
     step = np.where(lengths > 0, step, _WRONG)
     plain = array("I", (lengths << 8 | values).astype(np.uint32).tobytes())
-    return Table(source, codes, _packed(lengths, values, 0), _packed(lengths, size, step), plain)
+    return Table(source, codes, _packed(lengths, values, _DC), _packed(lengths, size, step), plain)
 
 
 def _packed(lengths: NDArray[np.int64], sizes: NDArray[np.int64], steps: NDArray[np.int64] | int) -> array[int]:
@@ -164,48 +166,47 @@ def parts_between_restarts(data: bytes, interval: int) -> list[bytes]:
 def _read_part(data: bytes, values: NDArray[np.int32], kinds: Sequence[int], pairs: Sequence[tuple[Table, Table]]) -> None:
     """Read MCUs ``[n, blocks, 64]`` whose codes follow each other."""
     end = len(data) * 8
-    bytes_ = np.frombuffer(data + bytes(2**9), np.uint8).astype(np.uint32)
-    words = array("I", ((bytes_[:-2] << 16) | (bytes_[1:-1] << 8) | bytes_[2:]).tobytes())
+    padded = np.frombuffer(data + bytes(2**9), np.uint8).astype(np.uint32)
+    words = array("I", ((padded[:-2] << 16) | (padded[1:-1] << 8) | padded[2:]).tobytes())
     walk = [(pairs[kind][0].dc, pairs[kind][1].ac) for kind in kinds]
-    flat, at, block = values.reshape(-1), 0, 0
+    flat, at, first = values.reshape(-1, 64), 0, 0
     codes: list[int] = []
-    positions: list[int] = []
-    places: list[int] = []
-    for _ in range(len(values)):
+    begin, push = at, codes.append
+    for mcu in range(1, len(values) + 1):
         for dc, ac in walk:
             code = dc[(words[at >> 3] >> (8 - (at & 7))) & 65535]
-            codes.append(code)
-            positions.append(at)
-            places.append(block)
+            push(code)
             at += code & 63
             k = 0
             while k < 63:
                 code = ac[(words[at >> 3] >> (8 - (at & 7))) & 65535]
+                push(code)
                 k += code >> 16
-                codes.append(code)
-                positions.append(at)
-                places.append(block + k)
                 at += code & 63
             if not (k == 63 or _ENDED <= k < 2 * _ENDED) or at > end:
                 raise ValueError("the pixels are cut off" if at > end else "a block is damaged")
-            block += 64
-        if len(codes) > _AT_A_TIME:
-            _place(flat, words, codes, positions, places)
-            codes, positions, places = [], [], []
-    _place(flat, words, codes, positions, places)
+        if len(codes) > _AT_A_TIME or mcu == len(values):
+            _place(flat[first : mcu * len(kinds)].reshape(-1), words, codes, begin)
+            codes.clear()
+            begin, first = at, mcu * len(kinds)
     for kind in range(len(pairs)):  # DC is told as a difference
         mine = [place for place, owner in enumerate(kinds) if owner == kind]
         values[:, mine, 0] = np.cumsum(values[:, mine, 0]).reshape(len(values), len(mine))
 
 
-def _place(flat: NDArray[np.int32], words: array[int], codes: list[int], positions: list[int], places: list[int]) -> None:
-    """Read the values behind the codes, and put them where they belong."""
-    code, at, place = np.array(codes), np.array(positions), np.array(places)
-    length, size = (code >> 6) & 31, (code >> 11) & 31
+def _place(flat: NDArray[np.int32], words: array[int], codes: list[int], begin: int) -> None:
+    """Read the values behind the codes of whole blocks, the first of which is at ``begin``, and put them where they belong."""
+    code = np.array(codes)
+    length, size, step = (code >> 6) & 31, (code >> 11) & 31, (code >> 16) & (_DC - 1)
     if (length == 0).any() or (size > 15).any():
         raise ValueError("a block is damaged")
+    at = begin + np.cumsum(code & 63) - (code & 63) + length
+    (starts,) = np.nonzero(code >> 16 == _DC)
+    block = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(code)))
+    steps = np.cumsum(step)
+    place = block * 64 + steps - steps[starts][block]
     some = size > 0
-    at, size, place = (at + length)[some], size[some], place[some]
+    at, size, place = at[some], size[some], place[some]
     value = (np.frombuffer(words, np.uint32)[at >> 3].astype(np.int64) >> (24 - (at & 7) - size)) & ((1 << size) - 1)
     flat[place] = np.where(value >> (size - 1), value, value - (1 << size) + 1)
 
