@@ -148,7 +148,8 @@ def _differing(before: list[tuple[str, bytes]], after: list[tuple[str, bytes]]) 
         old, new = [name for name, _ in before[first:last]], [name for name, _ in after[new_first:new_last]]
         for name in old:
             words.append(f"{name} differs" if name in new else f"{name} is gone")
-            new = [other for other in new if other != name] if name in new else new
+            if name in new:
+                new.remove(name)
         words += [f"{name} is new" for name in new]
     return tuple(words)
 

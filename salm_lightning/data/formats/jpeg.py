@@ -19,13 +19,13 @@ from salm_lightning.data.formats.base import Codec, Facts, Pixels, UnsupportedIm
 from salm_lightning.data.formats.huffman import ZIGZAG, Component, Table, by_mcu, read_scan, tables, write_scan
 
 _SAMPLINGS = {(1, 1): "4:4:4", (2, 1): "4:2:2", (1, 2): "4:4:0", (2, 2): "4:2:0"}
-_REFUSED = {
-    0xC3: "is lossless JPEG", 0xC9: "is coded arithmetically", 0xCA: "is coded arithmetically",
-}  # fmt: skip
+_REFUSED = {0xC3: "is lossless JPEG", 0xC9: "is coded arithmetically", 0xCA: "is coded arithmetically"}
 _SEQUENTIAL, _PROGRESSIVE, _DHT, _SOS, _DQT, _DRI = 0xC0, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD
 _FRAMES = {*range(0xC0, 0xD0)} - {_DHT, 0xC8, 0xCC}
 _APP0, _APP1, _APP2, _ADOBE, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
-_EXIF, _MORE_XMP = b"Exif\0\0", b"http://ns.adobe.com/xmp/extension/\0"
+_EXIF = b"Exif\0\0"
+_LONG = {b"http://ns.adobe.com/xmp/extension/\0": 75, b"Photoshop 3.0\0": 14}
+"""Beginnings of segments whose content goes on in further ones, and how long their own heads are."""
 _AIMED, _TURNS = 8, 60
 """Turns in which the aim is corrected alone, and all of them; after the last one nothing is changed."""
 _SHRUNK, _LEAST = 0.9, 0.1
@@ -72,11 +72,8 @@ class Jpeg(Codec):
         content = stream.read()
         segments, end = _walk(content)
         marker, head = _frame_header(segments)
-        if marker in _REFUSED or marker > 0xC2:
-            way_out = (
-                "run jpegtran -copy all, which makes it sequential and loses nothing" if marker == 0xC2 else "store it as PNG"
-            )
-            raise UnsupportedImage(_REFUSED.get(marker, "is a rare kind of JPEG"), way_out)
+        if marker > _PROGRESSIVE:
+            raise UnsupportedImage(_REFUSED.get(marker, "is a rare kind of JPEG"), "store it as PNG")
         if head[0] != 8:
             raise UnsupportedImage(f"has {head[0]} bits", "store it as PNG with 16 bits")
         planes = head[5]
@@ -180,28 +177,40 @@ def _name(segment: _Segment) -> str:
 
 def _carried(segments: list[_Segment]) -> tuple[list[_Segment], int]:
     """Return the segments without pictures in them, and the number of those."""
-    carried, found = [], 0
-    more = b"".join(segment.data for segment in segments if segment.marker == _APP1 and segment.data.startswith(_MORE_XMP))
-    spread = len(embedded.pictures(more))
-    for segment in segments:
+    joined, found = _blanked_across(segments)
+    carried = []
+    for number, segment in enumerate(segments):
         marker, data = segment.marker, segment.data
         kept: tuple[bytes | None, int] = (data, 0)
-        if marker == _APP0 and data.startswith(b"JFIF\0") and len(data) > 14:
+        if number in joined:
+            kept = joined[number], 0
+        elif marker == _APP0 and data.startswith(b"JFIF\0") and len(data) > 14:
             kept = data[:12] + b"\0\0", 1
         elif marker == _PROGRESSIVE:
             segment = segment._replace(marker=_SEQUENTIAL)
         elif (marker == _APP0 and data.startswith(b"JFXX\0")) or (marker == _APP2 and data.startswith(b"MPF\0")):
             kept = None, marker == _APP0
-        elif marker == _APP1 and data.startswith(_MORE_XMP):
-            kept = (None if spread else data), 0
         elif _is_exif(segment):
-            exif, number = embedded.blank_exif(data[6:])
-            kept = _EXIF + exif, number
+            exif, pictures = embedded.blank_exif(data[6:])
+            kept = _EXIF + exif, pictures
         elif (_APP0 <= marker < _APP0 + 16 and not data.startswith(b"ICC_PROFILE")) or marker == _COMMENT:
             kept = embedded.blank(data)
         found += kept[1]
         carried += [] if kept[0] is None else [segment._replace(data=kept[0])]
-    return carried, found + spread
+    return carried, found
+
+
+def _blanked_across(segments: list[_Segment]) -> tuple[dict[int, bytes], int]:
+    """Return segments without pictures, by number, of what goes on from one segment to the next, and the number of pictures."""
+    made, found = {}, 0
+    for name, head in _LONG.items():
+        members = [number for number, segment in enumerate(segments) if segment.data.startswith(name)]
+        rest, pictures = embedded.blank(b"".join(segments[number].data[head:] for number in members))
+        found += pictures
+        for number in members:
+            data = segments[number].data
+            made[number], rest = data[:head] + rest[: max(len(data) - head, 0)], rest[max(len(data) - head, 0) :]
+    return made, found
 
 
 def _read_frame(segments: list[_Segment]) -> _Frame:
