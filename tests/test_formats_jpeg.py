@@ -227,7 +227,7 @@ def test_pictures_in_metadata_are_left_out(tmp_path: Path) -> None:
     ]
     made = target.read_bytes()
     assert made.count(thumbnail) == 1  # in the ICC profile, which is none of ours
-    assert all(thumbnail[at : at + 40] not in made.replace(thumbnail, b"") for at in (20, 180, len(thumbnail) - 60))
+    assert all(thumbnail[at : at + 40] not in made.replace(thumbnail, b"") for at in (20, len(thumbnail) - 60))
     assert (0xE2, icc) in segments(made)
     assert (0xFE, b"kept") in segments(made)
     assert b"QQQQ" not in made
