@@ -156,11 +156,14 @@ def _options(countermeasure: str) -> dict[str, Any]:
 @pytest.mark.parametrize("countermeasure", [None, *sorted(kind.__name__ for kind in countermeasures.COUNTERMEASURES.values())])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_default_optimisers_are_those_that_the_configs_had(arch: str, countermeasure: str | None) -> None:
-    """As the audit has always read them: the transformer's AdamW, else fine-tuning's smaller rate, else the paper's SGD."""
+    """The transformer's AdamW, else fine-tuning's smaller rate or a recipe's own optimiser, else the paper's SGD."""
     chosen = getattr(countermeasures, countermeasure)(**_options(countermeasure)) if countermeasure else Countermeasure()
     built = default_optimizer(Architecture.parse(arch), chosen)([nn.Parameter(torch.zeros(1))])
     rate = 0.01 if countermeasure == "FineTune" else 0.1
-    if arch == "vit":
+    if arch != "vit" and countermeasure in ("MedMNISTRecipe", "AdamWRecipe"):
+        kind, decay = (torch.optim.Adam, 0) if countermeasure == "MedMNISTRecipe" else (torch.optim.AdamW, 0.05)
+        assert (type(built), built.defaults["lr"], built.defaults["weight_decay"]) == (kind, 0.001, decay)
+    elif arch == "vit":
         assert (type(built), built.defaults["lr"], built.defaults["weight_decay"]) == (torch.optim.AdamW, 0.001, 0.05)
     else:
         assert [built.defaults[name] for name in ("lr", "momentum", "weight_decay")] == [rate, 0.9, 5e-4]

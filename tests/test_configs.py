@@ -31,6 +31,8 @@ from salm_lightning.release import Manifest
 CONFIGS = shipped_configs()
 SHORT = ["--model.width", "0.125", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 FAST = [*SHORT, "--trainer.fast_dev_run", "true"]
+RECIPES = {"medmnistrecipe": "medmnist", "adamwrecipe": "adamw"}
+"""Countermeasures that are recipes, and their files."""
 SWEEPS = {
     "methods": (6, 5),
     "percent": (11, 11),
@@ -72,7 +74,8 @@ def test_the_set_is_complete() -> None:
         "quickstart.yaml", "salm_pathmnist.yaml", "victim_pathmnist.yaml", "victim.yaml",
         *(f"dataset/{name}.yaml" for name in [*MEDMNIST, "chestmnist_any", "folder"]), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
         *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random")),
-        *(f"countermeasure/{name}.yaml" for name in COUNTERMEASURES),
+        *(f"countermeasure/{name}.yaml" for name in COUNTERMEASURES if name not in RECIPES),
+        *(f"recipe/{name}.yaml" for name in ("paper", *RECIPES.values())),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
         *(f"scenario/{name}.yaml" for name in ("partial_classes", "some_samples", "classwise")),
         "size/224.yaml",
@@ -167,14 +170,37 @@ def test_vit_learns_with_the_optimiser_of_its_config() -> None:
 def test_countermeasure(name: str) -> None:
     """Each stands with its defaults, so that the command line, Python and the configs mean the same by a name; and takes a step."""
     _fake("bloodmnist")
-    arguments = ["--config", "victim.yaml", "--config", f"countermeasure/{name}.yaml", "--config", "dataset/bloodmnist.yaml"]
+    file = f"recipe/{RECIPES[name]}.yaml" if name in RECIPES else f"countermeasure/{name}.yaml"
+    arguments = ["--config", "victim.yaml", "--config", file, "--config", "dataset/bloodmnist.yaml"]
     required: list[str] = []
     if name == "finetune":  # which cannot have one
         required = [str(_victim_checkpoint())]
         arguments += ["--model.countermeasure.checkpoint", *required]
     cli = SalmCLI(["fit", *arguments, *FAST])
     assert cli.trainer.global_step == 1
-    assert cli.model.countermeasure.settings() == COUNTERMEASURES[name](*required).settings()
+    alone = VictimModule(8, countermeasure=COUNTERMEASURES[name](*required))
+    for what in ("countermeasure", "optimizer", "lr_scheduler"):
+        given, own = (module.settings()[what] for module in (cli.model, alone))
+        assert given | {"total_steps": None} == own | {"total_steps": None}, what
+
+
+@pytest.mark.filterwarnings("ignore:.*MD5.*")
+@pytest.mark.parametrize("options", [["--model.countermeasure", "MedMNISTRecipe"], ["--config", "recipe/medmnist.yaml"]])
+def test_a_recipe_is_the_same_from_an_option_and_from_its_file(options: list[str]) -> None:
+    _fake("bloodmnist")
+    cli = _build("--model", "VictimModule", *options, "--config", "dataset/bloodmnist.yaml")
+    settings = cli.model.settings()
+    assert (settings["optimizer"]["class"], settings["optimizer"]["lr"]) == ("Adam", 0.001)
+    assert list(settings["lr_scheduler"]["fractions"]) == [0.5, 0.75]
+    assert cli.datamodule.batch_size == 128
+
+
+@pytest.mark.filterwarnings("ignore:.*MD5.*")
+def test_the_paper_s_recipe_takes_another_one_back() -> None:
+    _fake("bloodmnist")
+    files = [word for file in ("victim", "recipe/medmnist", "recipe/paper") for word in ("--config", f"{file}.yaml")]
+    settings = _build(*files, "--config", "dataset/bloodmnist.yaml").model.settings()
+    assert settings == VictimModule(8).settings()
 
 
 def _victim_checkpoint() -> Path:

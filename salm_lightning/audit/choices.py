@@ -10,7 +10,7 @@ from typing import Any
 
 from salm_lightning.audit.results import NONE
 from salm_lightning.audit.trials import is_plain, settings_of
-from salm_lightning.countermeasures import COUNTERMEASURES, JPEG, AdversarialTraining, Countermeasure, Grey
+from salm_lightning.countermeasures import COUNTERMEASURES, JPEG, SHALLOW, AdversarialTraining, Countermeasure, Grey
 from salm_lightning.data import DatasetInfo
 from salm_lightning.errors import ConfigurationError, look_up
 from salm_lightning.models import ARCHITECTURES, Architecture
@@ -41,11 +41,12 @@ class Preset:
 _WITHOUT_SETTINGS = tuple(
     name for name, kind in COUNTERMEASURES.items() if all(p.default is not p.empty for p in signature(kind).parameters.values())
 )
-_ALL: tuple[Countermeasure | str, ...] = (*_WITHOUT_SETTINGS, JPEG(50), JPEG(90), AdversarialTraining(radius=4))
+_ALL: tuple[Countermeasure | str, ...] = (*_WITHOUT_SETTINGS, *SHALLOW, JPEG(50), JPEG(90), AdversarialTraining(radius=4))
+_QUICK = ("medmnistrecipe", "logisticregression", "jpeg", "grey", "resample")
 _FILTERS, _PAPER = ("mean", "median", "gaussian", "centercrop"), ("resnet18", "vgg11", "resnet50", "densenet121")
 PRESETS = {
     # Minutes on a CPU. Strong augmentation teaches next to nothing in so few steps; adversarial training takes several times as long.
-    "quick": Preset(("jpeg", "grey", "resample"), ("resnet18",), (0,), width=0.125, steps=300, cross=True, compared=2000),
+    "quick": Preset(_QUICK, ("resnet18",), (0,), width=0.125, steps=300, cross=True, compared=2000),
     # Tables 2 to 4 of the paper, at its settings.
     "paper": Preset(_FILTERS, _PAPER, (0,), width=1.0, steps=20000, cross=False),
     "full": Preset(_ALL, tuple(ARCHITECTURES), (0, 1, 2), width=1.0, steps=20000, cross=True),
@@ -75,8 +76,8 @@ def choose(preset: str, **given: Any) -> Preset:
 def choose_countermeasures(values: Iterable[Countermeasure | str], info: DatasetInfo) -> list[Countermeasure]:
     """Return countermeasures, each once; the first one is none at all, given or not, which all else is compared with.
 
-    Names are ``none`` and those of :data:`~salm_lightning.countermeasures.COUNTERMEASURES` in any case; what does nothing to the data is
-    left out.
+    Names are ``none`` and those of :data:`~salm_lightning.countermeasures.COUNTERMEASURES` and
+    :data:`~salm_lightning.countermeasures.SHALLOW` in any case; what does nothing to the data is left out.
 
     Raises:
         ConfigurationError: A name is not known, or stands for a countermeasure that needs settings.
@@ -100,7 +101,7 @@ def class_of(name: str) -> type[Countermeasure]:
     Raises:
         ConfigurationError: It is not known.
     """
-    known: dict[str, type[Countermeasure]] = {NONE: Countermeasure, **COUNTERMEASURES}
+    known: dict[str, type[Countermeasure]] = {NONE: Countermeasure, **COUNTERMEASURES, **SHALLOW}
     return known[name.lower()] if name.lower() in known else known[look_up("countermeasures", name, known)]
 
 
@@ -109,7 +110,7 @@ def text_of(countermeasure: Countermeasure) -> str:
     if is_plain(countermeasure):
         return NONE
     kind = type(countermeasure)
-    own = COUNTERMEASURES.get(countermeasure.name) is kind
+    own = kind in (*COUNTERMEASURES.values(), *SHALLOW.values())
     options = {name: getattr(countermeasure, name) for name in signature(kind).parameters if hasattr(countermeasure, name)}
     path = kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}"
     return json.dumps({"class_path": path, "init_args": options}, default=str) if options else path

@@ -20,6 +20,8 @@ FORMAT_VERSION = 1
 """Of both files."""
 NONE = "none"
 """Name of no countermeasure at all."""
+RECIPES = ("noaugment", "medmnistrecipe", "adamwrecipe")
+"""Countermeasures that are none: how people train who know nothing of the noise, where that is not the paper's way."""
 EARLY_STOPPING = "early stopping"
 """Row of the victims without countermeasure as they were at their best on the clean validation split."""
 Word = Literal[
@@ -128,6 +130,11 @@ class Attempt:
     drop: float | None = None
     kept: float | None = None
     worst: bool = False
+
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether someone who knows nothing of the noise trains so."""
+        return self.countermeasure in (NONE, *RECIPES)
 
     def __post_init__(self) -> None:
         seeds, figures = len(self.seeds), {"protected": self.protected, "clean": self.clean}

@@ -140,6 +140,8 @@ def _estimate(images: ImageDataModule, accelerator: str, precision: Precision) -
     estimator, sizes = Estimator(accelerator, precision), {name: len(images.split(name)) for name in SPLITS}
 
     def seconds(trial: Trial) -> float:
+        if trial.is_shallow:
+            return 0.0  # seconds, beside minutes
         victim, steps = trial.victim, trial.victim.steps
         network = Network(victim.architecture, victim.width, images.channels, images.image_size, trial.batch_size)
         work = proof_work(network, sizes, steps, math.ceil(steps / check_interval(steps)))

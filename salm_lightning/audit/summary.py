@@ -16,7 +16,7 @@ from salm_lightning.audit.results import AuditedRelease, AuditResult, Unfinished
 from salm_lightning.audit.trials import Battery, Trial
 from salm_lightning.audit.verdict import attempts_of, confusion_of, curve_of, judge, scalars_of
 from salm_lightning.console import cell, command, markdown_table, spread, visible
-from salm_lightning.countermeasures import COUNTERMEASURES
+from salm_lightning.countermeasures import COUNTERMEASURES, SHALLOW
 from salm_lightning.files import write_csv, write_text
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.metrics.learned import floors_of
@@ -89,7 +89,7 @@ class Summary:
             skipped=tuple(skipped),
             verdict=judge(rows, floors, self._not_covered(records, len(skipped))),
             confusion=confusion_of(records, main),
-            curves=tuple(map(curve_of, records)),
+            curves=tuple(curve_of(record) for record in records if record.results["curve"]["steps"]),
             seconds=round(sum(record.seconds for record in records), 1),
         )
 
@@ -98,7 +98,9 @@ class Summary:
         victim, info, images = self.battery.trials[0].victim, self.release.info, len(self.release.split("test").labels)
         tried = {name: {run.identity[name] for run in records} for name in ("arch", "seed")}
         names = {run.identity["countermeasure"]["name"] for run in records}
-        untried = [name for name, kind in COUNTERMEASURES.items() if name not in names and does_something(kind, info)]
+        untried = [
+            name for name, kind in {**COUNTERMEASURES, **SHALLOW}.items() if name not in names and does_something(kind, info)
+        ]
         archs = [arch for arch in ARCHITECTURES if arch not in tried["arch"]]
         told = {
             f"Countermeasures that were not tried: {', '.join(untried)}.": untried,

@@ -18,7 +18,7 @@ from torch import nn
 from salm_lightning.audit.results import NONE, TrainedOn
 from salm_lightning.callbacks.saved import checkpoints
 from salm_lightning.console import duration
-from salm_lightning.countermeasures import Countermeasure
+from salm_lightning.countermeasures import Countermeasure, Shallow
 from salm_lightning.data import ImageDataModule
 from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.files import address, cache_root, checksums_of, replacing
@@ -26,12 +26,14 @@ from salm_lightning.models import Architecture
 from salm_lightning.modules import VictimModule
 from salm_lightning.runs.folder import clear_run
 from salm_lightning.runs.record import DONE, FAILED, OPEN, Run, plain, read_run
-from salm_lightning.runs.victims import VictimSettings, train_victim
+from salm_lightning.runs.victims import VictimSettings, train_shallow, train_victim
 
 _RESULTS_VERSION = 3
 """Part of every identity; count it up when the code changes results, so that no earlier one is taken for a new one."""
 SKIPPED = "skipped"
 """What became of a victim for which no time was left."""
+NO_NETWORK = "no network"
+"""The architecture of a :class:`~salm_lightning.countermeasures.Shallow` model."""
 _MEASURED_STEPS = 10
 """Steps of a victim after which its speed is known."""
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -59,7 +61,8 @@ class Trial:
             {
                 "version": _RESULTS_VERSION,
                 **{"trained_on": self.trained_on, "images": self.images, "countermeasure": countermeasure, "files": files},
-                **{"arch": arch.name, "network": arch.settings(), "optimizer": arch.optimizer or victim.countermeasure.optimizer},
+                **{"arch": self.kind[0], "network": NO_NETWORK if self.is_shallow else arch.settings()},
+                "optimizer": arch.optimizer or victim.countermeasure.optimizer,
                 **{"seed": victim.seed, **self.length},
             }
         )
@@ -76,9 +79,14 @@ class Trial:
         return {"width": victim.width, "steps": victim.steps, "batch_size": self.batch_size, "precision": victim.precision}
 
     @property
+    def is_shallow(self) -> bool:
+        """Whether no network is trained."""
+        return isinstance(self.victim.countermeasure, Shallow)
+
+    @property
     def kind(self) -> tuple[str, str]:
         """Architecture and countermeasure, which settle how long a step takes."""
-        return self.victim.architecture.name, title_of(self.victim.countermeasure)
+        return NO_NETWORK if self.is_shallow else self.victim.architecture.name, title_of(self.victim.countermeasure)
 
     @property
     def title(self) -> str:
@@ -93,26 +101,32 @@ class Trial:
 
     def train(
         self, images: ImageDataModule, logs: Path, callbacks: Sequence[Callback], accelerator: str
-    ) -> tuple[Run, VictimModule]:
+    ) -> tuple[Run, VictimModule | None]:
         """Train the victim, whose seed settles the order of the images, and measure it on the clean test split.
 
         One that was interrupted on the way to the same logs goes on.
 
         Returns:
-            What was measured (what is not defined, such as the AUC of a single class, is None), and the victim.
+            What was measured (what is not defined, such as the AUC of a single class, is None), and the victim if it is a network.
 
         Raises:
             DivergedError: The loss or the weights are no longer finite.
         """
+        if isinstance(self.victim.countermeasure, Shallow):
+            begin, results = time.monotonic(), train_shallow(self.victim.countermeasure, images, self.victim.seed)
+            return self._ended(time.monotonic() - begin, results), None
         data = images.variant(seed=self.victim.seed)
         # Not beside a release, whose maker could put weights there.
         run = cache_root() / "unfinished" / address(str(logs.resolve()), self.name)[:32]
         if not checkpoints(run / "checkpoints"):
             clear_run(logs / self.log)
         trained = train_victim(self.victim, data, logs, self.log, run, callbacks, accelerator)
-        results = {"title": title_of(self.victim.countermeasure), "curve": trained.curve, **trained.results}
+        return self._ended(trained.seconds, {"curve": trained.curve, **trained.results}), trained.module
+
+    def _ended(self, seconds: float, results: Mapping[str, Any]) -> Run:
+        results = {"title": title_of(self.victim.countermeasure), **results}
         finite = json.loads(json.dumps(results), parse_constant=lambda name: None)  # JSON has no NaN
-        return Run(self.identity).ended(DONE, trained.seconds, finite), trained.module
+        return Run(self.identity).ended(DONE, seconds, finite)
 
 
 class Store:
@@ -136,10 +150,10 @@ class Store:
         runs = {path: read_run(path, ours=True) for path in sorted(self.folder.glob("*.json"))}
         return [run for path, run in runs.items() if run is not None and run.is_done and path.stem.endswith(run.key[:16])]
 
-    def write(self, run: Run, module: VictimModule) -> None:
+    def write(self, run: Run, module: VictimModule | None) -> None:
         """Keep what became of a victim; its weights first, so that a finished one has them."""
         path = self.path(run.identity)
-        if self._keeps_weights and is_plain(module.countermeasure):
+        if self._keeps_weights and module is not None and is_plain(module.countermeasure):
             with replacing(path.with_suffix(".pt")) as temporary:
                 torch.save(module.network.state_dict(), temporary)
         run.write(path)
@@ -282,7 +296,7 @@ def plan(
         Trial(trained_on, identity, replace(victim, arch=arch, countermeasure=countermeasure, seed=seed), batch_size)
         for arch in archs
         for countermeasure in countermeasures
-        if cross or arch == archs[0] or is_plain(countermeasure)
+        if arch == archs[0] or is_plain(countermeasure) or (cross and not isinstance(countermeasure, Shallow))
         for trained_on, identity in images.items()
         for seed in seeds
     ]

@@ -117,8 +117,10 @@ def confusion_of(records: Sequence[Run], first: Trial) -> Confusion | None:
 def judge(rows: Sequence[Attempt], floors: Mapping[str, float], not_covered: Sequence[str]) -> Verdict:
     """Return the verdict on a battery.
 
-    - *does not protect*: an ordinary victim, without any countermeasure, keeps more than :data:`KEPT_LIMIT` in one of the architectures.
-    - *protects only against careless training*: none does, but some countermeasure lets a victim keep more than that.
+    - *does not protect*: an ordinary victim, without any countermeasure or by a common recipe, keeps more than :data:`KEPT_LIMIT` in one
+      of the architectures.
+    - *protects only against careless training*: none does, but some countermeasure lets a victim keep more than that, or a model that is
+      no network does.
     - *protects*: nothing that was tried does, and something was tried that leaves a clean twin more than that.
     - *holds against careless training, more was not tried*: nothing does, but no such countermeasure has finished.
     - *not judged*: no ordinary victim has finished, or there is no clean twin that has learned something.
@@ -134,14 +136,14 @@ def judge(rows: Sequence[Attempt], floors: Mapping[str, float], not_covered: Seq
     if blunt:
         tell = "Countermeasures that left too little of the originals, too, to tell anything at this length"
         not_covered = [f"{tell}: {', '.join(blunt)}.", *not_covered]
-    telling = any(share > KEPT_LIMIT for row, share in twins if row.countermeasure not in (NONE, EARLY_STOPPING))
+    telling = any(share > KEPT_LIMIT for row, share in twins if not row.is_ordinary and row.countermeasure != EARLY_STOPPING)
     word, text = _sentence(shares, scale, telling) or ("not judged", _why_not(rows, floors))
     return Verdict(word, text, tuple(broken), tuple(not_covered), {"kept_limit": KEPT_LIMIT, "clean_margin": LEARNED})
 
 
 def _sentence(shares: Sequence[tuple[Attempt, float]], scale: Scale, telling: bool) -> tuple[Word, str] | None:
     """Return the verdict in a word and in a sentence by what attempts keep, most first; None where there is nothing to judge by."""
-    row, share = next((pair for pair in shares if pair[0].countermeasure == NONE), (None, 0.0))
+    row, share = next((pair for pair in shares if pair[0].is_ordinary), (None, 0.0))
     if row is None:
         return None
     figures = [
@@ -150,8 +152,8 @@ def _sentence(shares: Sequence[tuple[Attempt, float]], scale: Scale, telling: bo
         for name, clean in scale.reached.items()
     ]
     ordinary = (
-        f"Trained without any countermeasure, {row.arch} reaches {' and '.join(figures)} and keeps {_percent(share)} of what there is "
-        "to learn"
+        f"Trained {'without any countermeasure' if row.countermeasure == NONE else f'in an ordinary way ({row.title})'}, {row.arch} "
+        f"reaches {' and '.join(figures)} and keeps {_percent(share)} of what there is to learn"
     )
     limit = f"more than {KEPT_LIMIT:.0%} counts as learned"
     strongest, most = shares[0]
@@ -159,7 +161,7 @@ def _sentence(shares: Sequence[tuple[Attempt, float]], scale: Scale, telling: bo
         return "does not protect", f"{ordinary}; {limit}."
     if most > KEPT_LIMIT:
         named = "; ".join(f"{_named(row)} keeps {_percent(share)}" for row, share in shares if share > KEPT_LIMIT)
-        text = f"{ordinary}, but someone who knows of the noise gets around it ({limit}): {named}."
+        text = f"{ordinary}, but someone who knows of the noise, or takes no network, gets around it ({limit}): {named}."
         return "protects only against careless training", text
     if not telling:
         text = f"{ordinary}; {limit}. No countermeasure that could have got around the noise has finished."
@@ -168,8 +170,8 @@ def _sentence(shares: Sequence[tuple[Attempt, float]], scale: Scale, telling: bo
 
 
 def _scale_of(rows: Sequence[Attempt], floors: Mapping[str, float]) -> Scale:
-    """Return the scale that attempts are measured by: up to the best victim without countermeasure on the originals."""
-    clean = [row.clean.means() for row in rows if row.countermeasure == NONE and row.clean is not None]
+    """Return the scale that attempts are measured by: up to the best ordinary victim on the originals."""
+    clean = [row.clean.means() for row in rows if row.is_ordinary and row.clean is not None]
     return Scale.of(floors, {name: max((means[name] or 0.0 for means in clean), default=0.0) for name in floors})
 
 
@@ -187,7 +189,7 @@ def _percent(share: float) -> str:
 
 
 def _why_not(rows: Sequence[Attempt], floors: Mapping[str, float]) -> str:
-    plain = [row for row in rows if row.countermeasure == NONE]
+    plain = [row for row in rows if row.is_ordinary]
     if not plain:
         return "No victim without countermeasure has finished; run the audit again."
     if all(row.clean is None for row in plain):

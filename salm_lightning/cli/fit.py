@@ -117,18 +117,20 @@ def _own_optimizer(settings: Setting) -> None:
     for name in ("optimizer", "lr_scheduler"):
         if name not in model.children:
             settings.put({f"model.{name}": {}}, DEFAULT)
-    given, countermeasure = model.children["optimizer"], model.children.get("countermeasure")
-    if given.origin != DEFAULT:
-        return
     named = [(setting.options(), name) for name in ("arch", "source") if (setting := settings.find(f"model.{name}"))]
-    own = Architecture.parse(*named[0]).optimizer if named else None
-    if own is None and countermeasure is not None:
-        name = str(countermeasure.value)
-        own = getattr(imported(name) or imported(f"salm_lightning.countermeasures.{name}"), "optimizer", None)
-    if own is not None:
-        options = {name: child.options() for name, child in given.children.items() if not child.origin.startswith(DEFAULT)}
-        given.put(own, DEFAULT)
-        given.put(options, DEFAULT)
+    word = str(setting.value) if (setting := model.children.get("countermeasure")) else ""
+    kind = imported(word) or imported(f"salm_lightning.countermeasures.{word}")
+    shares = getattr(kind, "milestones", None)
+    own = {
+        "optimizer": (Architecture.parse(*named[0]).optimizer if named else None) or getattr(kind, "optimizer", None),
+        "lr_scheduler": shares and {"class_path": "FractionalStepLR", "init_args": {"fractions": list(shares)}},
+    }
+    for name, value in own.items():
+        given = model.children[name]
+        if value and given.origin == DEFAULT:
+            options = {key: child.options() for key, child in given.children.items() if not child.origin.startswith(DEFAULT)}
+            given.put(value, DEFAULT)
+            given.put(options, DEFAULT)
 
 
 class SalmCLI(LightningCLI):

@@ -48,10 +48,12 @@ class Countermeasure(Described):
             model expects that; else they stay untouched.
         optimizer: Class and arguments of what trains a victim where the architecture has no optimiser of its own; ``None`` is the
             paper's SGD.
+        milestones: Shares of the training after which its rate falls to a tenth; by default the paper's.
     """
 
     on_test: bool = False
     optimizer: ClassVar[Mapping[str, Any] | None] = None
+    milestones: ClassVar[tuple[float, ...]] = (0.4, 0.8)
 
     def preparation(self, train: Split, info: DatasetInfo, seed: int) -> Preparation | None:
         """Return what is done to images before training, or ``None``; it may learn from the training split, with the victim's seed."""

@@ -62,14 +62,16 @@ class ClassificationMetrics(nn.Module):
         # Scores, never logits: torchmetrics guesses batch by batch whether it was given logits, and is wrong for a batch
         # whose logits all happen to lie in [0, 1].
         values = logits.detach().float()
+        self.update_scores(values.sigmoid() if self.task == Task.MULTI_LABEL else values.softmax(dim=1), labels)
+
+    def update_scores(self, scores: Tensor, labels: Tensor) -> None:
+        """Add a batch of scores in [0, 1], ``[B, num_classes]``: softmax, or for a multi-label task sigmoid."""
         if self.task == Task.MULTI_LABEL:
-            scores, labels = values.sigmoid(), labels.long()
-            guessed = scores
+            guessed, labels = scores, labels.long()
         elif self.task == Task.BINARY:
-            scores = values.softmax(dim=1)[:, 1]
+            scores = scores[:, 1]
             guessed = (scores > _THRESHOLD).long()
         else:
-            scores = values.softmax(dim=1)
             guessed = scores.argmax(dim=1)
         self.confusion.update(guessed, labels)
         self.auroc.update(scores, labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, cast
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -17,7 +18,7 @@ from salm_lightning.errors import ConfigurationError
 from salm_lightning.metrics import ClassificationMetrics
 from salm_lightning.models import Architecture, NetworkFactory
 from salm_lightning.modules.base import TrainedModule
-from salm_lightning.modules.schedule import default_optimizer
+from salm_lightning.modules.schedule import FractionalStepLR, default_optimizer
 from salm_lightning.noise.transforms import CropFlip
 
 
@@ -39,7 +40,8 @@ class VictimModule(TrainedModule):
         transform: Augmentation; ``None`` is ``CropFlip()``.
         countermeasure: What is done against the noise, such as ``JPEG(quality=10)``; ``None`` is nothing.
         optimizer: Builds the optimiser from the parameters; ``None`` is the architecture's or the countermeasure's own.
-        lr_scheduler: Builds its schedule, stepped with every batch; ``None`` is :class:`~salm_lightning.modules.FractionalStepLR`.
+        lr_scheduler: Builds its schedule, stepped with every batch; ``None`` is
+            :class:`~salm_lightning.modules.FractionalStepLR` at the countermeasure's milestones.
         seed: Settles the weights and every draw.
 
     Raises:
@@ -63,7 +65,8 @@ class VictimModule(TrainedModule):
     ) -> None:
         countermeasure, parsed = countermeasure or Countermeasure(), Architecture.parse(arch)
         built_by = optimizer or default_optimizer(parsed, countermeasure)
-        super().__init__(parsed, num_classes, task, built_by, lr_scheduler, seed)
+        schedule = lr_scheduler or partial(FractionalStepLR, fractions=countermeasure.milestones)
+        super().__init__(parsed, num_classes, task, built_by, schedule, seed)
         self.width, self.as_rgb = width, as_rgb
         self.transform, self.countermeasure = transform or CropFlip(), countermeasure
         self.network = self.arch.build(num_classes, channels, image_size, width, seed, as_rgb)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 
-from salm_lightning.audit.results import NONE, Attempt
+from salm_lightning.audit.results import Attempt
 from salm_lightning.data.base import DatasetInfo
 from salm_lightning.metrics.learned import KEPT_LIMIT, Scale, floors_of
 from salm_lightning.release.manifest import Manifest
@@ -48,8 +48,8 @@ def learned(evidence: Evidence) -> Learned | None:
     """Return what models have learned in the audit, else in the first test; None without both."""
     info, audit, proof = evidence.manifest.info, evidence.audit, evidence.proof
     if audit is not None and audit.rows:
-        # What learns most without countermeasure: on it the verdict rests.
-        plain = [row for row in audit.rows if row.countermeasure == NONE]
+        # What learns most in an ordinary way: on it the verdict rests.
+        plain = [row for row in audit.rows if row.is_ordinary]
         first = max(plain, key=lambda row: -inf if row.kept is None else row.kept, default=audit.rows[0])
         last = next((row for row in audit.rows if row.worst and row is not first), None)
         clean = first.clean.means() if first.clean else {}

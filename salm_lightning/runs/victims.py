@@ -18,11 +18,12 @@ from torch import Tensor
 from salm_lightning.callbacks.checkpoint import RunCheckpoint
 from salm_lightning.callbacks.saved import clear_checkpoints, latest_checkpoint, remove_empty
 from salm_lightning.console import say
-from salm_lightning.countermeasures import Countermeasure
+from salm_lightning.countermeasures import Countermeasure, Shallow
 from salm_lightning.data import ImageDataModule
+from salm_lightning.data.arrays import labels_to_tensor
 from salm_lightning.files import replacing
 from salm_lightning.interruption import Interrupted
-from salm_lightning.metrics import majority_baseline
+from salm_lightning.metrics import ClassificationMetrics, majority_baseline
 from salm_lightning.models import Architecture, NetworkFactory
 from salm_lightning.modules import VictimModule
 from salm_lightning.modules.schedule import default_optimizer
@@ -33,6 +34,8 @@ RESULTS = "results.json"
 """File name of a victim's results in its run folder."""
 _FEWEST = 50
 """Training steps between two checkpoints of a victim, at least: short ones are soon trained again."""
+_TESTED = 4096
+"""Images that a model which is no network is tested on at a time."""
 _PREDICTED = ("indices", "labels", "probabilities")
 
 
@@ -150,6 +153,28 @@ def train_victim(
     clear_checkpoints(saved)
     remove_empty(run)
     return TrainedVictim(module, victim_results(module, data), curve.values, curve.seconds)
+
+
+def train_shallow(model: Shallow, data: ImageDataModule, seed: int) -> dict[str, Any]:
+    """Train a model that is no network, and return as JSON values what :func:`victim_results` has of one, with a curve of no points.
+
+    Raises:
+        ConfigurationError: The training images are all of one class.
+    """
+    test, meter = data.split("test"), ClassificationMetrics(data.task, data.num_classes)
+    scores = model.fit(data.split("train"), data.info, seed)
+    for start in range(0, len(test), _TESTED):
+        rows = slice(start, start + _TESTED)
+        meter.update_scores(scores(np.asarray(test.images[rows])), labels_to_tensor(test.labels[rows], data.task))
+    result = {name: value.tolist() for name, value in meter.compute().items()}
+    reached = {"step": 0.0, **{name: result[name] for name in meter.scalars}}
+    return {
+        "curve": {"steps": [], "test_acc": []},
+        "data": data.describe(),
+        "majority": majority_baseline(test.labels, data.task, data.num_classes),
+        "test": result,
+        "history": dict.fromkeys(("last", "best_on_val", "peak"), reached),
+    }
 
 
 def victim_results(module: VictimModule, data: ImageDataModule) -> dict[str, Any]:
