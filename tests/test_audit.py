@@ -421,6 +421,7 @@ def test_countermeasures_by_name_class_and_settings() -> None:
     assert {title.split()[0] for title in full} == {
         *("none", "mean", "median", "gaussian", "centercrop", "jpeg", "grey", "bitdepth", "resample", "cutout", "mixup", "cutmix"),
         *("strongaugment", "uerasermax", "adversarialtraining", "orthogonalprojection", "totalvariation"),
+        *("noaugment", "medmnistrecipe", "adamwrecipe", "logisticregression", "randomforest", "nearestneighbours", "hogsvm"),
     }  # fmt: skip
     assert [title for title in full if title.startswith("jpeg")] == ["jpeg quality 10", "jpeg quality 50", "jpeg quality 90"]
     assert sum(title.startswith("adversarialtraining radius") for title in full) == 2
