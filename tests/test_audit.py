@@ -30,6 +30,7 @@ from salm_lightning import commands
 from salm_lightning.audit import audit
 from salm_lightning.audit.choices import PRESETS, choose_countermeasures, text_of
 from salm_lightning.audit.results import (
+    NONE,
     Attempt,
     AuditedRelease,
     AuditResult,
@@ -44,7 +45,17 @@ from salm_lightning.audit.results import (
 from salm_lightning.audit.trials import Battery, Deadline, OutOfTimeError, Store, Trial, name_of, parse_budget, plan, title_of
 from salm_lightning.audit.verdict import attempts_of, judge
 from salm_lightning.commands.audit import read_countermeasures
-from salm_lightning.countermeasures import JPEG, AdversarialTraining, CenterCrop, Countermeasure, FineTune, Mean, TrainingStep
+from salm_lightning.countermeasures import (
+    JPEG,
+    AdversarialTraining,
+    CenterCrop,
+    Countermeasure,
+    FineTune,
+    LogisticRegression,
+    Mean,
+    MedMNISTRecipe,
+    TrainingStep,
+)
 from salm_lightning.data import DatasetInfo, NpzDataModule, SyntheticDataModule, Task
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.files import file_sha256
@@ -578,6 +589,33 @@ def test_several_labels_are_judged_by_auc() -> None:
     assert floors_of(Task.MULTI_LABEL, 14, 0.95) == {"auc": 0.5}
     made = rows(0.7, 0.55, clean=0.8, floors={"auc": 0.5})
     assert judge(made, {"auc": 0.5}, []).word == "does not protect"
+
+
+@pytest.mark.parametrize(
+    ("tried", "word", "said"),
+    [
+        (MedMNISTRecipe(), "does not protect", "Trained in an ordinary way (medmnistrecipe), resnet18 reaches"),
+        (
+            LogisticRegression(),
+            CARELESS,
+            "or takes no network, gets around it (more than 50% counts as learned): logisticregression",
+        ),
+    ],
+)
+def test_recipes_are_ordinary_and_models_that_are_no_networks_are_a_way_around(
+    tried: Countermeasure, word: str, said: str
+) -> None:
+    images: Any = {"protected": {"sha256": "p"}, "clean": {"sha256": "c"}}
+    planned = plan(images, VICTIM, 8, [Countermeasure(), tried], [RESNET18], [0], cross=True)
+    reached = {("protected", "none"): 0.3, ("clean", "none"): 0.8, ("protected", tried.name): 0.7, ("clean", tried.name): 1.0}
+    made = attempts_of([fake(trial.identity, reached[trial.trained_on, trial.kind[1]]) for trial in planned], FLOORS)
+    verdict = judge(made, FLOORS, [])
+    assert verdict.word == word
+    assert said in verdict.text
+    # The best ordinary twin is what there is to learn.
+    assert next(row.kept for row in made if row.countermeasure == NONE) == pytest.approx(
+        0.1 / (0.8 if made[-1].is_ordinary else 0.6)
+    )
 
 
 def test_countermeasures_that_ruin_clean_images_too_are_named() -> None:
