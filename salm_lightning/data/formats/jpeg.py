@@ -26,7 +26,7 @@ _APP0, _APP1, _APP2, _ADOBE, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 _EXIF = b"Exif\0\0"
 _LONG = {b"http://ns.adobe.com/xmp/extension/\0": 75, b"Photoshop 3.0\0": 14}
 """Beginnings of segments whose content goes on in further ones, and how long their own heads are."""
-_AIMED, _TURNS = 8, 60
+_AIMED, _TURNS = 16, 120
 """Turns in which the aim is corrected alone, and all of them; after the last one nothing is changed."""
 _SHRUNK, _LEAST = 0.9, 0.1
 """Factor of the changes of an MCU in a further turn, and the share of them under which there are none."""
