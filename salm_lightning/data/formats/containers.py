@@ -71,6 +71,8 @@ def kept(path: Path) -> NDArray[np.bool_] | None:
     Raises:
         UnsupportedImage: It cannot be read, or not be protected.
     """
+    if not facts(path).alpha:
+        return None
     with _named(path):
         return _transparent(_decoded(_content(path))[1])
 
