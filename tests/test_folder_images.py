@@ -58,6 +58,12 @@ def test_images_are_scaled_as_pillow_does(scans: Path) -> None:
             np.testing.assert_array_equal(row, np.asarray(file.resize((12, 12), Image.Resampling.BILINEAR)))
 
 
+def test_the_working_size_is_at_most_that_of_the_images(scans: Path) -> None:
+    assert FolderDataModule(scans).image_size == 17
+    with pytest.raises(ConfigurationError, match="size=7 is out of range"):
+        FolderDataModule(scans, size=7)
+
+
 def test_depth_is_mapped_by_the_range(scans: Path) -> None:
     for path in scans.rglob("*.png"):
         save(path, RNG.integers(1000, 3001, (12, 12)).astype(np.uint16))
@@ -90,7 +96,7 @@ def test_grey_and_colour_are_one_way_for_a_folder(scans: Path) -> None:
         save(scans / "a" / f"{number}.png", grey + np.uint8(number))
     assert FolderDataModule(scans).channels == 1
     save(scans / "a/0.png", RNG.integers(0, 256, (12, 12, 3), np.uint8))
-    assert FolderDataModule(scans).load().split("train").images.shape[1:] == (64, 64, 3)
+    assert FolderDataModule(scans).load().split("train").images.shape[1:] == (16, 16, 3)
     assert at_working_size(np.zeros((2, 5, 7, 1), np.uint8), 8, 3).shape == (2, 8, 8, 3)
 
 
@@ -196,24 +202,20 @@ def test_several_labels_and_all_protected(tmp_path: Path) -> None:
     assert data.describe()["folder"] == {"holdout": 0.2, "holdout_seed": 0, "protects": "all"}
 
 
-FAST = "--size 8 --width 0.1 --steps 4 --victim_steps 3 --batch_size 8 --accelerator cpu --source_model cnn"
-
-
 def test_every_command_sees_a_folder(scans: Path, workplace: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(shlex.split(f"protect {scans} --out out --holdout 0.3 {FAST}")) == 0
-    printed = capsys.readouterr().out
-    assert f"salm-cli verify out/protected --source {scans}" in printed
-    manifest = Manifest.read(Path("out/protected"))
-    assert manifest.dataset["folder"] == {"holdout": 0.3, "holdout_seed": 0}
-    assert main(shlex.split(f"verify out/protected --source {scans}")) == 0
-    os.utime(scans / "a/1.png")
-    assert main(shlex.split(f"verify out/protected --source {scans}")) == 0
-    save(scans / "a/1.png", np.zeros((9, 9), np.uint8))
-    assert main(shlex.split(f"verify out/protected --source {scans}")) == 1
-    assert "FAIL source" in capsys.readouterr().out
     fit = "--model.width 0.1 --trainer.max_steps 2 --trainer.accelerator cpu --trainer.default_root_dir runs"
-    assert main(shlex.split(f"fit --config victim.yaml --config dataset/folder.yaml --data.path {scans} {fit}")) == 0
-    assert main(shlex.split(f"fit --config method/em.yaml --data {scans} --data.size 8 {fit}")) == 0
+    data = f"--config dataset/folder.yaml --data.path {scans} --data.size 8 --data.holdout 0.3"
+    assert main(shlex.split(f"fit --config method/em.yaml {data} {fit}")) == 0
+    (release,) = Path("runs").rglob("protected")
+    assert Manifest.read(release).dataset["folder"] == {"holdout": 0.3, "holdout_seed": 0}
+    assert f"salm-cli verify {release} --source {scans}" in capsys.readouterr().out
+    assert main(shlex.split(f"verify {release} --source {scans}")) == 0
+    os.utime(scans / "a/1.png")
+    assert main(shlex.split(f"verify {release} --source {scans}")) == 0
+    save(scans / "a/1.png", np.zeros((9, 9), np.uint8))
+    assert main(shlex.split(f"verify {release} --source {scans}")) == 1
+    assert "FAIL source" in capsys.readouterr().out
+    assert main(shlex.split(f"fit --config victim.yaml --data {scans} {fit}")) == 0
 
 
 def test_options_of_folders_are_for_folders(workplace: None, capsys: pytest.CaptureFixture[str]) -> None:

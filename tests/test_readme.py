@@ -10,9 +10,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import write_fake_npz
 from pages import only_read
+from PIL import Image
 
 from salm_lightning.commands import function_of
 from salm_lightning.data import MEDMNIST
@@ -47,6 +49,7 @@ SHORT = {
         "--accelerator",
         "cpu",
     ],
+    "inspect": [],
     "report": [],
     "quality": [],
 }
@@ -70,14 +73,19 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "work"
     folder.mkdir()
     write_fake_npz(folder / "my_images.npz", MEDMNIST["breastmnist"], sizes)
+    for number in range(12):
+        path = folder / "my_scans" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (20, 20), np.uint8)).save(path)
     monkeypatch.chdir(folder)
     return folder
 
 
+@pytest.mark.timeout(900)
 def test_every_command_runs(workplace: Path) -> None:
     """Each command of the README succeeds, and the release that it promises stands there."""
     ran = [command for command in commands() if "quickstart.yaml" not in " ".join(command)]
-    assert {command[0] for command in ran} == {"protect", "verify", "audit", "quality", "fit", "sweep", "report"}
+    assert {command[0] for command in ran} == {"inspect", "protect", "verify", "audit", "quality", "fit", "sweep", "report"}
     for command in ran:
         arguments = [str(Path(part).expanduser()) if part.startswith("~") else part for part in command]
         if "--ckpt_path" in command:
@@ -87,6 +95,7 @@ def test_every_command_runs(workplace: Path) -> None:
     assert (workplace / "lightning_logs/pathmnist-salm/protected/pathmnist.npz").is_file()
     assert (workplace / "lightning_logs/my_images-salm/protected/manifest.json").is_file()
     assert (workplace / "lightning_logs/salm_pathmnist/protected/datamodule.yaml").is_file()
+    assert (workplace / "result/protected/a/0.png").is_file()
 
 
 def test_make_targets_exist() -> None:

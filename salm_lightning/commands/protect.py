@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from salm_lightning.data.tables import FolderOptions
 from salm_lightning.noise.methods import SALM, Method
@@ -20,6 +20,7 @@ def protect(
     method: Method = SALM(),  # noqa: B008 (it has no state)
     proof: bool = True,
     publish: Publish = "all",
+    protect: Literal["all", "train"] = "all",
     batch_size: int | None = None,
     yes: bool = False,
     overwrite: bool = False,
@@ -33,11 +34,12 @@ def protect(
         data: A MedMNIST name, an ``.npz`` file in MedMNIST's layout, a folder of images, or ``synthetic`` for the embedded data.
         out: Folder of the result; ``lightning_logs/<name>-<method>`` by default. The release is in its subfolder ``protected``.
         size: Height and width for a name, 28 by default; MedMNIST has 28, 64, 128 and 224. For a folder those at which models see its
-            images, 64 by default.
+            images, by default 64, or less for smaller ones.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         method: How the noise is made, such as ``SALM``, ``EM``, ``TAP``, ``SP`` or ``Random``; SALM with K = 10 by default.
         proof: Train a clean and a protected victim and compare them.
         publish: What goes into the release: ``all`` is MedMNIST's layout, with the clean val and test images; ``train`` leaves these out.
+        protect: Which images of a folder get noise: ``all`` that are published, or those of the training split alone.
         batch_size: Images per step; 128 by default, 64 at 224 pixels.
         yes: Begin what takes more than a day without asking.
         overwrite: Replace a result that stands at ``out``.
@@ -50,8 +52,13 @@ def protect(
     given = FolderTraining(**options)
     training = Training(**{field.name: getattr(given, field.name) for field in fields(Training)})
     reading = FolderOptions(**{field.name: getattr(given, field.name) for field in fields(FolderOptions)})
-    from salm_lightning.runs.protection import Protection, loaded  # not with this module, which --help needs
+    from salm_lightning.data import FolderDataModule  # not with this module, which --help needs
+    from salm_lightning.data.original import kind_of
+    from salm_lightning.runs.folder_protection import FolderProtection
+    from salm_lightning.runs.protection import Protection, loaded
 
-    with loaded(data, size, root, batch_size, training, reading) as images:
+    is_folder = kind_of(data) is FolderDataModule
+    with loaded(data, size, root, batch_size, training, reading, **({"protects": protect} if is_folder else {})) as images:
         folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
-        Protection(images, folder, method, training, proof, publish).run(yes, overwrite)
+        kind: Any = FolderProtection if is_folder else Protection
+        kind(images, folder, method, training, proof, publish).run(yes, overwrite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,16 +11,17 @@ from rich.text import Text
 from salm_lightning import data
 from salm_lightning.console import progress, say, visible
 from salm_lightning.data.catalogue import archive_path
-from salm_lightning.errors import SalmError
-from salm_lightning.release.manifest import Manifest
-from salm_lightning.release.verify import verify_release
+from salm_lightning.errors import DataError, SalmError
+from salm_lightning.files import expanded
+from salm_lightning.release.manifest import Manifest, is_folder_result
+from salm_lightning.release.verify import Check, verify_release
 
 
 def verify(release: Path, source: str | None = None, root: Path | None = None) -> int:
     """Check a protected dataset and print one line per check.
 
     Args:
-        release: Folder of the protected dataset.
+        release: Folder of the protected dataset; of a protected folder of images the result, which holds ``protected``.
         source: What was protected: a MedMNIST name, the original ``.npz`` file or folder, or ``synthetic``. Without it, only
             the files' sums are compared with the manifest.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
@@ -27,10 +29,29 @@ def verify(release: Path, source: str | None = None, root: Path | None = None) -
     Returns:
         Exit code: 0 if all checks hold, else 1.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    if is_folder_result(release):
+        return _folder(release, source)
     original = None if source is None else _original(source, root, release)
     with progress("comparing images") as on_progress:
         checks = verify_release(release, original, on_progress)
+    return _print(release, checks, original if isinstance(original, Path) else source)
+
+
+def _folder(result: Path, source: str | None) -> int:
+    """Check the result of a folder."""
+    from salm_lightning.release.verify_folder import verify_folder
+
+    original = None if source is None else expanded(source)
+    if original is not None and not original.is_dir():
+        raise DataError(f"source={source} is no folder; give the one that was protected.")
+    with progress("comparing files") as on_progress:
+        checks = verify_folder(result, original, on_progress)
+    return _print(result, checks, original)
+
+
+def _print(release: Path, checks: Sequence[Check], source: Path | str | None) -> int:
+    """Print a line for each check, and return the exit code."""
+    console = Console(soft_wrap=True, highlight=False)
     for check in checks:
         mark = Text("ok  ", style="green") if check.ok else Text("FAIL", style="bold red")
         console.print(Text.assemble(mark, visible(f" {check.name}: {check.detail}")))
@@ -38,8 +59,7 @@ def verify(release: Path, source: str | None = None, root: Path | None = None) -
     if failed:
         say(f"{release}: {len(failed)} of {len(checks)} checks FAILED: {', '.join(failed)}")
         return 1
-    shown = original if isinstance(original, Path) else source
-    against = "only sums were checked, give --source to check the rest" if original is None else f"compared with {shown}"
+    against = "only sums were checked, give --source to check the rest" if source is None else f"compared with {source}"
     say(f"{release}: all {len(checks)} checks hold ({against}).")
     return 0
 

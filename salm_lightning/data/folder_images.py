@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from salm_lightning.errors import ConfigurationError, DataError
 from salm_lightning.files import address, expanded
 
 WORKING_SIZE = 64
-"""Height and width at which models see the images of a folder, by default."""
+"""Height and width at which models see the images of a folder, by default; of smaller images their own smaller side."""
 
 
 class FolderDataModule(ImageDataModule):
@@ -37,7 +37,7 @@ class FolderDataModule(ImageDataModule):
 
     Args:
         path: The folder.
-        size: Height and width at which models see the images.
+        size: Height and width at which models see the images; by default 64, or the smaller side of most images if that is less.
         range: What black and white are in images above 8 bits, as in ``30000:34000``; by default the 0.5 and 99.5 percentiles of the
             training images' values.
         labels: Table of the labels, a CSV; ``folders`` for class folders even if there is a table.
@@ -65,7 +65,7 @@ class FolderDataModule(ImageDataModule):
     def __init__(
         self,
         path: str | Path,
-        size: int = WORKING_SIZE,
+        size: int | None = None,
         range: str | None = None,
         labels: str | None = None,
         file_column: str | None = None,
@@ -81,7 +81,7 @@ class FolderDataModule(ImageDataModule):
         **loading: Any,
     ) -> None:
         self.path = expanded(path)
-        if not 8 <= size <= 1024:
+        if size is not None and not 8 <= size <= 1024:
             raise ConfigurationError(f"size={size} is out of range; give 8 to 1024 pixels.")
         if not 0 < holdout < 1:
             raise ConfigurationError(f"holdout={holdout} is out of range; give more than 0 and less than 1.")
@@ -94,6 +94,7 @@ class FolderDataModule(ImageDataModule):
         refuse_problems(self.path, self.survey)
         if range is not None and all(facts.bits == 8 for facts in self.survey.facts):
             raise ConfigurationError(f"range={range} is for images above 8 bits, and those of {self.path} have 8; leave it out.")
+        size = size or default_size(self.survey)
         self.holdout = holdout
         self.holdout_seed = holdout_seed
         self.protects = protects
@@ -126,6 +127,17 @@ class FolderDataModule(ImageDataModule):
         if split == "train" and self.protects == "all":
             chosen[:] = True
         return np.flatnonzero(chosen[self.working.file_of])
+
+    def only_train(self) -> Self:
+        """Return a DataModule of the same folder whose training split is the folder's, without what is measured on."""
+        other = self.variant()
+        other.protects, other._splits = "train", None
+        return other
+
+    @property
+    def carries_noise(self) -> NDArray[np.bool_]:
+        """Which files are protected, boolean, one for each image of the folder."""
+        return np.ones(len(self.split_of), bool) if self.protects == "all" else self.split_of == "train"
 
     def load_splits(self) -> dict[str, Split]:
         """Decode the images, unless that was done before.
@@ -188,6 +200,12 @@ class FolderDataModule(ImageDataModule):
         if self.protects != "train":
             how["protects"] = self.protects
         return {**super().describe(), "folder": how}
+
+
+def default_size(found: Survey) -> int:
+    """Return the working size of a folder: noise of a larger one than its images would be averaged away."""
+    sides = sorted(min(facts.height, facts.width) for facts in found.facts)
+    return max(8, min(WORKING_SIZE, sides[len(sides) // 2]))
 
 
 def range_of(word: str) -> Range:

@@ -11,7 +11,7 @@ from salm_lightning.checked import Count, member, parse
 from salm_lightning.data.base import ANY_FINDING, SPLITS, Task
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.data.datamodule import ImageDataModule
-from salm_lightning.data.folder_images import WORKING_SIZE, FolderDataModule
+from salm_lightning.data.folder_images import FolderDataModule
 from salm_lightning.data.medmnist import MedMNISTDataModule, NpzDataModule
 from salm_lightning.data.synthetic import SYNTHETIC, SyntheticDataModule
 from salm_lightning.data.tables import FolderOptions
@@ -46,7 +46,7 @@ def named_images(
 
     Args:
         word: A MedMNIST name in any case, an ``.npz`` file in MedMNIST's layout, a folder of images, or ``synthetic``.
-        size: Height and width for a name, 28 by default, and for a folder, WORKING_SIZE by default.
+        size: Height and width for a name, 28 by default, and for a folder, by default 64 or less.
         root: Folder of MedMNIST's files.
         argument: What the user calls it.
         folder: How a folder is read.
@@ -62,7 +62,7 @@ def named_images(
             f"{did_you_mean(word, [*MEDMNIST, SYNTHETIC]) or '.'} Names: {', '.join(MEDMNIST)}."
         )
     if kind is FolderDataModule:
-        return FolderDataModule(word, size or WORKING_SIZE, **asdict(folder), **options)
+        return FolderDataModule(word, size, **asdict(folder), **options)
     given = [field.name for field in fields(folder) if getattr(folder, field.name) != field.default]
     if given:
         raise ConfigurationError(

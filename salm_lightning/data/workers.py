@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -23,32 +24,44 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def in_processes(work: Callable[[_T], _R], tasks: Sequence[_T], few: int = 2) -> Iterator[_R]:
-    """Yield what ``work``, a function of a module, makes of each task, in order.
+def in_processes(work: Callable[[_T], _R], tasks: Iterable[_T], few: int = 2) -> Iterator[_R]:
+    """Yield what ``work``, a function of a module, makes of each task, in order; tasks are taken as they are needed.
 
     Fewer than ``few`` tasks are done in this process, and so is what is left where processes cannot be started or die: a script without
     ``if __name__ == "__main__"`` cannot start any, and the system ends some where memory is short.
     """
-    count = min(cores(), len(tasks), _MOST)
-    done = 0
-    if count > 1 and len(tasks) >= few:
+    left = iter(tasks)
+    first = list(islice(left, few))
+    count = min(cores(), _MOST) if len(first) >= few else 1
+    left = chain(first, left)
+    waiting: deque[tuple[_T, Future[_R]]] = deque()
+    if count > 1:
         pool = ProcessPoolExecutor(count, get_context("forkserver"), initializer=_leave_signals_to_the_first)
-        waiting: deque[Future[_R]] = deque()
         try:
-            for task in tasks:
-                waiting.append(pool.submit(work, task))
+            for task in left:
+                waiting.append((task, _submitted(pool, work, task)))
                 if len(waiting) > count * _AHEAD:
-                    yield waiting.popleft().result()
-                    done += 1
+                    yield waiting[0][1].result()
+                    waiting.popleft()
             while waiting:
-                yield waiting.popleft().result()
-                done += 1
+                yield waiting[0][1].result()
+                waiting.popleft()
         except BrokenProcessPool:
             pass
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    for task in tasks[done:]:
+    for task in chain([task for task, _ in waiting], left):
         yield work(task)
+
+
+def _submitted(pool: ProcessPoolExecutor, work: Callable[[_T], _R], task: _T) -> Future[_R]:
+    """Hand a task out; its future says so where the processes have died."""
+    try:
+        return pool.submit(work, task)
+    except BrokenProcessPool as error:
+        future: Future[_R] = Future()
+        future.set_exception(error)
+        return future
 
 
 def _leave_signals_to_the_first() -> None:

@@ -24,6 +24,8 @@ from salm_lightning.errors import ConfigurationError, ReleaseError, look_up
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+RELEASE = "release"
+"""Folder of the manifest in the result of a protected folder of images."""
 DATAMODULE = "datamodule.yaml"
 DATAMODULE_TEXT = """\
 # Trains a victim on the protected dataset in this file's folder:
@@ -279,6 +281,12 @@ class Manifest:
             ReleaseError: There is none, or it is not valid.
         """
         path = Path(folder) / MANIFEST
+        for result in (Path(folder), Path(folder).parent):
+            if is_folder_result(result):
+                raise ReleaseError(
+                    f"{folder} belongs to a protected folder of images, which verify {result} checks; what else looks into releases takes "
+                    ".npz ones."
+                )
         if path.is_symlink() or not path.is_file():
             raise ReleaseError(f"{folder} is not a protected dataset: it has no {MANIFEST}. Name the folder that holds one.")
         if path.stat().st_size > _LARGEST:
@@ -287,6 +295,11 @@ class Manifest:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ReleaseError(f"{path} cannot be read ({error}).") from error
+
+
+def is_folder_result(path: Path) -> bool:
+    """Return whether a folder may hold the result of a protected folder of images."""
+    return (path / RELEASE / MANIFEST).is_file()
 
 
 def datamodule_fault(path: Path) -> str:

@@ -128,7 +128,7 @@ def write_release(
             source=source.source_file,
             archive=FileSum(path.name, file_sums(path).sha256),
             arrays=specs,
-            versions=_versions(),
+            versions=versions_here(),
         )
         write_text(made / DATAMODULE, DATAMODULE_TEXT)
         write_text(made / MANIFEST, manifest.to_json())
@@ -206,7 +206,8 @@ def _refuse_bad_images(violation: str | None, meter: Meter, selected: NDArray[np
         )
 
 
-def _versions() -> dict[str, str]:
+def versions_here() -> dict[str, str]:
+    """Return the versions of Python and of the packages that shape a release."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

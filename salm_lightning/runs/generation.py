@@ -130,17 +130,10 @@ def _generate(
     data.prepare_data()
     data.setup("predict")
     images = data.split("train").images
-    fingerprint = _fingerprint(module, data, ckpt_path)
+    fingerprint = fingerprint_of(module, data, ckpt_path)
     parts = Parts(parts_folder(folder), fingerprint, len(images), data.chunk_size, images.shape[1:])
-    pending = [] if published else parts.pending()
-    writer = ProtectedWriter(parts)
-    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-    try:
-        if pending:
-            chunks = data.variant(predicted=pending)
-            trainer.predict(module, datamodule=chunks, ckpt_path=ckpt_path, return_predictions=False, weights_only=True)
-    finally:
-        trainer.callbacks.remove(writer)  # type: ignore[attr-defined]
+    if not published:
+        _fill(trainer, module, data, parts, ckpt_path)
     trainer.strategy.barrier("last pass")
 
     def write() -> None:
@@ -149,10 +142,34 @@ def _generate(
         else:
             blocks = tracked(parts, parts.num_chunks, "Measuring and writing", trainer.progress_bar_callback is not None)
             selected = module.selected_samples(data)
-            write_release(folder, data, blocks, *_promise(module), overwrite, selected, parts.announce, publish)
+            write_release(folder, data, blocks, *promise(module), overwrite, selected, parts.announce, publish)
         parts.remove()
 
     _on_rank_zero(trainer, write)
+
+
+def last_pass(
+    trainer: Trainer, module: NoiseGeneratorModule, data: ImageDataModule, folder: Path, ckpt_path: Path | None, fingerprint: str
+) -> Parts:
+    """Run the last pass over every training image on one device, or go on with one, and return its chunks, which are kept in a folder."""
+    data.setup("predict")
+    images = data.split("train").images
+    parts = Parts(folder, fingerprint, len(images), data.chunk_size, images.shape[1:])
+    _fill(trainer, module, data, parts, ckpt_path)
+    return parts
+
+
+def _fill(trainer: Trainer, module: NoiseGeneratorModule, data: ImageDataModule, parts: Parts, ckpt_path: Path | None) -> None:
+    """Make the chunks that are missing."""
+    pending = parts.pending()
+    writer = ProtectedWriter(parts)
+    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+    try:
+        if pending:
+            chunks = data.variant(predicted=pending)
+            trainer.predict(module, datamodule=chunks, ckpt_path=ckpt_path, return_predictions=False, weights_only=True)
+    finally:
+        trainer.callbacks.remove(writer)  # type: ignore[attr-defined]
 
 
 def _on_rank_zero(trainer: Trainer, work: Callable[[], None]) -> None:
@@ -172,7 +189,7 @@ def _on_rank_zero(trainer: Trainer, work: Callable[[], None]) -> None:
         raise error
 
 
-def _promise(module: NoiseGeneratorModule) -> tuple[dict[str, Any], dict[str, Any]]:
+def promise(module: NoiseGeneratorModule) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return how the noise is made and what its method promises of every image, as a manifest has them."""
     method, settings = module.method, module.settings() | ({"training": module.trained} if module.trained else {})
     pixels = method.max_changed_pixels(math.prod(module.image_shape[1:]), module.last_pass_steps)
@@ -188,13 +205,13 @@ def is_published(module: NoiseGeneratorModule, data: ImageDataModule, folder: Pa
     if not manifest.is_file():
         return False
     text = manifest.read_text(encoding="utf-8", errors="replace")
-    if not is_announced(parts_folder(folder), _fingerprint(module, data, ckpt_path), text):
+    if not is_announced(parts_folder(folder), fingerprint_of(module, data, ckpt_path), text):
         return False
     archive = Manifest.read(folder).archive
     return (folder / archive.name).is_file() and file_sums(folder / archive.name).sha256 == archive.sha256
 
 
-def _fingerprint(module: NoiseGeneratorModule, data: ImageDataModule, ckpt_path: Path | None) -> str:
+def fingerprint_of(module: NoiseGeneratorModule, data: ImageDataModule, ckpt_path: Path | None) -> str:
     """Return a SHA-256 of all that the released images depend on."""
     digest = hashlib.sha256(json.dumps([module.settings(), data.describe(), data.chunk_size], sort_keys=True).encode())
     for file in (None if ckpt_path is None else file_sums(ckpt_path), data.source_file):

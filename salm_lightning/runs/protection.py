@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from rich.console import Console
 from rich.table import Table
 
@@ -61,12 +61,13 @@ def loaded(
     batch_size: int | None,
     training: Training,
     folder: FolderOptions = FolderOptions(),  # noqa: B008 (frozen)
+    **options: Any,
 ) -> Iterator[ImageDataModule]:
     """Yield the images that a user names, once the machine is known to take the training, and say at the end how long all took."""
     check_accelerator(training.accelerator)
     seed_everything(training.seed, verbose=False)
     begin = time.perf_counter()
-    yield named_images(data, size, root, folder=folder, batch_size=batch_size, seed=training.seed).load()
+    yield named_images(data, size, root, folder=folder, batch_size=batch_size, seed=training.seed, **options).load()
     say(f"Time taken:        {duration(time.perf_counter() - begin)}")
 
 
@@ -131,7 +132,11 @@ class Protection:
             found = self._prove() if self.proof else {}
         for table in self.tables(found) if found else ():
             Console().print(table)
-        print_release(self.release, self.folder, self.images, verdict(found, self.images) if found else "")
+        self.summarise(verdict(found, self.images) if found else "")
+
+    def summarise(self, said: str) -> None:
+        """Show what was measured and where it is; ``said`` is what the victims have shown, in words."""
+        print_release(self.release, self.folder, self.images, said)
 
     def parts(self) -> list[Path]:
         """Return the folders of what is made on the way to the release."""
@@ -157,18 +162,32 @@ class Protection:
         yield proof_table(found, self.images)
 
     @property
+    def manifest_path(self) -> Path:
+        """Where the manifest of the release is."""
+        return self.release / MANIFEST
+
+    @property
     def is_released(self) -> bool:
         """Whether the release stands that belongs to the result; another one may be replaced."""
-        known, manifest = self._run.results.get("release"), self.release / MANIFEST
+        known, manifest = self._run.results.get("release"), self.manifest_path
         return known is not None and manifest.is_file() and file_sha256(manifest) == known
 
     def note_release(self) -> None:
         """Record that the release that stands there is the result's."""
-        self._run = replace(self._run, results={"release": file_sha256(self.release / MANIFEST)})
+        self._run = replace(self._run, results={"release": file_sha256(self.manifest_path)})
         self._run.write(self._file)
 
     def make_release(self, images: ImageDataModule, folder: Path, overwrite: bool = False, publish: Publish = "all") -> None:
-        """Train a noise generator in ``folder/generator``, where an interrupted training goes on, and write ``folder/protected``."""
+        """Train a noise generator, and write ``folder/protected``."""
+        trainer, module, saved = self.train_generator(images, folder)
+        generate(trainer, module, images, folder / PROTECTED, saved, overwrite, publish)
+
+    def train_generator(self, images: ImageDataModule, folder: Path) -> tuple[Trainer, NoiseGeneratorModule, Path | None]:
+        """Train a noise generator in ``folder/generator``, where an interrupted training goes on.
+
+        Returns:
+            Its Trainer, the generator, and its last checkpoint; ``None`` for a method that needs no training.
+        """
         training, (source, width, steps, _) = self.training, self.training.lengths
         architecture = Architecture.parse(source)
         module = NoiseGeneratorModule(
@@ -186,18 +205,22 @@ class Protection:
         saved = folder / GENERATOR / "checkpoints"
         if self.method.trains_source_on is not None:
             trainer.fit(module, datamodule=images, ckpt_path=latest_checkpoint(saved), weights_only=True)
-        generate(trainer, module, images, folder / PROTECTED, latest_checkpoint(saved), overwrite, publish)
+        return trainer, module, latest_checkpoint(saved)
+
+    def victims_images(self) -> tuple[ImageDataModule, ImageDataModule]:
+        """Return what the victims of the proof are trained on, clean and protected; both are measured on clean images."""
+        poisoned = PoisonedDataModule(self.release, batch_size=self.images.batch_size, seed=self.images.seed)
+        poisoned.measure_on(self.images)
+        return self.images, poisoned
 
     def _prove(self) -> dict[str, dict[str, Any]]:
         """Train the victims whose results are not there yet; return results on the clean test split by what was trained on."""
-        training, images, results = self.training, self.images, {}
+        training, results = self.training, {}
         architecture, (_, width, _, steps) = Architecture.parse(training.victim), training.lengths
         settings = VictimSettings(
             architecture, width, steps, training.precision, learning_rate=training.learning_rate, seed=training.seed
         )
-        poisoned = PoisonedDataModule(self.release, batch_size=images.batch_size, seed=images.seed)
-        poisoned.measure_on(images)
-        for prefix, name, data in zip(self.numbering, VICTIMS, (images, poisoned), strict=True):
+        for prefix, name, data in zip(self.numbering, VICTIMS, self.victims_images(), strict=True):
             path = results_file(self.folder, name)
             if before := self._results(name):
                 say(f"{prefix}a victim on the {name} images: done before")
@@ -236,9 +259,17 @@ class Protection:
                     "anew with --overwrite true."
                 )
         try:
-            check_destination(self.release, overwrite or same)
+            self.check_place(overwrite or same)
         except OutputExistsError as error:
             raise OutputExistsError(f"out={self.folder}: {error}") from error
+
+    def check_place(self, overwrite: bool) -> None:
+        """Refuse a release that stands, unless it may be replaced.
+
+        Raises:
+            OutputExistsError: It may not.
+        """
+        check_destination(self.release, overwrite)
 
     def _all_parts(self) -> list[Path]:
         return [*self.parts(), *(results_file(self.folder, name).parent for name in VICTIMS)]

@@ -1,0 +1,145 @@
+"""Protecting a folder of images: noise at the working size, files like the originals, and a proof on the files as they are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from salm_lightning.console import command, progress, say
+from salm_lightning.data import ImageDataModule
+from salm_lightning.data.base import Split
+from salm_lightning.data.folder_images import FolderDataModule
+from salm_lightning.data.mapped import rows_of
+from salm_lightning.data.survey import survey
+from salm_lightning.data.working import decode
+from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.release.folder import PROTECTED, FolderManifest, check_place, write_folder
+from salm_lightning.release.manifest import MANIFEST, RELEASE, Publish
+from salm_lightning.release.parts import clear_parts, parts_folder
+from salm_lightning.runs.generation import fingerprint_of, last_pass, promise
+from salm_lightning.runs.protection import Protection
+
+
+class StoredFolder(ImageDataModule):
+    """The protected images of a folder result, decoded from the files as they are stored; models are measured on the originals.
+
+    Args:
+        result: The result.
+        original: What it was made from.
+        **loading: See :class:`ImageDataModule`.
+    """
+
+    def __init__(self, result: Path, original: FolderDataModule, **loading: Any) -> None:
+        super().__init__(original.info, **loading)
+        self.result = result
+        self.original = original
+
+    def load_splits(self) -> dict[str, Split]:
+        """Decode the files of the training split; val and test are the originals."""
+        original = self.original
+        found = survey(replace(original.survey.folder, root=self.result / PROTECTED), allow_leak=True)
+        refused = [header.path for header in found.headers if header.facts is None]
+        if refused:
+            raise ReleaseError(f"{self.result / PROTECTED / refused[0]} cannot be read; protect the folder anew.")
+        values = None if original.working.values == (0, 255) else original.working.values
+        with progress("decoding protected images") as on_progress:
+            stored = decode(found, original.info.size, original.info.channels, values, on_progress=on_progress)
+        rows = original.rows("train")
+        train = Split(rows_of(stored.images, rows), original.split("train").labels)
+        return {"train": train, "val": original.split("val"), "test": original.split("test")}
+
+
+@dataclass
+class FolderProtection(Protection):
+    """A result of a folder: ``images`` are protected as their ``protects`` says."""
+
+    images: FolderDataModule
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        out, source = self.folder.resolve(), self.images.path.resolve()
+        if out == source or out.is_relative_to(source) or source.is_relative_to(out):
+            inside = "the result would lie in the folder" if out.is_relative_to(source) else "the folder would lie in the result"
+            raise ConfigurationError(f"out={self.folder}: {inside} {self.images.path}; name another folder with --out.")
+        if self.method.norm != "linf":
+            raise ConfigurationError(
+                f"method={self.method.name} is bound in {self.method.norm}; folders take --method.norm linf."
+            )
+        if self.publish != "all":
+            raise ConfigurationError(f"publish={self.publish} is for .npz files; a folder is published with all its files.")
+
+    def run(self, yes: bool = False, overwrite: bool = False) -> None:
+        """Say what of the folder is protected and measured on, and do it; see :meth:`Protection.run`."""
+        images = self.images
+        carrying, every, measured = int(images.carries_noise.sum()), len(images.carries_noise), len(images.rows("test"))
+        drawn = "" if images.survey.folder.splits else ", drawn"
+        say(
+            f"{images.path}: {images.survey.folder.layout}; {images.num_classes} classes. {carrying} of {every} images get noise, "
+            f"made at {images.image_size} pixels; models are measured on {measured} originals{drawn}."
+        )
+        super().run(yes, overwrite)
+
+    @property
+    def manifest_path(self) -> Path:
+        """Where the manifest is."""
+        return self.folder / RELEASE / MANIFEST
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the tree stands that belongs to the result."""
+        return super().is_released and self.release.is_dir()
+
+    def check_place(self, overwrite: bool) -> None:
+        """Refuse a tree that stands, unless it may be replaced."""
+        check_place(self.folder, overwrite)
+
+    def make_release(self, images: ImageDataModule, folder: Path, overwrite: bool = False, publish: Publish = "all") -> None:
+        """Train a noise generator, and write the files."""
+        trainer, module, saved = self.train_generator(images, folder)
+        name = fingerprint_of(module, images, saved)
+        parts = last_pass(trainer, module, images, parts_folder(self.release), saved, name)
+        with progress("writing files") as on_progress:
+            write_folder(folder, self.images, parts, *promise(module), fingerprint=name, on_progress=on_progress)
+        clear_parts(self.release)
+
+    def victims_images(self) -> tuple[ImageDataModule, ImageDataModule]:
+        """Return what victims are trained on: the originals of the training split, and the same files as they are stored."""
+        images = self.images if self.images.protects == "train" else self.images.only_train()
+        stored = StoredFolder(self.folder, images, batch_size=images.batch_size, seed=images.seed)
+        return images, stored
+
+    def summarise(self, said: str) -> None:
+        """Show what was measured, where the files are, and the next commands."""
+        manifest = FolderManifest.read(self.folder)
+        table = Table(title="Measured on the decoded pixels of the stored files", show_header=False)
+        low, high = manifest.range
+        table.add_row(
+            "largest change",
+            f"{manifest.largest} levels (bound {manifest.bound}: {manifest.radius:g} 255ths of {low} to {high})",
+        )
+        table.add_row("changed pixels per image", f"{manifest.changed_share:.1%}")
+        table.add_row("noise that the files have kept", f"{manifest.noise_kept:.1%}")
+        table.add_row("files with noise", f"{manifest.images}")
+        table.add_row("files copied as they are", f"{manifest.copied}")
+        console = Console()
+        console.print(table)
+        if said:
+            console.print(said, highlight=False, markup=False)
+        for line in (
+            f"Protected files:   {self.release}",
+            f"What each became:  {self.folder / RELEASE / 'files.csv'}",
+            f"Its noise:         {manifest.settings.get('method', {}).get('name')}, made at {manifest.dataset['size']} pixels",
+            *self._published(),
+            f"Check it:          {command('salm-cli', 'verify', self.folder, '--source', self.images.path)}",
+            f"Publish:           {self.release} alone; {self.folder / 'generator'} and {self.folder / RELEASE} stay with you",
+        ):
+            say(line)
+
+    def _published(self) -> list[str]:
+        carrying = self.images.carries_noise
+        clean = len(carrying) - int(carrying.sum()) + len(self.images.survey.folder.unlabelled)
+        return [f"It publishes:      {clean} images as they are, too; --protect all gives all of them noise"] if clean else []
