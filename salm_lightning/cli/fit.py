@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from inspect import signature
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, cast, get_args
@@ -24,20 +23,17 @@ from torch import Tensor
 from salm_lightning.callbacks import NoisePictures, Throughput, progress_bar
 from salm_lightning.callbacks.checkpoint import RunCheckpoint, checkpoint_folder, run_folder
 from salm_lightning.callbacks.saved import latest_checkpoint, read_checkpoint
-from salm_lightning.cli.composition import DEFAULT, Rules, Setting, same_class
 from salm_lightning.cli.config_files import resolve_checkpoint
-from salm_lightning.cli.messages import imported
-from salm_lightning.cli.parser import SalmArgumentParser, salm_error_behind
-from salm_lightning.cli.refusals import check_monitors, check_share_of_test, refuse
+from salm_lightning.cli.fit_parser import TRAINER_DEFAULTS, FitParser
+from salm_lightning.cli.parser import salm_error_behind
+from salm_lightning.cli.refusals import check_monitors, check_share_of_test
 from salm_lightning.console import command
 from salm_lightning.data import ImageDataModule
-from salm_lightning.data.original import Kind, kind_of
 from salm_lightning.errors import DAMAGED, ConfigurationError, OutputExistsError, SalmError, look_up
 from salm_lightning.files import LOCK, locked
-from salm_lightning.models.architecture import PAPER_SGD, Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.modules.base import LEFT_TO_SWEEP
-from salm_lightning.release import PoisonedDataModule, check_destination
+from salm_lightning.release import check_destination
 from salm_lightning.runs.effort import Precision, check_seed
 from salm_lightning.runs.folder import CONFIG, PREDICTIONS, clear_run, is_run
 from salm_lightning.runs.generation import generate, is_published
@@ -45,92 +41,6 @@ from salm_lightning.runs.summary import print_release, print_victim
 from salm_lightning.runs.trainers import FROM_DATA, RunTrainer
 from salm_lightning.runs.victims import gather_predictions, save_predictions
 from salm_lightning.version import __version__
-
-LINKED = {
-    **{f"model.{name}": "it is taken from the data, remove it" for name in FROM_DATA},
-    **{f"{owner}.seed": "use --seed_everything" for owner in ("model", "data")},
-}
-"""Options that are settled by others, so that a value for them would be replaced silently; and what to do instead."""
-
-
-def _data(word: str) -> Any:
-    """Return the class and options of the data that a user's word stands for, or the word where it is a class's name."""
-    kind: Any = kind_of(word)
-    if kind is None:
-        return word
-    name, parameter = next(iter(signature(kind).parameters.items()))
-    return {"class_path": kind.__name__, "init_args": {name: word} if parameter.default is parameter.empty else {}}
-
-
-RULES = Rules({"model.optimizer": PAPER_SGD, "model.lr_scheduler": {"class_path": "FractionalStepLR"}}, {"data": _data})
-"""What options of the optimiser and the schedule belong to until a class is named (paper: Section 4.1), and what words for data mean."""
-DATA = (*get_args(Kind), PoisonedDataModule)
-"""What ``--data`` takes by name, which is every subclass that has been imported."""
-
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "max_steps": 5000,
-    "max_epochs": -1,
-    "check_val_every_n_epoch": None,
-    "val_check_interval": 250,
-    "num_sanity_val_steps": 0,
-    "use_distributed_sampler": False,
-}
-"""Training is counted in steps, as in the paper; the loaders shard by themselves."""
-
-
-class FitParser(SalmArgumentParser, LightningArgumentParser):
-    """LightningCLI's parser as :class:`SalmArgumentParser`; LightningCLI calls it by names that jsonargparse has deprecated."""
-
-    rules, taken, example = RULES, LINKED, "salm-cli fit --config method/salm.yaml --config dataset/pathmnist.yaml"
-    runs_here = True
-    parent_parser: LightningArgumentParser
-    subcommand: str
-
-    def parse_composed(self, args: list[str]) -> Namespace:
-        """Parse the composed command line as that of one of LightningCLI's commands."""
-        found: Namespace = self.parent_parser.parse_args([self.subcommand, *args])
-        return found
-
-    def settle(self, settings: Setting) -> None:
-        """Refuse what cannot work, and settle what depends on several settings: optimiser, and validations by epochs."""
-        refuse(settings, self.runs_here)
-        _own_optimizer(settings)
-        epochs, interval = (settings.find(f"trainer.{name}") for name in ("check_val_every_n_epoch", "val_check_interval"))
-        if epochs is not None and epochs.value is not None and (interval is None or (epochs.typed and not interval.typed)):
-            settings.put({"trainer": {"val_check_interval": 1.0}}, DEFAULT)
-
-    def instantiate_classes(self, cfg: Namespace, **kwargs: Any) -> Namespace:
-        """Instantiate the classes of a configuration."""
-        made: Namespace = self.instantiate(cfg, **kwargs)
-        return made
-
-    def save(self, *args: Any, skip_none: bool = True, **kwargs: Any) -> None:
-        """Write a configuration to a file."""
-        super().save(*args, skip_unset=skip_none, **kwargs)
-
-
-def _own_optimizer(settings: Setting) -> None:
-    """Spell out the optimiser and the schedule that are not named: those of the architecture, or of the countermeasure."""
-    model = settings.find("model")
-    if model is None or not any(same_class(str(model.value), kind.__name__) for kind in (NoiseGeneratorModule, VictimModule)):
-        return
-    for name in ("optimizer", "lr_scheduler"):
-        if name not in model.children:
-            settings.put({f"model.{name}": {}}, DEFAULT)
-    named = [(setting.options(), name) for name in ("arch", "source") if (setting := settings.find(f"model.{name}"))]
-    word = str(setting.value) if (setting := model.children.get("countermeasure")) else ""
-    kind = imported(word) or imported(f"salm_lightning.countermeasures.{word}")
-    shares = getattr(kind, "milestones", None)
-    own = {
-        "optimizer": (Architecture.parse(*named[0]).optimizer if named else None) or getattr(kind, "optimizer", None),
-        "lr_scheduler": shares and {"class_path": "FractionalStepLR", "init_args": {"fractions": list(shares)}},
-    }
-    for name, value in own.items():
-        given = model.children[name]
-        if value and given.origin == DEFAULT:
-            options = {key: child.options() for key, child in given.children.items() if not child.origin.startswith(DEFAULT)}
-            given.put(value, DEFAULT)
-            given.put(options, DEFAULT)
 
 
 class SalmCLI(LightningCLI):
