@@ -24,6 +24,10 @@ _MOST_TIMEOUTS = 100
 """Times that a job may be ended by its time limit and go on; submitit's own three are few for a long training."""
 
 
+_ALL_CPUS = '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'
+"""Since SLURM 22.05 the ``srun`` of a batch script has one CPU unless it is told."""
+
+
 class Local:
     """Runs so many jobs at a time as processes of this machine.
 
@@ -111,7 +115,10 @@ class Cluster:
         self._queue = Queue() if kind == "slurm" else None
         self._name = options.pop("name", folder.parent.name)
         timeouts = {f"{kind}_max_num_timeout": options.pop("max_num_timeout", _MOST_TIMEOUTS)}
-        own = {"slurm_additional_parameters": {"requeue": True} | options.pop("slurm_additional_parameters", {})}
+        own = {
+            "slurm_additional_parameters": {"requeue": True} | options.pop("slurm_additional_parameters", {}),
+            "slurm_setup": [*options.pop("slurm_setup", []), _ALL_CPUS],
+        }
         try:
             if self._queue:
                 check_slurm()

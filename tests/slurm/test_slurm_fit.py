@@ -55,6 +55,16 @@ def protected(job: str) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in ("pathmnist.npz", "manifest.json")}
 
 
+def test_the_data_are_fetched_beforehand(place: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = block("export SALM_DATA_ROOT")
+    for name in ("data", "cache"):
+        assert f"=$PWD/{name}" in fetch.splitlines()[0]
+    monkeypatch.setenv("SALM_DATA_ROOT", str(Path("data").absolute()))
+    (code,) = re.findall(r"python -c '(.*)'", fetch)
+    with pytest.warns(UserWarning, match=r"data/pathmnist\.npz is not the official MedMNIST file"):
+        exec(code)
+
+
 def test_the_documented_script_is_requeued_and_its_release_is_that_of_an_uninterrupted_run(place: Slurm) -> None:
     script = changed(
         block("#!/bin/bash"),

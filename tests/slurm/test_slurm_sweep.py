@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -127,5 +128,17 @@ def test_a_preempted_job_goes_on_and_one_that_timed_out_too_often_ends(slurm: Sl
         assert "starts again" not in log.read_text()
         slurm.run("scancel", "--signal=USR2", number)  # as SLURM does before a job's time is over
         assert sweep.end() == 1, sweep.said
-        assert "Job not requeued because: timed-out too many times" in sweep.said, sweep.said
+        assert "UncompletedJobError: Job not requeued because: timed-out too many times. (log: swept/submitit/" in sweep.said, (
+            sweep.said
+        )
     assert log.read_text().count("interrupted; the state is saved") == 2
+    shown = log.read_text().count("step ")
+    with Sweep({"timeout_min": 5, "cpus_per_task": 2}, steps=100000) as sweep:
+        wait(lambda: log.read_text().count("step ") > shown, "the run to go on")
+        (number,) = slurm.jobs()
+        assert "CPUs=2" in slurm.run("scontrol", "show", "step", f"{number}.0")
+        sweep.process.send_signal(signal.SIGINT)
+        assert sweep.end() == 130, sweep.said
+        assert f"scancel {number}" in sweep.said
+    assert log.read_text().count("interrupted; the state is saved") == 3
+    assert not slurm.jobs(), "a job that is cancelled is not queued again"
