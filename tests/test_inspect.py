@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import shlex
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -212,6 +215,35 @@ FIRST = os.getpid()
 def test_work_in_processes_keeps_its_order_and_survives_their_end(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("salm_lightning.data.workers.cores", lambda: 2)
     assert list(workers.in_processes(double, range(50), few)) == list(range(0, 100, 2))
+
+
+def wait(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def test_processes_end_with_the_one_that_is_killed(tmp_path: Path) -> None:
+    program = (
+        "from salm_lightning.data import workers\nworkers.cores = lambda: 2\nimport test_inspect\n"
+        "for _ in workers.in_processes(test_inspect.wait, [0.1] * 600): print(flush=True)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    first = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment)
+    assert first.stdout is not None
+    first.stdout.readline()
+    family = _descendants(first.pid)
+    assert len(family) >= 3
+    first.kill()
+    first.wait()
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{process}").exists() for process in family) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert [process for process in family if Path(f"/proc/{process}").exists()] == []
+
+
+def _descendants(process: int) -> list[int]:
+    children = [int(word) for path in Path(f"/proc/{process}/task").glob("*/children") for word in path.read_text().split()]
+    return [*children, *(below for child in children for below in _descendants(child))]
 
 
 @pytest.mark.real_data

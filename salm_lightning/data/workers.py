@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,6 +19,8 @@ _R = TypeVar("_R")
 _AHEAD = 3
 """Tasks for each process that are handed out before their results are asked for."""
 _MOST = 16
+_LOOK = 1.0
+"""Seconds between two looks whether the first process is there."""
 
 
 def cores() -> int:
@@ -36,7 +40,7 @@ def in_processes(work: Callable[[_T], _R], tasks: Iterable[_T], few: int = 2) ->
     left = chain(first, left)
     waiting: deque[tuple[_T, Future[_R]]] = deque()
     if count > 1:
-        pool = ProcessPoolExecutor(count, get_context("forkserver"), initializer=_leave_signals_to_the_first)
+        pool = ProcessPoolExecutor(count, get_context("forkserver"), initializer=_begin, initargs=(os.getpid(),))
         try:
             for task in left:
                 waiting.append((task, _submitted(pool, work, task)))
@@ -64,5 +68,16 @@ def _submitted(pool: ProcessPoolExecutor, work: Callable[[_T], _R], task: _T) ->
         return future
 
 
-def _leave_signals_to_the_first() -> None:
+def _begin(first: int) -> None:
+    """Leave Ctrl-C to the first process, and end when that has: one that is killed cannot end others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(first,), daemon=True).start()
+
+
+def _end_with(process: int) -> None:
+    while True:
+        time.sleep(_LOOK)
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            os._exit(1)
