@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -146,6 +147,31 @@ def test_damage_and_changes_are_noticed(scans: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(DataError, match="was changed or removed after it was opened"):
         data.checksum()
     assert FolderDataModule(scans).load().checksum() == before
+
+
+def test_a_full_disk_is_named(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"Images cannot be kept in .*No space left .*Set SALM_CACHE_DIR"):
+        FolderDataModule(scans).load()
+
+
+def test_two_at_once_decode_once(scans: Path) -> None:
+    program = (
+        "import sys, salm_lightning.data.working as w\nfrom salm_lightning.data.folder import read_folder\n"
+        "from salm_lightning.data.survey import survey\nimport time\n"
+        f"found = survey(read_folder({str(scans)!r}))\nread, count = w.formats.read, []\n"
+        "def slowly(path):\n    count.append(path)\n    time.sleep(0.05)\n    return read(path)\n"
+        "w.formats.read = slowly\nw.decode(found, 8, 1)\nprint(len(count))\n"
+    )
+    runs = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    ends = [run.communicate(timeout=200) for run in runs]
+    assert sorted(int(out) for out, _ in ends) == [0, 40]
 
 
 def test_a_folder_with_problems_is_refused_in_one_line(scans: Path) -> None:

@@ -207,6 +207,21 @@ def test_a_killed_writing_goes_on(scans: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"protected", "release"}
 
 
+def test_an_unfinished_tree_from_elsewhere_is_not_gone_on_with(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = FolderDataModule(scans, size=16, protects="all").load()
+    with pytest.raises(ReleaseError, match="0 of 20 images were protected"):
+        write_folder(tmp_path / "out", data, [], SETTINGS, BOUND, "first")
+    digest = file_sha256(scans / "train/a/0.png")
+    (tmp_path / "out/.unfinished/protected/train/a").mkdir(parents=True)
+    shutil.copy(scans / "train/a/0.png", tmp_path / "out/.unfinished/protected/train/a/0.png")
+    (tmp_path / "out/.unfinished/journal.csv").write_bytes(f"train/a/0.png,PNG,{digest},{digest},0,0.0,0,1.0,\r\n".encode())
+    monkeypatch.setenv("SALM_STATE_DIR", str(tmp_path / "elsewhere"))
+    write_folder(tmp_path / "out", data, noisy(data), SETTINGS, BOUND, "first")
+    assert (tmp_path / "out/protected/train/a/0.png").read_bytes() != (scans / "train/a/0.png").read_bytes()
+
+
 def test_a_source_that_changes_is_noticed_and_nothing_is_published(scans: Path, tmp_path: Path) -> None:
     data = FolderDataModule(scans, size=16, protects="all").load()
     shutil.copy(scans / "train/a/3.png", scans / "train/a/0.png")

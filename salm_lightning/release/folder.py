@@ -25,8 +25,9 @@ from salm_lightning.data.formats import Facts
 from salm_lightning.data.sums import FileSum
 from salm_lightning.data.workers import in_processes
 from salm_lightning.errors import OutputExistsError, ReleaseError
-from salm_lightning.files import building, exchange, file_sha256, flush, remove, write_json, write_text
+from salm_lightning.files import building, exchange, file_sha256, flush, remove, write_json
 from salm_lightning.release.manifest import MANIFEST, RELEASE, Bound, is_folder_result
+from salm_lightning.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from salm_lightning.data.folder_images import FolderDataModule
@@ -356,10 +357,14 @@ def _write_table(path: Path, records: Iterable[FileRecord]) -> None:
 def _begin(unfinished: Path, fingerprint: str) -> dict[str, FileRecord]:
     """Return the files of an unfinished tree that are written, if it is of the same fingerprint; else begin anew."""
     header = unfinished / _HEADER
-    if not header.is_file() or header.read_text(encoding="utf-8", errors="replace") != fingerprint:
+    try:
+        values, ours = read_sealed(header)  # a tree that came from elsewhere is not gone on with
+    except ReleaseError:
+        values, ours = {}, False
+    if not ours or values.get("fingerprint") != fingerprint:
         remove(unfinished)
         (unfinished / PROTECTED).mkdir(parents=True)
-        write_text(header, fingerprint)
+        write_sealed(header, {"fingerprint": fingerprint})
     journal = unfinished / _JOURNAL
     text = journal.read_bytes().decode("utf-8", errors="surrogateescape") if journal.is_file() else ""
     whole, done = text[: text.rfind("\r\n") + 2] if "\r\n" in text else "", {}
