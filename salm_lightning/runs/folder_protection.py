@@ -102,6 +102,7 @@ class FolderProtection(Protection):
         trainer, module, saved = self.train_generator(images, folder)
         name = fingerprint_of(module, images, saved)
         parts = last_pass(trainer, module, images, parts_folder(self.release), saved, name)
+        say(f"writing {int(self.images.carries_noise.sum())} files with noise, each read back and compared")
         with progress("writing files") as on_progress:
             write_folder(folder, self.images, parts, *promise(module), fingerprint=name, on_progress=on_progress)
         clear_parts(self.release)
