@@ -29,6 +29,7 @@ from salm_lightning.data import MEDMNIST
 from salm_lightning.files import LOCK
 from salm_lightning.release import verify_release
 
+processes.TIMEOUT = 900.0  # other work may take nearly all of a machine
 ROOT = Path(__file__).parents[2]
 _CHANGES = {
     "os.rename": (1, 3),
