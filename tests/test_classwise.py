@@ -19,6 +19,7 @@ from salm_lightning.errors import ConfigurationError, DataError
 from salm_lightning.files import cache_root
 from salm_lightning.main import main
 from salm_lightning.release import Manifest
+from salm_lightning.release.parts import Parts, parts_folder
 
 SHORT = (
     "--batch_size 16 --method.percent 20 --training.steps 3 --training.victim_steps 3 --training.width 0.125 "
@@ -147,7 +148,10 @@ def test_two_classes_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "out/protected", "--source", "bloodmnist.npz"]) == 0
     capsys.readouterr()
 
+    left = Parts(parts_folder(Path("out/class-0/protected")), "by a kill before they were removed", 8, 4, (28, 28, 3))
+    left.save(0, arrays["train_images"][:4])
     assert _classwise(command) == 0, "what is finished is shown again"
+    assert not left.folder.exists()
     assert "recall" in capsys.readouterr().out
     assert _classwise(f"{command} --overwrite true --proof false") == 0
     assert "basophil: done before" in capsys.readouterr().out

@@ -32,6 +32,7 @@ from salm_lightning.data import SyntheticDataModule
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.files import locked
 from salm_lightning.main import main
+from salm_lightning.release.parts import Parts, parts_folder
 from salm_lightning.runs.record import FAILED, Run
 from salm_lightning.sweep import runners, slurm
 from salm_lightning.sweep.job import FIXED, Job, work
@@ -135,6 +136,15 @@ def test_csv_has_a_row_per_victim_with_what_was_measured(out: Path) -> None:
         assert float(row["psnr"]) == (measured["psnr"] or float("inf"))
         assert float(row["generator_seconds"]) > 0
     assert {rows[0][name] for name in ("release", "linf", "generator_seconds")} == {""}
+
+
+def test_chunks_that_a_killed_fit_left_beside_its_release_are_removed(out: Path) -> None:
+    release = Path(results()[1]["release"])
+    left = Parts(parts_folder(release), "by a kill before they were removed", 8, 4, (28, 28))
+    left.save(0, np.zeros((4, 28, 28), np.uint8))
+    assert sweep() == 0
+    assert not left.folder.exists()
+    assert release.is_dir()
 
 
 def test_no_noise_leaves_the_clean_images(out: Path) -> None:

@@ -131,8 +131,14 @@ def parts_folder(release: Path) -> Path:
     return release.with_name(f".{release.name}.parts")
 
 
+def clear_chunks(release: Path) -> None:
+    """Delete the chunks of a release, as a run that was killed after that stood has left them; what was announced stays."""
+    if parts_folder(release).is_dir():
+        _clear(parts_folder(release))
+
+
 def clear_parts(release: Path) -> None:
-    """Delete the chunks that are kept for a release."""
+    """Delete all that is kept for a release."""
     folder = parts_folder(release)
     if folder.is_dir():
         _clear(folder)

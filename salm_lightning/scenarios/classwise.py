@@ -24,6 +24,7 @@ from salm_lightning.data.original import named_images
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.selection import class_number
 from salm_lightning.release import Manifest, write_release
+from salm_lightning.release.parts import clear_chunks
 from salm_lightning.runs.estimate import Work
 from salm_lightning.runs.plan import generator_work
 from salm_lightning.runs.protection import GENERATOR, PROTECTED, Protection
@@ -130,6 +131,7 @@ class ClassWise(Protection):
             head = f"[{position}/{len(self.numbers)}] {images.info.class_names[number]}"
             if self._is_protected(number):
                 say(f"{head}: done before")
+                clear_chunks(self._part(number) / PROTECTED)
                 continue
             say(f"{head} among {len(support.class_names)} support classes")
             options = {"batch_size": images.batch_size, "seed": self.training.seed}

@@ -14,6 +14,7 @@ from salm_lightning.console import duration, say
 from salm_lightning.errors import SalmError
 from salm_lightning.files import locked
 from salm_lightning.interruption import Interrupted, interruptible
+from salm_lightning.release.parts import clear_chunks
 from salm_lightning.runs.estimate import Estimator
 from salm_lightning.runs.record import DONE
 from salm_lightning.runs.trainers import check_accelerator
@@ -106,6 +107,9 @@ def run_all(jobs: Sequence[Job], runner: Runner, out: Path, write: Callable[[], 
         write()
         try:
             run_jobs(jobs, runner, ended)
+            for job in jobs:
+                if job.makes_release and job.state().is_done:  # by a fit that was killed at its very end, perhaps
+                    clear_chunks(job.release)
         except Interrupted as interruption:
             write()
             say("Stopped; runs that were at work have kept their last state. The same command goes on from there.")
