@@ -207,11 +207,21 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     with ExitStack() as held:
         with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            held.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            held.callback(place.unlink, missing_ok=True)  # who waits for it finds the work done
+            while not _lock(place, held):  # whoever had it has removed it
+                pass
+            held.callback(place.unlink, missing_ok=True)
         yield
+
+
+def _lock(path: Path, held: ExitStack) -> bool:
+    """Wait for the lock of a file, and return whether that is still the one of this name."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    held.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def state_root() -> Path:

@@ -32,6 +32,24 @@ def _gone() -> int:
     return process.pid
 
 
+def test_processes_that_share_a_cache_take_turns(tmp_path: Path) -> None:
+    """Also while others have just removed the lock: each makes a file that nobody else may have made."""
+    busy, children = tmp_path / "busy", []
+    for _ in range(4):
+        if not (child := os.fork()):
+            try:
+                for _ in range(100):
+                    with files.one_at_a_time(tmp_path / "archive"):
+                        busy.touch(exist_ok=False)
+                        busy.unlink()
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert not list(files.cache_root().glob(".*.lock"))
+
+
 def test_a_folder_is_locked_once_and_the_second_hears_by_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     (tmp_path / LOCK).write_text("process 1 of somebody with a long name, since long ago" * 9)

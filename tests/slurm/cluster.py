@@ -17,7 +17,7 @@ from pathlib import Path
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 """What Debian and Ubuntu call what this needs."""
-NODES = ("salm-node1", "salm-node2")
+NODES = tuple(f"salm-{os.getpid()}-{number}" for number in (1, 2))
 _HOSTS = Path("/etc/hosts")
 _CONFIGURATION = """\
 ClusterName=tests

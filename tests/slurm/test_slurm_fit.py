@@ -121,11 +121,12 @@ from pathlib import Path
 
 import torch.distributed as distributed
 
-from salm_lightning.data import arrays, medmnist
+from salm_lightning.data import arrays, medmnist, sums
 from salm_lightning.main import main
 from salm_lightning.runs import generation
 
-write, together, unpack = generation.write_release, generation._on_rank_zero, arrays._unpack_member
+write, together = generation.write_release, generation._on_rank_zero
+unpack, sum_up = arrays._unpack_member, sums._sum_up
 
 
 def note(what):
@@ -135,8 +136,14 @@ def note(what):
 
 def download(self):
     note("download")
-    time.sleep(1)
     shutil.copy("data/pathmnist.npz", self.source_path)
+    time.sleep(3)
+
+
+def summed(path, size):
+    if "elsewhere" in str(path):
+        note("sum")
+    return sum_up(path, size)
 
 
 def unpack_member(archive, name, folder):
@@ -157,7 +164,7 @@ def on_rank_zero(trainer, work):
 
 
 medmnist.MedMNISTDataModule._download = download
-arrays._unpack_member = unpack_member
+arrays._unpack_member, sums._sum_up = unpack_member, summed
 generation.write_release, generation._on_rank_zero = write_late, on_rank_zero
 sys.exit(main(sys.argv[1:]))
 """
@@ -173,4 +180,4 @@ def test_one_rank_fetches_the_data_and_the_others_wait_for_as_long_as_a_release_
     wait(lambda: job not in place.jobs(), "the run's end")
     log = Path("log").read_text()
     assert place.details(job)["JobState"] == "COMPLETED", log
-    assert sorted(Path("done").read_text().split()) == ["download", "limited", "limited", "unpack", "unpack", "unpack"]
+    assert sorted(Path("done").read_text().split()) == ["download", "limited", "limited", "sum", *3 * ["unpack"]]
