@@ -228,6 +228,13 @@ def test_several_labels_and_all_protected(tmp_path: Path) -> None:
     assert data.describe()["folder"] == {"holdout": 0.2, "holdout_seed": 0, "protects": "all"}
 
 
+def test_labels_are_a_part_of_what_data_are(tmp_path: Path) -> None:
+    rows = [f"{number},{'xy'[number % 2]}" for number in range(12)]
+    before = FolderDataModule(table(tmp_path, rows, "file,label"), size=8).load().checksum()
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows[1:], "0,y"]))
+    assert FolderDataModule(tmp_path, size=8).load().checksum() != before
+
+
 def test_every_command_sees_a_folder(scans: Path, workplace: None, capsys: pytest.CaptureFixture[str]) -> None:
     fit = "--model.width 0.1 --trainer.max_steps 2 --trainer.accelerator cpu --trainer.default_root_dir runs"
     data = f"--config dataset/folder.yaml --data.path {scans} --data.size 8 --data.holdout 0.3"

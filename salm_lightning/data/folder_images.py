@@ -173,14 +173,15 @@ class FolderDataModule(ImageDataModule):
         return labels
 
     def _file_now(self) -> FileSum:
-        """Return the sum of all files as they were decoded; another one if one of them was changed since."""
-        images, working = self.survey.folder.images, self.working
+        """Return the sum of all files as they were decoded, with their labels; another one if one of them was changed since."""
+        folder, working = self.survey.folder, self.working
         changed = [
-            image.path for image, stat in zip(images, working.stats, strict=True) if stat_of(self.path / image.path) != stat
+            image.path
+            for image, stat in zip(folder.images, working.stats, strict=True)
+            if stat_of(self.path / image.path) != stat
         ]
-        return FileSum(
-            self.info.name, address([[image.path, total] for image, total in zip(images, working.sums, strict=True)], changed)
-        )
+        known = [[*image, total] for image, total in zip(folder.images, working.sums, strict=True)]
+        return FileSum(self.info.name, address(known, folder.class_names, changed))
 
     @property
     def word(self) -> str:

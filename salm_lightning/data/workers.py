@@ -25,7 +25,7 @@ _LOOK = 1.0
 
 def cores() -> int:
     """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_processes(work: Callable[[_T], _R], tasks: Iterable[_T], few: int = 2) -> Iterator[_R]:

@@ -90,7 +90,7 @@ class FolderManifest:
         largest: Largest change of any value, in stored integers.
         changed_share: Share of changed pixels, mean over the files with noise.
         noise_kept: Share of the noise that the containers have kept, mean over the files with noise.
-        source: Name of the folder, and the sum of its images.
+        source: Name of the folder, and the sum of its images and their labels.
         files: Name and sum of the table of files.
         versions: Versions of the packages that made it.
     """
