@@ -18,10 +18,11 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from salm_lightning.data import FolderDataModule, formats
 from salm_lightning.data.folder import is_junk
-from salm_lightning.errors import OutputExistsError, ReleaseError
+from salm_lightning.errors import DataError, OutputExistsError, ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.main import main
 from salm_lightning.release.folder import FolderManifest, check_place, native_noise, read_records, stored_bound, write_folder
+from salm_lightning.release.protected_folder import ProtectedFolderDataModule
 from salm_lightning.release.verify_folder import verify_folder
 
 RNG = np.random.default_rng(0)
@@ -254,6 +255,26 @@ def test_protect_a_folder(scans: Path, workplace: None, capsys: pytest.CaptureFi
     Path("out/protected/mine.txt").touch()
     assert main(shlex.split(f"protect {scans} --out out {FAST} --overwrite true")) == 2
     assert "holds mine.txt, which no result of ours says anything about" in capsys.readouterr().err
+
+
+def test_a_victim_trains_on_the_stored_files(scans: Path, workplace: None, capsys: pytest.CaptureFixture[str]) -> None:
+    data = FolderDataModule(scans, size=16, protects="all").load()
+    write_folder(Path("out"), data, noisy(data), {"seed": 0, **SETTINGS}, BOUND, "first")
+    stored = ProtectedFolderDataModule("out", scans).load()
+    assert [len(stored.split(name)) for name in ("train", "val", "test")] == [14, 6, 6]
+    clean = data.only_train().split("train").images.astype(int)
+    change = np.abs(stored.split("train").images - clean)
+    assert 0 < change.max() <= 9
+    np.testing.assert_array_equal(stored.split("test").images, data.split("test").images)
+    fit = "--model.width 0.1 --trainer.max_steps 2 --trainer.accelerator cpu --trainer.default_root_dir runs"
+    victim = f"fit --config victim.yaml --data ProtectedFolderDataModule --data.root out --data.original {scans} {fit}"
+    assert main(shlex.split(victim)) == 0
+    Path("out/protected/README.md").write_text("other")
+    with pytest.raises(ReleaseError, match=r"out is not what was released \(sums: README\.md"):
+        ProtectedFolderDataModule("out", scans).load()
+    (scans / "test/b/0.png").unlink()
+    with pytest.raises(DataError, match="is not what out was made from: images or labels differ"):
+        ProtectedFolderDataModule("out", scans)
 
 
 @pytest.mark.parametrize("out", ["scans/out", "scans", "."])

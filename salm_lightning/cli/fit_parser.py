@@ -16,6 +16,7 @@ from salm_lightning.data.original import Kind, kind_of
 from salm_lightning.models.architecture import PAPER_SGD, Architecture
 from salm_lightning.modules import NoiseGeneratorModule, VictimModule
 from salm_lightning.release import PoisonedDataModule
+from salm_lightning.release.protected_folder import ProtectedFolderDataModule
 from salm_lightning.runs.trainers import FROM_DATA
 
 LINKED = {
@@ -36,7 +37,7 @@ def _data(word: str) -> Any:
 
 RULES = Rules({"model.optimizer": PAPER_SGD, "model.lr_scheduler": {"class_path": "FractionalStepLR"}}, {"data": _data})
 """What options of the optimiser and the schedule belong to until a class is named (paper: Section 4.1), and what words for data mean."""
-DATA = (*get_args(Kind), PoisonedDataModule)
+DATA = (*get_args(Kind), PoisonedDataModule, ProtectedFolderDataModule)
 """What ``--data`` takes by name, which is every subclass that has been imported."""
 
 TRAINER_DEFAULTS: dict[str, Any] = {

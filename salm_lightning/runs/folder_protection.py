@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from salm_lightning.console import command, progress, say
 from salm_lightning.data import ImageDataModule
-from salm_lightning.data.base import Split
 from salm_lightning.data.folder_images import FolderDataModule
-from salm_lightning.data.mapped import rows_of
-from salm_lightning.data.survey import survey
-from salm_lightning.data.working import decode
-from salm_lightning.errors import ConfigurationError, ReleaseError
-from salm_lightning.release.folder import PROTECTED, FolderManifest, check_place, write_folder
+from salm_lightning.errors import ConfigurationError
+from salm_lightning.release.folder import FolderManifest, check_place, write_folder
 from salm_lightning.release.manifest import MANIFEST, RELEASE, Publish
 from salm_lightning.release.parts import clear_parts, parts_folder
+from salm_lightning.release.protected_folder import StoredFolder
 from salm_lightning.runs.generation import fingerprint_of, last_pass, promise
 from salm_lightning.runs.protection import Protection
-
-
-class StoredFolder(ImageDataModule):
-    """The protected images of a folder result, decoded from the files as they are stored; models are measured on the originals.
-
-    Args:
-        result: The result.
-        original: What it was made from.
-        **loading: See :class:`ImageDataModule`.
-    """
-
-    def __init__(self, result: Path, original: FolderDataModule, **loading: Any) -> None:
-        super().__init__(original.info, **loading)
-        self.result = result
-        self.original = original
-
-    def load_splits(self) -> dict[str, Split]:
-        """Decode the files of the training split; val and test are the originals."""
-        original = self.original
-        found = survey(replace(original.survey.folder, root=self.result / PROTECTED), allow_leak=True)
-        refused = [header.path for header in found.headers if header.facts is None]
-        if refused:
-            raise ReleaseError(f"{self.result / PROTECTED / refused[0]} cannot be read; protect the folder anew.")
-        values = None if original.working.values == (0, 255) else original.working.values
-        with progress("decoding protected images") as on_progress:
-            stored = decode(found, original.info.size, original.info.channels, values, on_progress=on_progress)
-        rows = original.rows("train")
-        train = Split(rows_of(stored.images, rows), original.split("train").labels)
-        return {"train": train, "val": original.split("val"), "test": original.split("test")}
 
 
 @dataclass

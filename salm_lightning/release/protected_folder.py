@@ -1,0 +1,83 @@
+"""The DataModule of a victim of a protected folder: it trains on the files as they are stored, and is measured on the originals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from salm_lightning.console import progress
+from salm_lightning.data.base import Split
+from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.data.folder_images import FolderDataModule
+from salm_lightning.data.mapped import rows_of
+from salm_lightning.data.original import images_of_release
+from salm_lightning.data.survey import survey
+from salm_lightning.data.working import decode
+from salm_lightning.errors import DataError, ReleaseError
+from salm_lightning.files import expanded
+from salm_lightning.release.folder import PROTECTED, FolderManifest
+from salm_lightning.release.verify_folder import verify_folder
+
+
+class StoredFolder(ImageDataModule):
+    """The protected images of a folder result, decoded from the files as they are stored; val and test are the originals.
+
+    Args:
+        result: The result.
+        images: What it was made from.
+        **loading: See :class:`ImageDataModule`.
+    """
+
+    def __init__(self, result: Path, images: FolderDataModule, **loading: Any) -> None:
+        super().__init__(images.info, **loading)
+        self.result = result
+        self.images = images
+
+    def load_splits(self) -> dict[str, Split]:
+        """Decode the files of the training split, whose sums are checked before.
+
+        Raises:
+            ReleaseError: A file was changed, is missing, or is one too many.
+        """
+        failed = [check for check in verify_folder(self.result) if not check.ok]
+        if failed:
+            problems = "; ".join(f"{check.name}: {check.detail}" for check in failed)
+            raise ReleaseError(f"{self.result} is not what was released ({problems}). Get it again, or protect anew.")
+        images = self.images
+        found = survey(replace(images.survey.folder, root=self.result / PROTECTED), allow_leak=True)
+        refused = [header.path for header in found.headers if header.facts is None]
+        if refused:
+            raise ReleaseError(f"{self.result / PROTECTED / refused[0]} cannot be read; protect the folder anew.")
+        values = None if images.working.values == (0, 255) else images.working.values
+        with progress("decoding protected images") as on_progress:
+            stored = decode(found, images.info.size, images.info.channels, values, on_progress=on_progress)
+        train = Split(rows_of(stored.images, images.rows("train")), images.split("train").labels)
+        return {"train": train, "val": images.split("val"), "test": images.split("test")}
+
+
+class ProtectedFolderDataModule(StoredFolder):
+    """The result of a protected folder, for victims: trains on its stored files, validates and tests on the originals.
+
+    Args:
+        root: The result, which holds ``protected`` and ``release``.
+        original: The folder that was protected.
+        **loading: ``batch_size``, ``seed``, ``resident``, ``num_workers`` and ``chunk_size``, as every
+            :class:`~salm_lightning.data.datamodule.ImageDataModule` has them.
+
+    Raises:
+        ReleaseError: ``root`` holds no such result.
+        DataError: It was made from something else than ``original``.
+    """
+
+    def __init__(self, root: str | Path, original: str | Path, **loading: Any) -> None:
+        result = expanded(root)
+        manifest = FolderManifest.read(result)
+        images = images_of_release(str(original), manifest.dataset, manifest.settings)
+        if not isinstance(images, FolderDataModule):
+            raise DataError(f"original={original} is no folder; give the one that was protected.")
+        if images.checksum() != manifest.source.sha256:
+            raise DataError(
+                f"original={original} is not what {root} was made from: images or labels differ. Give the folder that was protected."
+            )
+        super().__init__(result, images.only_train(), **loading)
