@@ -28,6 +28,7 @@ from PIL import Image
 from salm_lightning.data import MEDMNIST
 from salm_lightning.files import LOCK
 from salm_lightning.release import verify_release
+from salm_lightning.release.verify_folder import verify_folder
 
 processes.TIMEOUT = 900.0  # other work may take nearly all of a machine
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,7 @@ _CHANGES = {
 """What Python tells before it changes a folder, and where among the arguments the path stands, and the folder that it starts from."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _TIMES = re.compile(r"seconds|time|^date$|^seal$")
+_HASH = re.compile(r"(?<=-)[0-9a-f]{16}(?=/|$)")
 _OWN = re.compile(r"events\.out\.tfevents\..*")
 
 Strike = Callable[[str, Path], None]
@@ -105,7 +107,7 @@ class Command:
         line: The command line.
         before: Command lines that make what it works on.
         again: Returns from the folder what repeats it; by default the same command line.
-        release: Where the release is that it makes, or works on.
+        release: Where the release is that it makes, or works on; the result, of a folder of images.
     """
 
     line: str
@@ -224,19 +226,19 @@ def content(folder: Path) -> dict[str, str]:
     """Return what runs have made of a folder by path: the sum of each file, without the times that it tells."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
+        name = _HASH.sub("", path.relative_to(folder).as_posix())  # of a folder's place, among others
         if _OWN.fullmatch(path.name):  # one for each start
             found[f"{name.removesuffix(path.name)}events"] = ""
         elif path.is_dir():
             found[f"{name}/"] = ""
         elif path.is_file():
-            found[name] = hashlib.sha256(_timeless(path).replace(os.fsencode(folder), b"")).hexdigest() if _counts(path) else ""
+            found[name] = hashlib.sha256(_timeless(path).replace(os.fsencode(folder), b"")).hexdigest() if _counts(name) else ""
     return found
 
 
-def _counts(path: Path) -> bool:
-    """Return whether the bytes of a file are those of every run: no checkpoint's, which tells what was called how often."""
-    return path.suffix in (".npz", ".json", ".csv", ".npy", ".png") or path.name == "datamodule.yaml"
+def _counts(name: str) -> bool:
+    """Return whether the bytes of a file are those of every run: no checkpoint's, and none in the cache, which tells places and times."""
+    return name.endswith((".npz", ".json", ".csv", ".npy", ".png", "datamodule.yaml")) and not name.startswith("cache/")
 
 
 def _timeless(path: Path) -> bytes:
@@ -260,11 +262,12 @@ def whole(release: Path) -> str:
     Raises:
         AssertionError: It is not whole.
     """
-    if not release.exists():
+    of_folder = release.name != "protected"
+    if not (release / "protected" if of_folder else release).exists():
         return ""
-    checks = verify_release(release)
+    checks = verify_folder(release) if of_folder else verify_release(release)
     assert all(check.ok for check in checks), checks
-    return hashlib.sha256((release / "manifest.json").read_bytes()).hexdigest()
+    return hashlib.sha256((release / ("release/files.csv" if of_folder else "manifest.json")).read_bytes()).hexdigest()
 
 
 def spread(count: int, repetitions: int) -> Sequence[int]:
@@ -324,6 +327,7 @@ GENERATOR, VICTIM = (
 COMMANDS = {
     "protect": Command(PROTECT),
     "protect-over": Command(f"{PROTECT} --seed 1 --overwrite true", (MADE,)),
+    "protect-folder": Command(f"protect photos --out out --size 28 --steps 2 --victim_steps 2 {SHORT}", release="out"),
     "fit": Command(GENERATOR, again=_go_on(GENERATOR), release="lightning_logs/r/protected"),
     "fit-victim": Command(VICTIM, again=_go_on(VICTIM)),
     "classwise": Command(

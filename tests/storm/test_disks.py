@@ -91,7 +91,7 @@ _SAID = {
 
 
 @pytest.mark.parametrize("strike", [vanish, forbid])
-@pytest.mark.parametrize("name", ["protect", "fit", "fit-victim", "classwise", "audit", "quality"])
+@pytest.mark.parametrize("name", ["protect", "protect-folder", "fit", "fit-victim", "classwise", "audit", "quality"])
 def test_a_folder_that_is_taken_away(name: str, strike: strikes.Strike, repetitions: int, tmp_path: Path) -> None:
     if strike is forbid and os.geteuid():
         pytest.skip("as root, who can take it back")

@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 OTHER = {
     "protect": "--seed 1",
     "protect-over": "--seed 2",
+    "protect-folder": "--seed 1",
     "fit": "--seed_everything 1",
     "fit-victim": "--seed_everything 1",
     "classwise": "--training.seed 1",
