@@ -45,6 +45,12 @@ def test_generator() -> None:
         assert ratio == pytest.approx(ours / plain, rel=0.1)
 
 
+def test_folder() -> None:
+    printed = run("folder.py", "--images", "60", "--size", "8").splitlines()
+    assert len(printed) == 1
+    assert re.fullmatch(r"60 images: [\d.]+ s, [\d.]+ ms an image, at most \d+ MB a process", printed[0])
+
+
 def test_frontier(tmp_path: Path) -> None:
     grid = yaml.safe_load((BENCHMARKS.parent / "configs/sweep/strict.yaml").read_text())["grid"]
     (method,) = columns_of(grid).values()

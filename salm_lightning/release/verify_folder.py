@@ -73,7 +73,7 @@ def verify_folder(result: Path, source: Path | None = None, on_progress: OnProgr
         return checks
     largest = max((one.largest for one in found), default=0)
     low, high = manifest.range
-    shown = f"largest change {largest}, bound {manifest.bound} stored levels: {manifest.radius:g} 255ths of {low} to {high}"
+    shown = f"largest change {largest}, bound {manifest.bound} stored levels: {manifest.radius:g}/255 of {low} to {high}"
     checks.append(_gathered("source", found, "the files that were protected, by their sums"))
     checks.append(_gathered("bound", found, shown))
     checks.append(_gathered("transparent pixels", found, "kept their values"))

@@ -87,7 +87,7 @@ class FolderProtection(Protection):
         low, high = manifest.range
         table.add_row(
             "largest change",
-            f"{manifest.largest} levels (bound {manifest.bound}: {manifest.radius:g} 255ths of {low} to {high})",
+            f"{manifest.largest} levels (bound {manifest.bound}: {manifest.radius:g}/255 of {low} to {high})",
         )
         table.add_row("changed pixels per image", f"{manifest.changed_share:.1%}")
         table.add_row("noise that the files have kept", f"{manifest.noise_kept:.1%}")
