@@ -39,7 +39,7 @@ def test_real_steps_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """In processor time, the least of some tries: what else the machine does has no say."""
     monkeypatch.setattr(estimate, "_PATIENCE", 0.0)
     monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=time.process_time))
-    units = [Estimator("cpu", "32-true").unit(NETWORK._replace(channels=1)) for _ in range(3)]
+    units = [Estimator("cpu", "32-true").unit(NETWORK._replace(channels=1)) for _ in range(6)]
     training, gradient, reading, _ = (min(values) for values in zip(*units, strict=True))
     assert min(training, gradient) > 1.4 * reading > 0
     weights = Architecture.parse("resnet18").build(10, 1, 28, 0.125).parameters()

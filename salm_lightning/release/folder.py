@@ -26,14 +26,14 @@ from salm_lightning.data.sums import FileSum
 from salm_lightning.data.workers import in_processes
 from salm_lightning.errors import OutputExistsError, ReleaseError
 from salm_lightning.files import building, exchange, file_sha256, flush, remove, write_json
-from salm_lightning.release.manifest import MANIFEST, RELEASE, Bound, is_folder_result
+from salm_lightning.release.manifest import FILES, MANIFEST, RELEASE, Bound, is_folder_result
 from salm_lightning.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from salm_lightning.data.folder_images import FolderDataModule
 
-PROTECTED, FILES = "protected", "files.csv"
-"""Names in a result: the published tree, and the table of its files."""
+PROTECTED = "protected"
+"""Name of the published tree in a result."""
 COPIED = "copied"
 """What stands for the format of a file that is published as it is."""
 _FORMAT = "folder-1"

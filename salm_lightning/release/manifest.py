@@ -24,8 +24,8 @@ from salm_lightning.errors import ConfigurationError, ReleaseError, look_up
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-RELEASE = "release"
-"""Folder of the manifest in the result of a protected folder of images."""
+RELEASE, FILES = "release", "files.csv"
+"""Folder of the manifest in the result of a protected folder of images, and the table of its files there."""
 DATAMODULE = "datamodule.yaml"
 DATAMODULE_TEXT = """\
 # Trains a victim on the protected dataset in this file's folder:
@@ -299,7 +299,7 @@ class Manifest:
 
 def is_folder_result(path: Path) -> bool:
     """Return whether a folder may hold the result of a protected folder of images."""
-    return (path / RELEASE / MANIFEST).is_file()
+    return all((path / RELEASE / name).is_file() for name in (MANIFEST, FILES))
 
 
 def datamodule_fault(path: Path) -> str:

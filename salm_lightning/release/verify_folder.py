@@ -14,7 +14,6 @@ from salm_lightning.errors import ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.release.folder import (
     COPIED,
-    FILES,
     PROTECTED,
     FileRecord,
     FolderManifest,
@@ -23,7 +22,7 @@ from salm_lightning.release.folder import (
     read_records,
     stored_bound,
 )
-from salm_lightning.release.manifest import RELEASE
+from salm_lightning.release.manifest import FILES, RELEASE
 from salm_lightning.release.verify import Check
 
 _SHOWN = 3
