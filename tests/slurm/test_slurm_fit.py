@@ -143,6 +143,7 @@ def download(self):
 def summed(path, size):
     if "elsewhere" in str(path):
         note("sum")
+        time.sleep(3)  # as a file of gigabytes takes; the sums of one that has just changed are not kept
     return sum_up(path, size)
 
 
