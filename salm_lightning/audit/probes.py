@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
 from torch import Tensor, nn
 
 from salm_lightning.audit.pairs import Pairs
 from salm_lightning.audit.results import Readability, Separability
+from salm_lightning.countermeasures.shallow import fitted
 from salm_lightning.data import Task
 from salm_lightning.data.arrays import labels_to_tensor, to_tensor
 from salm_lightning.errors import ConfigurationError
@@ -89,11 +87,7 @@ def linear_separability(pairs: Pairs, seed: int = 0) -> Separability | None:
     scale = float(noise.std()) or 1.0
     noise /= scale  # in place: they may be large
     held_out_noise /= scale
-    model = OneVsRestClassifier(LogisticRegression(max_iter=200)) if multi_label else LogisticRegression(max_iter=200)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # noise without structure may be fitted for ever
-        warnings.filterwarnings("ignore", message="Label .* is present in all training examples", category=UserWarning)
-        model.fit(noise, targets[train])
+    model = fitted(LogisticRegression(max_iter=200), noise, targets[train], info.task)
     right = np.asarray(model.predict(held_out_noise) == targets[test])
     return Separability(float(right.mean()), majority_baseline(labels[test], info.task, info.num_classes), count, held_out)
 

@@ -35,19 +35,12 @@ class Shallow(Countermeasure, ABC):
         Raises:
             ConfigurationError: The training images are all of one class.
         """
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.multiclass import OneVsRestClassifier
-
         rows = np.sort(np.random.default_rng(seed).permutation(len(train))[: self.most_images])
         multi_label = info.task is Task.MULTI_LABEL
         labels = train.labels[rows] if multi_label else train.labels[rows, 0]
         if not multi_label and len(np.unique(labels)) < 2:
             raise ConfigurationError(f"countermeasure={self.name} needs training images of two classes or more.")
-        model = OneVsRestClassifier(self.estimator(seed)) if multi_label else self.estimator(seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # noise without structure may be fitted for ever
-            warnings.filterwarnings("ignore", message="Label .* is present in all training examples", category=UserWarning)
-            model.fit(self.features(np.asarray(train.images[rows])), labels)
+        model = fitted(self.estimator(seed), self.features(np.asarray(train.images[rows])), labels, info.task)
         return lambda images: _scores(model, self.features(images), info)
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -118,6 +111,18 @@ class HogSvm(Shallow):
         from sklearn.svm import LinearSVC
 
         return LinearSVC(random_state=seed)
+
+
+def fitted(estimator: Any, features: NDArray[np.float32], labels: NDArray[np.integer], task: Task) -> Any:
+    """Return scikit-learn's classifier, trained on ``[B, D]`` and class indices ``[B]``, or for several labels 0 and 1, ``[B, L]``."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.multiclass import OneVsRestClassifier
+
+    model = OneVsRestClassifier(estimator) if task is Task.MULTI_LABEL else estimator
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # noise without structure may be fitted for ever
+        warnings.filterwarnings("ignore", message="Label .* is present in all training examples", category=UserWarning)
+        return model.fit(features, labels)
 
 
 def _scores(model: Any, features: NDArray[np.float32], info: DatasetInfo) -> Tensor:

@@ -11,8 +11,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,30 +142,17 @@ def stat_of(path: Path) -> tuple[int, int]:
 def _alone(place: Path) -> Iterator[None]:
     """Wait until no other program works in a folder: two runs may use the same images."""
     waiting = False
-    while True:
-        with _locked_if_free(place) as free:
-            if free:
-                yield
-                return
-        if not waiting:
-            say(f"Another program decodes these images into {place}; waiting for it.", stderr=True)
-            waiting = True
-        time.sleep(0.5)
-
-
-@contextmanager
-def _locked_if_free(place: Path) -> Iterator[bool]:
-    """Keep others out of a folder, unless one is in: whether that was so is yielded."""
-    try:
-        lock = locked(place, f"place={place}")
-        lock.__enter__()
-    except OutputExistsError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.__exit__(None, None, None)
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locked(place, f"place={place}"))
+                break
+            except OutputExistsError:
+                if not waiting:
+                    say(f"Another program decodes these images into {place}; waiting for it.", stderr=True)
+                waiting = True
+                time.sleep(0.5)
+        yield
 
 
 class _Store:
@@ -199,8 +187,7 @@ class _Store:
         for path in self.place.glob("*.npy"):
             path.unlink()
         kind = np.uint16 if self._deep else np.uint8
-        num_bytes = int(np.prod(self._shape)) * np.dtype(kind).itemsize
-        _allocate(self.place / "images.npy", self._shape, kind, num_bytes)
+        _allocate(self.place / "images.npy", self._shape, kind)
         np.save(self.place / "files.npy", np.zeros(len(self._facts), _FILES))
         self._keep_histogram(np.zeros(_DEEP, np.int64))
 
@@ -255,7 +242,7 @@ class _Store:
         path = self.place / f"images-{low}-{high}.npy"
         if not path.is_file():
             with replacing(path) as temporary:
-                _allocate(temporary, self._shape, np.uint8, int(np.prod(self._shape)))
+                _allocate(temporary, self._shape, np.uint8)
                 mapped = np.load(temporary, mmap_mode="r+")
                 for start in range(0, len(mapped), _ROWS):
                     clipped = np.clip(self._images[start : start + _ROWS].astype(np.float32), low, high)
@@ -276,7 +263,7 @@ class _Store:
 _ROOM = "Set SALM_CACHE_DIR to a writable folder with room for them."
 
 
-def _allocate(path: Path, shape: tuple[int, ...], kind: type[np.unsignedinteger[Any]], num_bytes: int) -> None:
+def _allocate(path: Path, shape: tuple[int, ...], kind: type[np.unsignedinteger[Any]]) -> None:
     """Make an array in a file, all of whose bytes have their room: writing to a map on a full disk would kill the process."""
     array = np.lib.format.open_memmap(path, "w+", kind, shape)
     array.flush()
@@ -320,7 +307,7 @@ def at_working_size(pixels: Pixels, size: int, channels: int) -> NDArray[Any]:
         if has_colour(pixels):
             grey = np.rint(pixels.astype(np.float64) @ np.array([0.299, 0.587, 0.114])).astype(pixels.dtype)
         pixels = grey[..., None]
-    scaled = np.stack([np.stack([_scaled(page[..., plane], size) for plane in range(page.shape[-1])], -1) for page in pixels])
+    scaled = formats.by_plane(pixels, partial(_scaled, size=size))
     return scaled[..., 0] if channels == 1 else np.broadcast_to(scaled, (*scaled.shape[:-1], 3))
 
 

@@ -12,6 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -159,12 +160,7 @@ def native_noise(noise: NDArray[np.int16], facts: Facts, scaling: Scaling, facto
         planes = planes.mean(axis=-1, keepdims=True)
     turned = facts.orientation in (5, 6, 7, 8)
     size = (facts.height, facts.width) if turned else (facts.width, facts.height)
-    scaled = np.stack(
-        [
-            np.stack([_scaled(page[..., plane], size, scaling) for plane in range(planes.shape[-1])], axis=-1)
-            for page in planes.astype(np.float32)
-        ]
-    )
+    scaled = formats.by_plane(planes.astype(np.float32), partial(_scaled, size=size, scaling=scaling))
     whole = np.clip(np.rint(scaled * factor), -bound, bound).astype(np.int32)
     return np.broadcast_to(formats.stored(whole, facts.orientation), facts.shape)
 
@@ -185,24 +181,17 @@ def _write_file(job: _Job) -> FileRecord:
     pixels = np.clip(before + noise, 0, np.iinfo(before.dtype).max).astype(before.dtype)
     target.parent.mkdir(parents=True, exist_ok=True)
     written = formats.write(original, pixels, target, job.bound)
-    largest, share = compared(before, formats.read(target))
     return FileRecord(
         file=job.path,
         format=job.facts.container,
         before=job.sum,
         after=file_sha256(target),
-        largest=largest,
-        changed_share=share,
+        largest=written.largest,
+        changed_share=written.changed_share,
         kept_out=0 if still is None else int(still.sum()),
         noise_kept=round(written.noise_kept, 4),
         also="; ".join(written.changed),
     )
-
-
-def compared(before: NDArray[Any], after: NDArray[Any]) -> tuple[int, float]:
-    """Return the largest difference of two images' values, and the share of pixels of which any channel differs."""
-    difference = np.abs(after.astype(np.int32) - before)
-    return int(difference.max(initial=0)), float(difference.any(axis=-1).mean())
 
 
 def write_folder(

@@ -17,7 +17,6 @@ from salm_lightning.release.folder import (
     PROTECTED,
     FileRecord,
     FolderManifest,
-    compared,
     files_below,
     read_records,
     stored_bound,
@@ -56,7 +55,7 @@ def verify_folder(result: Path, source: Path | None = None, on_progress: OnProgr
         return [Check("manifest", False, str(error))]
     checks = [Check("manifest", True, f"{manifest.source.name}: {manifest.images} images, {manifest.copied} files copied")]
     checks += _table(result, manifest, records)
-    present = {path for path in files_below(result / PROTECTED)}
+    present = set(files_below(result / PROTECTED))
     listed = {record.file for record in records}
     links = sorted(path for path in present if (result / PROTECTED / path).is_symlink())
     checks.append(_of("files", [*sorted(present ^ listed), *links], f"{len(records)}, none missing, none too many"))
@@ -121,7 +120,7 @@ def _look_at(path: Path, original: Path | None, bound: int, record: FileRecord) 
             if before.shape != after.shape or before.dtype != after.dtype:
                 faults["bound"] = "has other dimensions"
             else:
-                largest, _ = compared(before, after)
+                largest, _ = formats.compared(before, after)
                 if largest > bound or largest != record.largest:
                     faults["bound"] = f"differs by {largest}, the table says {record.largest}, the bound is {bound}"
                 still = formats.kept(original)

@@ -13,7 +13,7 @@ from salm_lightning.data import ImageDataModule
 from salm_lightning.data.folder_images import FolderDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.release.folder import FolderManifest, check_place, write_folder
-from salm_lightning.release.manifest import MANIFEST, RELEASE, Publish
+from salm_lightning.release.manifest import FILES, MANIFEST, RELEASE, Publish
 from salm_lightning.release.parts import clear_parts, parts_folder
 from salm_lightning.release.protected_folder import StoredFolder
 from salm_lightning.runs.generation import fingerprint_of, last_pass, promise
@@ -99,7 +99,7 @@ class FolderProtection(Protection):
             console.print(said, highlight=False, markup=False)
         for line in (
             f"Protected files:   {self.release}",
-            f"What each became:  {self.folder / RELEASE / 'files.csv'}",
+            f"What each became:  {self.folder / RELEASE / FILES}",
             f"Its noise:         {manifest.settings.get('method', {}).get('name')}, made at {manifest.dataset['size']} pixels",
             *self._published(),
             f"Check it:          {command('salm-cli', 'verify', self.folder, '--source', self.images.path)}",

@@ -1,4 +1,4 @@
-from .base import Facts, UnsupportedImage, Written, one_line, stored, upright
+from .base import Facts, UnsupportedImage, Written, by_plane, compared, stored, upright
 from .containers import CODECS, differences, facts, kept, read, unexplained, write
 
 __all__ = [
@@ -6,10 +6,11 @@ __all__ = [
     "Facts",
     "UnsupportedImage",
     "Written",
+    "by_plane",
+    "compared",
     "differences",
     "facts",
     "kept",
-    "one_line",
     "read",
     "stored",
     "unexplained",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_lightning.console import visible
 from salm_lightning.errors import DataError
 
 MOST_PIXELS = 89_478_485
@@ -62,12 +63,14 @@ class Written:
 
     Attributes:
         largest: Largest change of a decoded value, read back from the bytes that were written.
+        changed_share: Share of the pixels of which any channel differs.
         noise_kept: Share of the change asked for that the file holds: their inner product, over that of the former with itself. 1.0 where
             nothing was lost, 0.0 where nothing is left.
         changed: What else differs from the original, in words; see :func:`differences`.
     """
 
     largest: int
+    changed_share: float
     noise_kept: float
     changed: tuple[str, ...]
 
@@ -82,7 +85,7 @@ class UnsupportedImage(DataError):
     """
 
     def __init__(self, reason: str, way_out: str, path: Path | None = None) -> None:
-        super().__init__(f"{one_line(path) if path else 'The image'} {reason}; {way_out}.")
+        super().__init__(f"{visible(str(path)) if path else 'The image'} {reason}; {way_out}.")
         self.reason = reason
         self.way_out = way_out
         self.path = path
@@ -132,10 +135,15 @@ def check_size(facts: Facts) -> Facts:
     return facts
 
 
-def one_line(path: object) -> str:
-    """Return a path as it can stand in one line, whatever bytes its name has."""
-    text = str(path).encode("utf-8", errors="backslashreplace").decode()
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda match: match[0].encode("unicode_escape").decode(), text)
+def compared(before: Pixels, after: Pixels) -> tuple[int, float]:
+    """Return the largest difference of two images' values, and the share of pixels of which any channel differs."""
+    difference = np.abs(after.astype(np.int32) - before)
+    return int(difference.max(initial=0)), float(difference.any(axis=-1).mean())
+
+
+def by_plane(pixels: Pixels, scale: Callable[[Pixels], Pixels]) -> Pixels:
+    """Return what a function ``[H, W]`` to ``[H', W']`` makes of each channel of each page, ``[pages, H', W', C]``."""
+    return np.stack([np.stack([scale(page[..., plane]) for plane in range(page.shape[-1])], axis=-1) for page in pixels])
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:

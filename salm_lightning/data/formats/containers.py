@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_lightning.data.formats.base import Codec, Facts, Pixels, UnsupportedImage, Written
+from salm_lightning.data.formats.base import Codec, Facts, Pixels, UnsupportedImage, Written, compared
 from salm_lightning.data.formats.jpeg import Jpeg
 from salm_lightning.data.formats.png import Png
 from salm_lightning.data.formats.tiff import TiffFile
@@ -102,13 +102,13 @@ def write(original: Path, pixels: Pixels, target: Path, radius: int) -> Written:
         after, alpha_after, _, _ = _decoded(made)
         changed = _differing(codec.parts(content, blank=False), codec.parts(made, blank=False))
     change, asked = after.astype(np.int32) - before, pixels.astype(np.int32) - before
-    largest, still = int(np.abs(change).max(initial=0)), _transparent(alpha)
+    (largest, share), still = compared(before, after), _transparent(alpha)
     if largest > radius or not _same(alpha, alpha_after) or (still is not None and change[still].any()):
         raise UnsupportedImage("cannot be written within the bound", "take it out of the folder, and tell us of it", original)
     with replacing(target) as temporary:
         temporary.write_bytes(made)
     total = np.vdot(asked.astype(np.float64), asked)
-    return Written(largest, float(np.vdot(asked.astype(np.float64), change) / total) if total else 1.0, changed)
+    return Written(largest, share, float(np.vdot(asked.astype(np.float64), change) / total) if total else 1.0, changed)
 
 
 def differences(original: Path, other: Path) -> list[str]:
