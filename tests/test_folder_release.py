@@ -17,11 +17,13 @@ from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from salm_lightning.data import FolderDataModule, formats
-from salm_lightning.data.folder import is_junk
+from salm_lightning.data.walk import is_junk
 from salm_lightning.errors import DataError, OutputExistsError, ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.main import main
-from salm_lightning.release.folder import FolderManifest, check_place, native_noise, read_records, stored_bound, write_folder
+from salm_lightning.release.folder import check_place, write_folder
+from salm_lightning.release.folder_manifest import FolderManifest, read_records, stored_bound
+from salm_lightning.release.noisy_file import native_noise
 from salm_lightning.release.protected_folder import ProtectedFolderDataModule
 from salm_lightning.release.verify_folder import verify_folder
 

@@ -9,9 +9,10 @@ from textwrap import wrap
 from typing import Any
 
 from salm_lightning.console import progress, say, visible
-from salm_lightning.data.folder import ImageFolder, Kind, Problem, read_folder
+from salm_lightning.data.folder import ImageFolder, read_folder
 from salm_lightning.data.survey import Survey, survey
 from salm_lightning.data.tables import Reading
+from salm_lightning.data.walk import Kind, Problem
 from salm_lightning.files import write_csv
 
 _WIDTH, _NAMES = 80, 13

@@ -13,51 +13,10 @@ from unicodedata import normalize
 
 from salm_lightning.data.base import SPLITS
 from salm_lightning.data.tables import FOLDERS, TABLES, Reading, Row, Table, listed, read_table, split_of
+from salm_lightning.data.walk import CONTAINER, IMAGE, OTHER, Kind, Problem, kind_of_file, walk
 from salm_lightning.errors import DataError
 
-_JUNK = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir")
-"""What programs leave behind, in lower case, beside what is hidden; some of it holds small copies of the images."""
-_IMAGES = frozenset(
-    {
-        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".dcm", ".dicom", ".bmp", ".gif", ".webp", ".heic", ".heif"),
-        *(".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".svs", ".ndpi"),
-    }
-)
-_MAYBE = frozenset(
-    {
-        *(".nii", ".gz", ".mha", ".mhd", ".nrrd", ".pdf", ".mp4", ".avi", ".mov", ".mkv", ".npy", ".npz", ".h5", ".mat", ".zip"),
-        *(".tar", ".tgz", ".7z", ".rar"),
-    }
-)
-"""Endings of files that may hold images; they count as such where they have a label."""
-_NONE = frozenset(
-    {
-        *(".csv", ".tsv", ".txt", ".md", ".rst", ".json", ".yaml", ".yml", ".xml", ".html", ".log", ".py", ".ipynb", ".sh"),
-        *(".xlsx", ".xls", ".docx"),
-    }
-)
-_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8")
-_IMAGE, _CONTAINER, _OTHER = "image", "container", "other"
-
-
-class Kind(NamedTuple):
-    """A kind of problem: what is wrong with files, and the way out."""
-
-    what: str
-    way_out: str
-
-
-class Problem(NamedTuple):
-    """What keeps a folder from being protected: of which kind, which file (or group, or class), and more on that one."""
-
-    kind: Kind
-    path: str
-    why: str = ""
-
-
 _UNLABELLED = "--unlabelled copy publishes them as they are, --unlabelled skip leaves them out."
-_LINKS = Kind("links", "Put the files themselves there; links to files within the folder are taken.")
-_UNREADABLE = Kind("folders that cannot be opened", "Change their permissions, or take them out.")
 _NO_LABEL = Kind("images without a label", _UNLABELLED)
 _NO_FILE = Kind("lines without an image", "Put the images there; --unlabelled skip passes over such lines.")
 _TWICE = Kind("lines for an image that has one before", "Leave one line for each image.")
@@ -146,13 +105,13 @@ def read_folder(root: Path | str, reading: Reading = Reading(), argument: str = 
     if not root.is_dir():
         raise DataError(f"{argument}={root} {'is no folder' if root.exists() else 'is not there'}; name a folder of images.")
     files, problems = walk(root)
-    kinds = {path: _kind(root, path) for path in files}
-    images = [path for path in files if kinds[path] != _OTHER]
+    kinds = {path: kind_of_file(root, path) for path in files}
+    images = [path for path in files if kinds[path] != OTHER]
     if not images:
         raise DataError(
             f"{argument}={root} holds no image; " + (f"it has {len(files)} other files." if files else "it is empty.")
         )
-    if _IMAGE not in kinds.values():
+    if IMAGE not in kinds.values():
         raise DataError(
             f"{argument}={root} holds no image that is taken, but {len(images)} files such as {images[0]}; store images as PNG, JPEG or "
             "TIFF; an .npz archive in MedMNIST's layout is taken by its own path."
@@ -168,7 +127,7 @@ def read_folder(root: Path | str, reading: Reading = Reading(), argument: str = 
     labelled = {path: found for path, found in known.items() if found.labels is not None}
     names = sorted({label for found in labelled.values() for label in found.labels or ()})
     _refuse_unlearnable(root, argument, table, images, labelled, names)
-    stray = [path for path in images if path not in labelled and (kinds[path] == _IMAGE or path in known)]
+    stray = [path for path in images if path not in labelled and (kinds[path] == IMAGE or path in known)]
     if reading.unlabelled is None:
         problems += [Problem(_NO_LABEL, path) for path in stray]
     others = sorted(set(files) - labelled.keys() - set(stray))
@@ -189,66 +148,12 @@ def read_folder(root: Path | str, reading: Reading = Reading(), argument: str = 
         notes=tuple(notes),
     )
     more, remarks = _look_over(folder, argument, reading)
-    remarks += _hidden_images(path for path in others if kinds[path] == _CONTAINER)
+    remarks += _hidden_images(path for path in others if kinds[path] == CONTAINER)
     if stray and reading.unlabelled is not None:
         remarks.append(
             f"{len(stray)} images without a label are " + ("published as they are" if folder.unlabelled else "left out")
         )
     return replace(folder, problems=(*problems, *more), notes=(*notes, *remarks))
-
-
-def walk(root: Path) -> tuple[list[str], list[Problem]]:
-    """Return the files below a folder, with ``/`` and sorted, and what cannot be followed; hidden files and junk are passed over."""
-    files, problems, within = [], [], os.path.realpath(root)
-    open_folders = [""]
-    while open_folders:
-        folder = open_folders.pop()
-        try:
-            entries = list(os.scandir(root / folder))
-        except OSError as error:
-            problems.append(Problem(_UNREADABLE, folder or ".", error.strerror or ""))
-            continue
-        for entry in entries:
-            path = f"{folder}{entry.name}"
-            if is_junk(entry.name):
-                continue
-            if entry.is_symlink():
-                target = os.path.realpath(entry.path)
-                if not os.path.exists(target):  # noqa: PTH110
-                    problems.append(Problem(_LINKS, path, "to nothing"))
-                elif not target.startswith(within + os.sep):
-                    problems.append(Problem(_LINKS, path, "out of the folder"))
-                elif entry.is_dir():
-                    problems.append(Problem(_LINKS, path, "to a folder"))
-                else:
-                    files.append(path)
-            elif entry.is_dir():
-                open_folders.append(f"{path}/")
-            elif entry.is_file():
-                files.append(path)
-    return sorted(files), sorted(problems, key=lambda problem: problem.path)
-
-
-def is_junk(name: str) -> bool:
-    """Return whether a file or folder is hidden, or left behind by a program."""
-    return name.startswith(".") or name.lower() in _JUNK
-
-
-def _kind(root: Path, path: str) -> str:
-    """Return what a file is by its ending, or where that says nothing by its first bytes."""
-    ending = PurePosixPath(path).suffix.lower()
-    if ending in _IMAGES:
-        return _IMAGE
-    if ending in _MAYBE:
-        return _CONTAINER
-    if ending in _NONE:
-        return _OTHER
-    try:
-        with (root / path).open("rb") as file:
-            head = file.read(132)
-    except OSError:
-        return _OTHER
-    return _IMAGE if head.startswith(_STARTS) or head[128:] == b"DICM" else _OTHER
 
 
 def _table(root: Path, reading: Reading, files: Sequence[str]) -> Table | None:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from salm_lightning.data.folder import is_junk, walk
 from salm_lightning.data.tables import split_of
+from salm_lightning.data.walk import is_junk, walk
 from salm_lightning.errors import DataError
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

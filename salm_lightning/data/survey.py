@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from salm_lightning.data import formats
-from salm_lightning.data.folder import ImageFolder, Kind, Problem
+from salm_lightning.data.folder import ImageFolder
 from salm_lightning.data.formats import Facts, UnsupportedImage
 from salm_lightning.data.formats.base import Pixels
+from salm_lightning.data.walk import Kind, Problem
 from salm_lightning.data.workers import in_processes
 
 _AT_ONCE = 250

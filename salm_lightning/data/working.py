@@ -23,10 +23,10 @@ from PIL import Image
 
 from salm_lightning.console import say
 from salm_lightning.data import formats
-from salm_lightning.data.folder import Problem
 from salm_lightning.data.formats import Facts, UnsupportedImage
 from salm_lightning.data.formats.base import Pixels
 from salm_lightning.data.survey import TAILS, Survey, as_problem, has_colour
+from salm_lightning.data.walk import Problem
 from salm_lightning.data.workers import in_processes
 from salm_lightning.errors import DataError, OutputExistsError
 from salm_lightning.files import address, cache_root, file_sha256, locked, replacing, writing

@@ -16,7 +16,7 @@ from salm_lightning.data.survey import survey
 from salm_lightning.data.working import decode
 from salm_lightning.errors import DataError, ReleaseError
 from salm_lightning.files import expanded
-from salm_lightning.release.folder import PROTECTED, FolderManifest
+from salm_lightning.release.folder_manifest import PROTECTED, FolderManifest
 from salm_lightning.release.verify_folder import verify_folder
 
 

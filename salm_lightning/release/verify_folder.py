@@ -12,7 +12,7 @@ from salm_lightning.data.formats import UnsupportedImage
 from salm_lightning.data.workers import in_processes
 from salm_lightning.errors import ReleaseError
 from salm_lightning.files import file_sha256
-from salm_lightning.release.folder import (
+from salm_lightning.release.folder_manifest import (
     COPIED,
     PROTECTED,
     FileRecord,

@@ -12,7 +12,8 @@ from salm_lightning.console import command, progress, say
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.folder_images import FolderDataModule
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.release.folder import FolderManifest, check_place, write_folder
+from salm_lightning.release.folder import check_place, write_folder
+from salm_lightning.release.folder_manifest import FolderManifest
 from salm_lightning.release.manifest import FILES, MANIFEST, RELEASE, Publish
 from salm_lightning.release.parts import clear_parts, parts_folder
 from salm_lightning.release.protected_folder import StoredFolder

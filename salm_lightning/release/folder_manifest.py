@@ -1,0 +1,160 @@
+"""What the result of a protected folder says of itself: its manifest, and the table of its files."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from salm_lightning.checked import Count, Share, parse, read_json
+from salm_lightning.data.sums import FileSum
+from salm_lightning.errors import ReleaseError
+from salm_lightning.files import flush
+from salm_lightning.release.manifest import FILES, MANIFEST, RELEASE
+
+PROTECTED = "protected"
+"""Name of the published tree in a result."""
+COPIED = "copied"
+"""What stands for the format of a file that is published as it is."""
+FORMAT = "folder-1"
+Scaling = Literal["nearest", "bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What became of a file.
+
+    Attributes:
+        file: Its path below the folder, with ``/``.
+        format: Its container, or ``copied``.
+        before: SHA-256 of the original.
+        after: SHA-256 of the file in the tree.
+        largest: Largest change of a decoded value, in stored integers.
+        changed_share: Share of the pixels of which any channel differs.
+        kept_out: Pixels that were to keep their value, because they are fully transparent.
+        noise_kept: Share of the noise that the container has kept; 1 where it keeps all.
+        also: What else differs from the original, in words.
+    """
+
+    file: str
+    format: str
+    before: str
+    after: str
+    largest: Count = 0
+    changed_share: Share = 0.0
+    kept_out: Count = 0
+    noise_kept: float = 1.0
+    also: str = ""
+
+
+@dataclass(frozen=True)
+class FolderManifest:
+    """Contents of a folder result's ``manifest.json``; it holds no time and no path of the machine.
+
+    Attributes:
+        format: Which kind of manifest this is.
+        dataset: Description of the data, with how the folder was read.
+        settings: The method with every setting, and the seed.
+        radius: No value differs by more, in 255ths of the range.
+        range: What black and white are in stored integers; 0 and 255 for 8 bits.
+        bound: No value differs by more, in stored integers.
+        scaling: How noise came from the working size to each file's.
+        images: Files that carry noise.
+        copied: Files that are published as they are.
+        largest: Largest change of any value, in stored integers.
+        changed_share: Share of changed pixels, mean over the files with noise.
+        noise_kept: Share of the noise that the containers have kept, mean over the files with noise.
+        source: Name of the folder, and the sum of its images and their labels.
+        files: Name and sum of the table of files.
+        versions: Versions of the packages that made it.
+    """
+
+    format: str
+    dataset: dict[str, Any]
+    settings: dict[str, Any]
+    radius: float
+    range: tuple[int, ...]
+    bound: Count
+    scaling: Scaling
+    images: Count
+    copied: Count
+    largest: Count
+    changed_share: Share
+    noise_kept: float
+    source: FileSum
+    files: FileSum
+    versions: dict[str, str]
+
+    @classmethod
+    def read(cls, result: Path) -> FolderManifest:
+        """Read the manifest of a result.
+
+        Raises:
+            ReleaseError: There is none, or it is not valid.
+        """
+        path = result / RELEASE / MANIFEST
+        raw = read_json(path)
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise ReleaseError(f"{path} is no manifest of a protected folder that this version reads; get the result again.")
+        manifest: FolderManifest = parse(cls, raw, MANIFEST)
+        return manifest
+
+
+def stored_bound(radius: float, values: tuple[int, int]) -> int:
+    """Return the largest change in stored integers that a radius in 255ths of a range allows."""
+    low, high = values
+    return math.floor(radius * (high - low) / 255)
+
+
+def read_records(result: Path) -> list[FileRecord]:
+    """Return the table of a result's files.
+
+    Raises:
+        ReleaseError: It is missing or damaged.
+    """
+    path = result / RELEASE / FILES
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            return records_in(stream)
+    except (OSError, ValueError, csv.Error) as error:
+        raise ReleaseError(f"{path} cannot be read ({error}); get the result again from where it came.") from error
+
+
+def records_in(stream: Iterable[str], headings: bool = True) -> list[FileRecord]:
+    """Read lines of such a table.
+
+    Raises:
+        ValueError: They are not.
+        csv.Error: Likewise.
+    """
+    names = [field.name for field in fields(FileRecord)]
+    lines = csv.reader(stream)
+    if headings and next(lines, None) != names:
+        raise ValueError("it has other columns")
+    found = []
+    for cells in lines:
+        if len(cells) != len(names):
+            raise ValueError("a line has another number of cells")
+        values: dict[str, Any] = dict(zip(names, cells, strict=True))
+        values |= {name: int(values[name]) for name in ("largest", "kept_out")}
+        found.append(FileRecord(**values | {name: float(values[name]) for name in ("changed_share", "noise_kept")}))
+    return found
+
+
+def write_table(path: Path, records: Iterable[FileRecord]) -> None:
+    """Write the table of a result's files."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([field.name for field in fields(FileRecord)])
+        writer.writerows(list(asdict(record).values()) for record in records)
+    flush(path)
+
+
+def files_below(tree: Path) -> Iterator[str]:
+    """Yield all that is in a tree but folders, hidden or not, by its path with ``/``."""
+    for path in sorted(tree.rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            yield path.relative_to(tree).as_posix()
