@@ -21,7 +21,7 @@ from salm_lightning.data.walk import is_junk
 from salm_lightning.errors import DataError, OutputExistsError, ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.main import main
-from salm_lightning.release.folder import check_place, write_folder
+from salm_lightning.release.folder import check_place, cost_of_files, write_folder
 from salm_lightning.release.folder_manifest import FolderManifest, read_records, stored_bound
 from salm_lightning.release.noisy_file import native_noise
 from salm_lightning.release.protected_folder import ProtectedFolderDataModule
@@ -100,6 +100,41 @@ def test_the_same_tree_with_noise_in_the_pixels_alone(scans: Path, tmp_path: Pat
     classes = TorchvisionFolder(tree / "train")
     assert classes.classes == ["a", "b"]
     assert len(classes) == 14
+
+
+def test_a_table_leads_to_the_protected_files(tmp_path: Path) -> None:
+    """As Hugging Face's ``imagefolder`` reads it: ``metadata.csv``, whose ``file_name`` is a path from there, and columns beside it."""
+    rows = [f"{kind}-{number}.png,{kind}" for kind in ("cell", "scale") for number in range(6)]
+    for row in rows:
+        save(tmp_path / "scans/images" / row.partition(",")[0], RNG.integers(60, 190, (20, 20, 3), np.uint8))
+    (tmp_path / "scans/metadata.csv").write_text("file_name,label\n" + "\n".join(f"images/{row}" for row in rows))
+    written(tmp_path / "scans", tmp_path / "out")
+    tree = tmp_path / "out/protected"
+    with (tree / "metadata.csv").open(newline="") as stream:
+        found = list(csv.DictReader(stream))
+    assert [line["label"] for line in found] == ["cell"] * 6 + ["scale"] * 6
+    for line in found:
+        with Image.open(tree / line["file_name"]) as after, Image.open(tmp_path / "scans" / line["file_name"]) as before:
+            assert 0 < np.abs(np.asarray(after).astype(int) - np.asarray(before)).max() <= 8
+    assert {path.suffix for path in tree.rglob("*") if path.is_file()} == {".png", ".csv"}
+
+
+def test_the_time_and_room_of_files_are_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(12):
+        save(tmp_path / "scans" / "ab"[number % 2] / f"{number}.png", smooth(60 + number, 60))
+    clock = iter(range(0, 300, 3))  # which moves on by 3 s between the two times that it is read
+    monkeypatch.setattr("salm_lightning.release.folder.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("salm_lightning.release.folder.cores", lambda: 2)
+    data = FolderDataModule(tmp_path / "scans", size=16, protects="all").load()
+    seconds, size = cost_of_files(data, 8.0)
+    assert seconds == 3 * 12 / 2
+    monkeypatch.undo()
+    images = data.working.images
+    noise = RNG.choice(np.array([-8, 8]), images.shape)
+    write_folder(tmp_path / "out", data, [np.clip(images + noise, 0, 255).astype(np.uint8)], SETTINGS, BOUND, "first")
+    written = sum(path.stat().st_size for path in (tmp_path / "out/protected").rglob("*.png"))
+    assert written > 3 * sum(path.stat().st_size for path in (tmp_path / "scans").rglob("*.png"))
+    assert size == pytest.approx(written, rel=0.1)
 
 
 def test_noise_is_turned_with_the_image(scans: Path) -> None:

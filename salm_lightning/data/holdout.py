@@ -37,7 +37,10 @@ def holdout(folder: ImageFolder, share: float, seed: int, twins: Iterable[tuple[
                 if not (enough or too_many or taken[unit]):
                     taken[unit], have = True, after
     if not taken.any() or taken.all():
-        raise DataError(f"{folder.root}: its groups leave nothing to hold out; give more of them, or --group_column none.")
+        raise DataError(
+            f"{folder.root}: patients, and identical pictures, stay together, and leave nothing to hold out; give more of them, or "
+            "--group_column none."
+        )
     return taken[unit_of]
 
 

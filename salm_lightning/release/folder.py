@@ -10,9 +10,11 @@ import io
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from salm_lightning.data.formats import Facts
 from salm_lightning.data.sums import FileSum
-from salm_lightning.data.workers import in_processes
+from salm_lightning.data.workers import cores, in_processes
 from salm_lightning.errors import OutputExistsError, ReleaseError
 from salm_lightning.files import building, exchange, file_sha256, flush, remove, write_json
 from salm_lightning.release.folder_manifest import (
@@ -43,6 +45,8 @@ from salm_lightning.sealed import read_sealed, write_sealed
 if TYPE_CHECKING:
     from salm_lightning.data.folder_images import FolderDataModule
 
+_TIMED = 4
+"""Files that are written to know how long all of them take."""
 _UNFINISHED, _JOURNAL, _HEADER = ".unfinished", "journal.csv", "header.json"
 
 
@@ -92,13 +96,7 @@ def write_folder(
             csv.writer(journal).writerow(list(asdict(record).values()))
         on_progress(len(records), total)
 
-    jobs = (
-        FileJob(
-            folder.root, tree, path, facts, noise, scaling, (values.high - values.low) / 255, limit, data.working.sums[number]
-        )
-        for number, path, facts, noise in _noise_by_file(data, blocks)
-        if path not in done
-    )
+    jobs = (job for job in _jobs(data, blocks, tree, scaling, limit) if job.path not in done)
     for record in in_processes(write_file, jobs, few=4):
         note(record)
     noisy = {image.path for image, of in zip(folder.images, data.carries_noise, strict=True) if of}
@@ -132,6 +130,28 @@ def write_folder(
     _take_place(tree, result / PROTECTED)
     remove(unfinished)
     return manifest
+
+
+def cost_of_files(data: FolderDataModule, radius: float) -> tuple[float, int]:
+    """Return the seconds in which this machine writes the files with noise, and the bytes of the tree: from a few files with drawn noise.
+
+    Raises:
+        DataError: A file cannot be written.
+    """
+    carrying, sizes = np.flatnonzero(data.carries_noise), [size for size, _ in data.working.stats]
+    drawn = carrying[np.linspace(0, len(carrying) - 1, _TIMED + 1).astype(int)]
+    bound, rng, seconds, grows = stored_bound(radius, data.working.values), np.random.default_rng(0), 0.0, 0.0
+    with TemporaryDirectory() as place:
+        for number in map(int, drawn):
+            shape = (_facts_of(data, number).pages, *data.working.images.shape[1:])
+            noise = rng.choice(np.array([-radius, radius], np.int16), shape)
+            begin = time.perf_counter()
+            record = write_file(_job(data, number, Path(place), noise, "bilinear", bound))
+            if number != drawn[0]:  # the first one's codec is loaded with it
+                seconds += time.perf_counter() - begin
+                grows += (Path(place) / record.file).stat().st_size / sizes[number]
+    written = sum(sizes[number] for number in carrying)
+    return seconds / _TIMED * len(carrying) / cores(), int(sum(sizes) + (grows / _TIMED - 1) * written)
 
 
 def check_place(result: Path, overwrite: bool) -> None:
@@ -178,28 +198,39 @@ def _begin(unfinished: Path, fingerprint: str) -> dict[str, FileRecord]:
     return done
 
 
-def _noise_by_file(
-    data: FolderDataModule, blocks: Iterable[NDArray[np.uint8]]
-) -> Iterator[tuple[int, str, Facts, NDArray[np.int16]]]:
+def _jobs(
+    data: FolderDataModule, blocks: Iterable[NDArray[np.uint8]], tree: Path, scaling: Scaling, bound: int
+) -> Iterator[FileJob]:
     """Yield each file that carries noise, with the noise of its pages at the working size."""
     from salm_lightning.release.parts import as_stored
 
-    working, rows, headers = data.working, data.rows("train"), data.survey.headers
+    working, rows = data.working, data.rows("train")
     shape, pages = working.images.shape[1:], (image for block in blocks for image in as_stored(block, working.images.shape[1:]))
     at = 0
     while at < len(rows):
         number = int(working.file_of[rows[at]])
-        facts, path = headers[number].facts, headers[number].path
-        if facts is None:
-            raise ReleaseError(f"{path} cannot be read; repeat the command.")
-        noise = np.empty((facts.pages, *shape), np.int16)
-        for page in range(facts.pages):
+        count = _facts_of(data, number).pages
+        noise = np.empty((count, *shape), np.int16)
+        for page in range(count):
             noisy = next(pages, None)
             if noisy is None:
                 raise ReleaseError(f"{at} of {len(rows)} images were protected; run the last pass to its end.")
             noise[page] = noisy.astype(np.int16) - working.images[rows[at + page]]
-        yield number, path, facts, noise
-        at += facts.pages
+        yield _job(data, number, tree, noise, scaling, bound)
+        at += count
+
+
+def _job(data: FolderDataModule, number: int, tree: Path, noise: NDArray[np.int16], scaling: Scaling, bound: int) -> FileJob:
+    facts, (low, high) = _facts_of(data, number), data.working.values
+    path, digest = data.survey.headers[number].path, data.working.sums[number]
+    return FileJob(data.survey.folder.root, tree, path, facts, noise, scaling, (high - low) / 255, bound, digest)
+
+
+def _facts_of(data: FolderDataModule, number: int) -> Facts:
+    header = data.survey.headers[number]
+    if header.facts is None:
+        raise ReleaseError(f"{header.path} cannot be read; repeat the command.")
+    return header.facts
 
 
 def _copied(original: Path, target: Path, path: str) -> FileRecord:

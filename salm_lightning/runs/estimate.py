@@ -41,6 +41,13 @@ class Work(NamedTuple):
     keeps_weights: bool = False
 
 
+class Files(NamedTuple):
+    """What writing files takes: seconds, and bytes on the disk."""
+
+    seconds: float
+    bytes: int
+
+
 class Unit(NamedTuple):
     """Seconds of one step on a whole batch, by kind, and the number of the network's weights."""
 

@@ -12,11 +12,12 @@ from salm_lightning.console import command, progress, say
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.folder_images import FolderDataModule
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.release.folder import check_place, write_folder
+from salm_lightning.release.folder import check_place, cost_of_files, write_folder
 from salm_lightning.release.folder_manifest import FolderManifest
 from salm_lightning.release.manifest import FILES, MANIFEST, RELEASE, Publish
 from salm_lightning.release.parts import clear_parts, parts_folder
 from salm_lightning.release.protected_folder import StoredFolder
+from salm_lightning.runs.estimate import Files
 from salm_lightning.runs.generation import fingerprint_of, last_pass, promise
 from salm_lightning.runs.protection import Protection
 
@@ -64,6 +65,10 @@ class FolderProtection(Protection):
     def check_place(self, overwrite: bool) -> None:
         """Refuse a tree that stands, unless it may be replaced."""
         check_place(self.folder, overwrite)
+
+    def files_to_write(self) -> Files:
+        """Return what it takes to write the files with noise, unless that is done."""
+        return Files(0, 0) if self.is_released else Files(*cost_of_files(self.images, self.method.radius))
 
     def make_release(self, images: ImageDataModule, folder: Path, overwrite: bool = False, publish: Publish = "all") -> None:
         """Train a noise generator, and write the files."""

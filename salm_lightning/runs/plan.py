@@ -14,7 +14,7 @@ from salm_lightning.models import Architecture
 from salm_lightning.modules.schedule import automatic_updates
 from salm_lightning.noise.methods import Method
 from salm_lightning.runs.effort import Training
-from salm_lightning.runs.estimate import Estimator, Network, Work
+from salm_lightning.runs.estimate import Estimator, Files, Network, Work
 from salm_lightning.runs.trainers import check_interval
 
 _DAY = 86400.0
@@ -83,14 +83,16 @@ def _known(
     return network, sizes, steps, math.ceil(steps / check_interval(steps))
 
 
-def announce(training: Training, proof: bool, works: Sequence[Work], yes: bool) -> None:
+def announce(training: Training, proof: bool, works: Sequence[Work], yes: bool, further: Files = Files(0, 0)) -> None:  # noqa: B008 (a tuple)
     """Say how long what is left takes here and what it leaves; ask whether to begin if that is long, a person is watching, and not ``yes``.
+
+    ``works`` are those of networks; ``further`` are files that are written beside them.
 
     Raises:
         ConfigurationError: The answer is no.
     """
     estimator = Estimator(training.accelerator, training.precision)
-    seconds, size = estimator.seconds(works), estimator.bytes(works)
+    seconds, size = estimator.seconds(works) + further.seconds, estimator.bytes(works) + further.bytes
     takes = f"{duration(seconds)} here, estimated from a few steps, and {size / 1e6:.0f} MB of disk"
     say(f"{training.describe(proof)}.\nThis takes about {takes}.")
     watched = sys.stdin.isatty() and sys.stdout.isatty()

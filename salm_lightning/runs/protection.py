@@ -30,7 +30,7 @@ from salm_lightning.release import PoisonedDataModule
 from salm_lightning.release.manifest import MANIFEST, Publish
 from salm_lightning.release.writer import check_destination
 from salm_lightning.runs.effort import Training
-from salm_lightning.runs.estimate import Work
+from salm_lightning.runs.estimate import Files, Work
 from salm_lightning.runs.folder import clear_run
 from salm_lightning.runs.generation import generate
 from salm_lightning.runs.plan import announce, generator_work, victim_work
@@ -126,7 +126,7 @@ class Protection:
         self._check(overwrite)
         victims = [name for name in VICTIMS if self.proof and not self._has_results(name)]
         works = [*self.noise_works(), *(victim_work(self.training, self.images) for _ in victims)]
-        announce(self.training, self.proof, works, yes)
+        announce(self.training, self.proof, works, yes, self.files_to_write())
         with locked(self.folder, f"out={self.folder}"), self._taken(overwrite):
             self.make_noise()
             found = self._prove() if self.proof else {}
@@ -145,6 +145,10 @@ class Protection:
     def noise_works(self) -> list[Work]:
         """Return the works of the noise that is still to be made."""
         return [] if self.is_released else [generator_work(self.training, self.method, self.images)]
+
+    def files_to_write(self) -> Files:
+        """Return what files take that are still to be written one by one; an archive's time is lost in that of its noise."""
+        return Files(0, 0)
 
     def make_noise(self) -> None:
         """Make the release, unless it stands."""
