@@ -11,6 +11,13 @@ import torch
 # Bytes are promised for one thread; it is also the fastest on images this small.
 torch.set_num_threads(1)
 
+_LONG = ("test_audit.py", "test_sweep.py", "test_readme.py", "test_real_data.py", "test_startup.py", "test_reproduce.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: each is one process's, and what is left at the end should be short."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
 
 @pytest.fixture(autouse=True)
 def _own_folders_in_tmp(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:

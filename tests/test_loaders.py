@@ -280,8 +280,15 @@ def fit(folder: Path, steps: int, checkpoint: Path | None = None, resident: Any 
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("settings", [{}, {"limit_train_batches": 4}], ids=["whole", "limited"])
-@pytest.mark.parametrize("resident", ["device", "mapped"])
+@pytest.mark.parametrize(
+    ("resident", "settings"),
+    [
+        pytest.param("device", {}, id="device-whole"),
+        pytest.param("device", {"limit_train_batches": 4}, id="device-limited"),
+        pytest.param("mapped", {}, id="mapped-whole", marks=pytest.mark.slow),
+        pytest.param("mapped", {"limit_train_batches": 4}, id="mapped-limited"),
+    ],
+)
 def test_a_resumed_fit_sees_the_batches_of_the_uninterrupted_one(tmp_path: Path, settings: dict[str, Any], resident: Any) -> None:
     whole = fit(tmp_path, 15, resident=resident, **settings)
     assert len(whole.seen) == 15
