@@ -6,6 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import NamedTuple
 
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # its __all__ is made at run time
@@ -15,10 +16,14 @@ from salm_lightning.interruption import interruptible
 
 
 class Command(NamedTuple):
-    """What a command does, in the first line of its function's docstring, and the arguments of a call that works, if it needs some."""
+    """A command: what it does, as the first line of its function's docstring, the arguments of a call that works, if it needs some.
+
+    Options that are ``repeated`` add to what was given before, instead of taking its place.
+    """
 
     help: str
     example: str = ""
+    repeated: tuple[str, ...] = ()
 
 
 TRAINERS = ("fit", "validate", "test", "predict")
@@ -50,9 +55,21 @@ COMMANDS = {
     "quality": Command(
         "Measure whether protected images are still useful: similarity, segmentation, pictures.", f"{_RELEASE} --source pathmnist"
     ),
+    "key": Command(
+        "Make a key: a secret one with a passphrase, and a public one, for whoever is to send you a patch.", "new my.key"
+    ),
+    "patch": Command(
+        "Write a patch, with which partners alone get the originals of a protected result back.",
+        "result --source scans --for partner.pub",
+        repeated=("for", "add"),
+    ),
+    "restore": Command(
+        "Make the originals again of a protected result with a patch for your key: every byte of all files, or nothing.",
+        "result patch.c4gh --key my.key --out originals",
+    ),
     "report": Command("Write one HTML file that tells what was protected, how, and whether it holds.", _RELEASE),
 }
-_WITHOUT_TORCH = ("inspect", "verify", "report")
+_WITHOUT_TORCH = ("inspect", "verify", "key", "patch", "restore", "report")
 
 
 def overview() -> str:
@@ -92,8 +109,9 @@ def run(name: str, args: Sequence[str]) -> int:
     parser = SalmArgumentParser(prog=f"salm-cli {name}", description=command.help)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below.")
     parser.add_function_arguments(function, as_group=False, as_positional=True)
+    _without_underscores(parser)
     parser.example = f"salm-cli {name} {command.example}"
-    config = parser.read([_spelled(arg, parser) for arg in args])
+    config = parser.read([_spelled(arg, parser, command.repeated) for arg in args])
     try:
         values = parser.instantiate(config)
     except ValueError as error:
@@ -102,7 +120,7 @@ def run(name: str, args: Sequence[str]) -> int:
     if name not in _WITHOUT_TORCH:
         _prefer_tensor_cores()
     with interruptible():
-        return function(**values.as_dict()) or 0
+        return function(**{f"{name}_" if iskeyword(name) else name: value for name, value in values.as_dict().items()}) or 0
 
 
 def _prefer_tensor_cores() -> None:
@@ -112,8 +130,19 @@ def _prefer_tensor_cores() -> None:
     torch.set_float32_matmul_precision("high")
 
 
-def _spelled(arg: str, parser: ArgumentParser) -> str:
-    """Return an argument, the name of an option with underscores: ``--dry-run`` is ``--dry_run``."""
+def _without_underscores(parser: ArgumentParser) -> None:
+    """Let an option have a name that Python keeps for itself: ``--for`` is the argument ``for_``."""
+    for action in parser._actions:
+        if iskeyword(action.dest.rstrip("_")):
+            action.dest = action.dest.rstrip("_")
+            action.option_strings = [f"--{action.dest}"]
+            parser._option_string_actions[f"--{action.dest}"] = parser._option_string_actions.pop(f"--{action.dest}_")
+
+
+def _spelled(arg: str, parser: ArgumentParser, repeated: Sequence[str]) -> str:
+    """Return an argument, the name of an option with underscores: ``--dry-run`` is ``--dry_run``, and ``--for`` adds to others before."""
     option, equals, value = arg.partition("=")
     name = option.replace("-", "_").replace("__", "--", 1)
-    return name + equals + value if name.partition(".")[0] in parser._option_string_actions else arg
+    if name.removeprefix("--") in repeated:
+        name += "+"
+    return name + equals + value if name.partition(".")[0].rstrip("+") in parser._option_string_actions else arg
