@@ -183,12 +183,28 @@ def test_what_is_cut_off_left_out_doubled_or_in_another_order_is_refused(result:
         refused(result, altered(patch, tmp_path, header[:length]), tmp_path / "out")
 
 
-def test_bytes_behind_a_last_segment_that_is_full_are_refused(result: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [b"1234567890123456789012345678", b""])
+def test_bytes_behind_a_last_segment_that_is_full_are_refused(more: bytes, result: Path, tmp_path: Path) -> None:
     manifest = json.dumps(asdict(Contents("patch-1", (Original("a", "b", "0" * 64, "1" * 64, 1000),)))).encode()
     filled = forged(tmp_path, manifest, b"x" * (SEGMENT - BEGINNING.size - len(manifest)))
+    (segment,) = split(filled.read_bytes())[1]
+    assert len(segment) == WHOLE
     with filled.open("ab") as stream:
-        stream.write(b"1234567890123456789012345678")
-    assert "was changed or cut off" in refused(result, filled, tmp_path / "out")
+        stream.write(more or segment)
+    assert "cut off" in refused(result, filled, tmp_path / "out")
+
+
+def test_a_list_of_which_a_segment_was_left_out_is_refused(result: Path, tmp_path: Path) -> None:
+    """One that would read as a shorter list."""
+    total = sha256((result / "protected/a/0.png").read_bytes()).hexdigest()
+    one = json.dumps(asdict(Original("a/0.png", "a/0.png", total, total)))
+    parts = ('{"format": "patch-1", "originals": [', "", one, "]}")
+    manifest = "".join(part.ljust(SEGMENT - (0 if number else BEGINNING.size)) for number, part in enumerate(parts)).encode()
+    whole = forged(tmp_path, manifest, b"")
+    assert restore(result, whole, ANNA, tmp_path / "whole").files == 1
+    header, segments = split(whole.read_bytes())
+    shorter = altered(whole, tmp_path, header + b"".join(segments[number] for number in (0, 1, 1, 3)))
+    assert "was changed" in refused(result, shorter, tmp_path / "out")
 
 
 def test_a_patch_of_another_result_is_refused(result: Path, patch: Path, tmp_path: Path) -> None:
@@ -246,12 +262,16 @@ def test_what_is_no_list_of_files_is_refused(manifest: bytes, result: Path, tmp_
     refused(result, forged(tmp_path, manifest, b""), tmp_path / "out")
 
 
-def test_a_list_longer_than_the_patch_is_refused(result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_longer_than_the_patch_is_refused(
+    result: Path, patch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         "salm_lightning.partners.archive._beginning",
         lambda header, manifest: BEGINNING.pack(b"salm-patch-1\n", sha256(header).digest(), sha256(b"").digest(), 2**60),
     )
     assert "was changed or cut off" in refused(result, forged(tmp_path, b"{}", b""), tmp_path / "out")
+    monkeypatch.setattr("salm_lightning.partners.archive.LONGEST_MANIFEST", 100)  # nor is one read that memory might not hold
+    assert "was changed or cut off" in refused(result, patch, tmp_path / "out")
 
 
 def test_what_a_patch_makes_has_to_be_the_original(result: Path, tmp_path: Path) -> None:
