@@ -30,6 +30,6 @@ def restore(result: Path, patch: Path, key: Path | None = None, out: Path | None
     with progress("restoring originals") as on_progress:
         made = patches.restore(result, patch, secret_key(key), out, on_progress)
     say(
-        f"Originals:  {out}, {made.files} files, each with the sum that the patch names\n"
+        f"Originals:  {out}: {made.files} restored, each with the sum that the patch names\n"
         f"Contents:   {made.sum}; the owner's patch showed the same, or it comes from somebody else"
     )
