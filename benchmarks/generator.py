@@ -39,12 +39,12 @@ RADIUS, STEP = 8 / 255, 1.6 / 255
 class PlainLoop:
     """The generator as research codes write it."""
 
-    def __init__(self, classes: int, width: float, device: torch.device) -> None:
+    def __init__(self, classes: int, width: float, device: torch.device, rate: float = 0.01) -> None:
         # The bare backbone: the package's wrapper around it would turn the images to channels-last memory.
         self.network = (
             Architecture.parse("resnet18").build(classes, 3, 28, width).network.to(device, memory_format=torch.contiguous_format)
         )
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
         self.device = device
 
     def transform(self, images: Tensor) -> Tensor:
