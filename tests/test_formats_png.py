@@ -54,9 +54,8 @@ def with_chunks(content: bytes, *added: tuple[bytes, bytes], last: bool = False)
 
 def noisy(path: Path, radius: int = 8) -> np.ndarray:
     pixels, known, still = formats.read(path), formats.facts(path), formats.kept(path)
-    noise = np.random.default_rng(0).integers(-radius, radius + 1, pixels.shape)
-    made = np.clip(pixels.astype(int) + noise, 0, 2**known.bits - 1).astype(pixels.dtype)
-    return made if still is None else np.where(still[..., None], pixels, made)
+    noise = np.random.default_rng(0).integers(-radius, radius + 1, pixels.shape).astype(np.int32)
+    return formats.added(pixels, noise, known, still)
 
 
 def by_opencv(path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-from .base import Facts, UnsupportedImage, Written, by_plane, compared, stored, upright
+from .base import Facts, UnsupportedImage, Written, added, by_plane, compared, stored, upright
 from .containers import CODECS, differences, facts, kept, read, unexplained, write
 
 __all__ = [
@@ -6,6 +6,7 @@ __all__ = [
     "Facts",
     "UnsupportedImage",
     "Written",
+    "added",
     "by_plane",
     "compared",
     "differences",

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import io
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_lightning.data.formats.base import Codec, Facts, Pixels, UnsupportedImage, Written, compared
+from salm_lightning.data.formats.base import Codec, Facts, Pixels, UnsupportedImage, Written, compared, differing
+from salm_lightning.data.formats.dicom import BARE, Dicom
 from salm_lightning.data.formats.jpeg import Jpeg
 from salm_lightning.data.formats.png import Png
 from salm_lightning.data.formats.tiff import TiffFile
 from salm_lightning.errors import DAMAGED
 from salm_lightning.files import replacing
 
-CODECS: tuple[Codec, ...] = (Png(), Jpeg(), TiffFile())
+CODECS: tuple[Codec, ...] = (Dicom(), Png(), Jpeg(), TiffFile())
 
 _OTHERS = (
     ("a GIF", 0, b"GIF8"),
     ("a BMP", 0, b"BM"),
     ("a WebP", 8, b"WEBP"),
-    ("a DICOM file", 128, b"DICM"),
+    *(("a DICOM file without its preamble", 0, start) for start in BARE),
     ("a PDF", 0, b"%PDF"),
     ("a JPEG 2000", 4, b"jP  \r\n"),
     ("a JPEG 2000", 0, b"\xff\x4f\xff\x51"),
@@ -66,7 +66,9 @@ def read(path: Path) -> Pixels:
 
 
 def kept(path: Path) -> NDArray[np.bool_] | None:
-    """Return which pixels ``[pages, H, W]`` must not change, those that are fully transparent; ``None`` if there are none.
+    """Return which pixels ``[pages, H, W]`` must not change; ``None`` if there are none.
+
+    They are fully transparent, or of a DICOM file padding, or outside its ultrasound regions.
 
     Raises:
         UnsupportedImage: It cannot be read, or not be protected.
@@ -77,7 +79,7 @@ def kept(path: Path) -> NDArray[np.bool_] | None:
         return _transparent(_decoded(_content(path))[1])
 
 
-def write(original: Path, pixels: Pixels, target: Path, radius: int) -> Written:
+def write(original: Path, pixels: Pixels, target: Path, radius: int, secret: bytes = b"") -> Written:
     """Write a file anew with other pixels: each decoded value, read back, is at most ``radius`` from what it was.
 
     Everything but the pixels' payload is carried over byte for byte, but for embedded pictures, which show the original.
@@ -87,6 +89,7 @@ def write(original: Path, pixels: Pixels, target: Path, radius: int) -> Written:
         pixels: What :func:`read` returns, with noise.
         target: Where it goes, completely or not at all.
         radius: Bound of each value's change, in stored integers.
+        secret: What new identifiers are made of where files have some, as DICOM's have; empty keeps them.
 
     Raises:
         UnsupportedImage: The original cannot be read, or not be protected.
@@ -98,9 +101,9 @@ def write(original: Path, pixels: Pixels, target: Path, radius: int) -> Written:
         before, alpha, codec, known = _decoded(content)
     _check(before, pixels, _transparent(alpha), radius)
     with _named(original):
-        made = codec.encode(content, known, pixels, radius)
+        made = codec.encode(content, known, pixels, radius, secret)
         after, alpha_after, _, _ = _decoded(made)
-        changed = _differing(codec.parts(content, blank=False), codec.parts(made, blank=False))
+        changed = differing(codec.parts(content, blank=False), codec.parts(made, blank=False))
     change, asked = after.astype(np.int32) - before, pixels.astype(np.int32) - before
     (largest, share), still = compared(before, after), _transparent(alpha)
     if largest > radius or not _same(alpha, alpha_after) or (still is not None and change[still].any()):
@@ -117,7 +120,7 @@ def differences(original: Path, other: Path) -> list[str]:
     Raises:
         UnsupportedImage: One of them cannot be read.
     """
-    return _compared(original, other, blank=False)
+    return _compared(original, other, lambda codec, *two: differing(*(codec.parts(one, blank=False) for one in two)))
 
 
 def unexplained(original: Path, other: Path) -> list[str]:
@@ -126,34 +129,19 @@ def unexplained(original: Path, other: Path) -> list[str]:
     Raises:
         UnsupportedImage: One of them cannot be read.
     """
-    return _compared(original, other, blank=True)
+    return _compared(original, other, lambda codec, *two: codec.unexplained(*two))
 
 
-def _compared(original: Path, other: Path, *, blank: bool) -> list[str]:
-    parts, containers = [], []
-    for path, blanked in ((original, blank), (other, False)):
+def _compared(original: Path, other: Path, look: Callable[[Codec, bytes, bytes], tuple[str, ...]]) -> list[str]:
+    contents, codecs = [], []
+    for path in (original, other):
         with _named(path):
-            content = _content(path)
-            codec = _codec_of(content)
-            parts.append(codec.parts(content, blank=blanked))
-            containers.append(codec.container)
-    if containers[0] != containers[1]:
-        return [f"{containers[0]} has become {containers[1]}"]
-    return list(_differing(*parts))
-
-
-def _differing(before: list[tuple[str, bytes]], after: list[tuple[str, bytes]]) -> tuple[str, ...]:
-    words: list[str] = []
-    for kind, *(first, last, new_first, new_last) in SequenceMatcher(a=before, b=after, autojunk=False).get_opcodes():
-        if kind == "equal":
-            continue
-        old, new = [name for name, _ in before[first:last]], [name for name, _ in after[new_first:new_last]]
-        for name in old:
-            words.append(f"{name} differs" if name in new else f"{name} is gone")
-            if name in new:
-                new.remove(name)
-        words += [f"{name} is new" for name in new]
-    return tuple(words)
+            contents.append(_content(path))
+            codecs.append(_codec_of(contents[-1]))
+    if codecs[0] is not codecs[1]:
+        return [f"{codecs[0].container} has become {codecs[1].container}"]
+    with _named(other):
+        return list(look(codecs[0], contents[0], contents[1]))
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -173,7 +161,7 @@ def _content(path: Path) -> bytes:
 
 def _codec_of(head: bytes) -> Codec:
     for codec in CODECS:
-        if head.startswith(codec.signatures):
+        if head.startswith(codec.signatures, codec.starts_at):
             return codec
     if not head:
         raise UnsupportedImage("is empty (0 bytes)", "copy it again, or take it out of the folder")
@@ -210,7 +198,7 @@ def _check(before: Pixels, pixels: Pixels, still: NDArray[np.bool_] | None, radi
     if change.max(initial=0) > radius:
         raise ValueError(f"the pixels change by up to {change.max()}, more than {radius}")
     if still is not None and change[still].any():
-        raise ValueError("pixels that are fully transparent change")
+        raise ValueError("pixels that have to keep their values change")
 
 
 def _with_name(known: Facts, path: Path) -> Facts:

@@ -99,7 +99,7 @@ class Jpeg(Codec):
         _read_frame(segments)
         return _pixels(segments, facts), None
 
-    def encode(self, content: bytes, facts: Facts, pixels: Pixels, radius: int) -> bytes:
+    def encode(self, content: bytes, facts: Facts, pixels: Pixels, radius: int, secret: bytes = b"") -> bytes:
         """Change coefficients, and less of them where values come out beyond the bound, until there are none."""
         segments, _ = _walk(content)
         carried, frame, before = _carried(segments)[0], _read_frame(segments), _pixels(segments, facts)[0].astype(np.int16)

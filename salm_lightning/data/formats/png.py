@@ -80,7 +80,7 @@ class Png(Codec):
         pixels = _pixels(_checked(content), facts)
         return (pixels[..., :-1], pixels[..., -1]) if facts.alpha else (pixels, None)
 
-    def encode(self, content: bytes, facts: Facts, pixels: Pixels, radius: int) -> bytes:
+    def encode(self, content: bytes, facts: Facts, pixels: Pixels, radius: int, secret: bytes = b"") -> bytes:
         """Put a new payload in the place of the first part of the old one; an interlaced file is no longer interlaced."""
         _, alpha = self.decode(content, facts)
         picture = pixels[0] if alpha is None else np.concatenate([pixels[0], alpha[0][..., None]], axis=-1)

@@ -121,7 +121,7 @@ class TiffFile(Codec):
                 target[...] = piece[: target.shape[0], : target.shape[1]]
         return pixels, None
 
-    def encode(self, content: bytes, facts: Facts, pixels: Pixels, radius: int) -> bytes:
+    def encode(self, content: bytes, facts: Facts, pixels: Pixels, radius: int, secret: bytes = b"") -> bytes:
         """Lay the file out anew."""
         tiff = Tiff(content)
         made = []
