@@ -104,7 +104,7 @@ def test_grey_and_colour_are_one_way_for_a_folder(scans: Path) -> None:
 def test_a_second_look_decodes_nothing(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = survey(read_folder(scans))
     first = decode(found, 8, 1)
-    monkeypatch.setattr("salm_lightning.data.formats.read", None)
+    monkeypatch.setattr("salm_lightning.data.formats.pixels_and_kept", None)
     again = decode(found, 8, 1)
     np.testing.assert_array_equal(first.images, again.images)
     assert first.sums == again.sums
@@ -115,9 +115,9 @@ def test_a_killed_decoding_goes_on(scans: Path, tmp_path: Path) -> None:
         "import salm_lightning.data.working as w\nfrom salm_lightning.data.folder import read_folder\n"
         "from salm_lightning.data.survey import survey\nimport time\nfrom pathlib import Path\n"
         f"found = survey(read_folder({str(scans)!r}))\n"
-        "w._AT_ONCE, w._KEEP, read = 4, 0.0, w.formats.read\n"
+        "w._AT_ONCE, w._KEEP, read = 4, 0.0, w.formats.pixels_and_kept\n"
         "def slowly(path):\n    print('one', flush=True)\n    time.sleep(0.05)\n    return read(path)\n"
-        "w.formats.read = slowly\nw.in_processes = lambda work, tasks, few: map(work, tasks)\n"
+        "w.formats.pixels_and_kept = slowly\nw.in_processes = lambda work, tasks, few: map(work, tasks)\n"
         f"found = w.decode(found, 8, 1, place=Path({str(tmp_path / 'place')!r}))\n"
         "print(int(found.images.sum()))\n"
     )
@@ -162,9 +162,9 @@ def test_two_at_once_decode_once(scans: Path) -> None:
     program = (
         "import sys, salm_lightning.data.working as w\nfrom salm_lightning.data.folder import read_folder\n"
         "from salm_lightning.data.survey import survey\nimport time\n"
-        f"found = survey(read_folder({str(scans)!r}))\nread, count = w.formats.read, []\n"
+        f"found = survey(read_folder({str(scans)!r}))\nread, count = w.formats.pixels_and_kept, []\n"
         "def slowly(path):\n    count.append(path)\n    time.sleep(0.05)\n    return read(path)\n"
-        "w.formats.read = slowly\nw.decode(found, 8, 1)\nprint(len(count))\n"
+        "w.formats.pixels_and_kept = slowly\nw.decode(found, 8, 1)\nprint(len(count))\n"
     )
     runs = [
         subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -301,11 +301,13 @@ def test_pictures_of_the_original_are_left_out(tmp_path: Path) -> None:
 
 def test_identifiers_are_of_the_secret_alone_and_may_stay(tmp_path: Path) -> None:
     first, second = (dicom(tmp_path / f"{name}.dcm", slice_of(), 12) for name in "ab")
-    made = {}
+    made: dict[int, tuple[str, str]] = {}
+    noise = RNG.integers(-8, 9, formats.facts(first).shape).astype(np.int32)
     for number, (path, secret) in enumerate(
         [(first, SECRET), (first, SECRET), (second, SECRET), (first, b"another"), (first, b"")]
     ):
-        protected(path, tmp_path / f"out{number}.dcm", secret=secret)
+        asked = formats.added(formats.read(path), noise, formats.facts(path), None)
+        formats.write(path, asked, tmp_path / f"out{number}.dcm", 8, secret)
         data = pydicom.dcmread(tmp_path / f"out{number}.dcm")
         made[number] = (data.SOPInstanceUID, data.SeriesInstanceUID)
         assert formats.unexplained(path, tmp_path / f"out{number}.dcm") == []
@@ -314,6 +316,10 @@ def test_identifiers_are_of_the_secret_alone_and_may_stay(tmp_path: Path) -> Non
     assert made[0][1] == made[2][1] != "1.2.3.4"  # one series stays one
     assert not set(made[0]) & set(made[3])
     assert made[4] == (pydicom.dcmread(first).SOPInstanceUID, "1.2.3.4")
+    formats.write(first, formats.read(first), tmp_path / "copy.dcm", 8, SECRET)
+    other = pydicom.dcmread(tmp_path / "copy.dcm")
+    assert other.SOPInstanceUID != made[0][0]  # two images never share one
+    assert other.SeriesInstanceUID == made[0][1]
 
 
 def test_what_else_was_changed_is_found(tmp_path: Path) -> None:

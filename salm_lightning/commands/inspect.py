@@ -10,8 +10,8 @@ from typing import Any
 
 from salm_lightning.console import progress, say, visible
 from salm_lightning.data.folder import ImageFolder, read_folder
-from salm_lightning.data.survey import Survey, survey
-from salm_lightning.data.tables import Reading
+from salm_lightning.data.survey import Survey, survey, window_of
+from salm_lightning.data.tables import NONE, Reading
 from salm_lightning.data.walk import Kind, Problem
 from salm_lightning.files import write_csv
 
@@ -20,9 +20,11 @@ _MOST = 10
 """Files of a kind that are shown."""
 _CLASSES = 30
 """Classes that are shown; of more, the most frequent ones."""
+_INSTANCE = ("modality", "photometric", "units", "slope", "intercept", "window", "padding", "burned_in")
+"""What only DICOM files say."""
 _COLUMNS = (
     *("file", "split", "labels", "group", "container", "height", "width", "channels", "bits", "pages", "orientation"),
-    *("embedded_pictures", "detail", "problem", "more", "way_out"),
+    *("embedded_pictures", "detail", *_INSTANCE, "problem", "more", "way_out"),
 )
 
 
@@ -41,7 +43,7 @@ def inspect(folder: Path, out: Path | None = None, **options: Any) -> int:
     """
     reading = Reading(**options)
     with progress("looking at images") as on_progress:
-        found = survey(read_folder(folder, reading, "folder"), reading.allow_leak, on_progress)
+        found = survey(read_folder(folder, reading, "folder"), reading.allow_leak, on_progress, reading.group_column != NONE)
     if out is not None:
         _write(out, found)
     for line in _report(found):
@@ -102,6 +104,7 @@ def _facts(found: Survey) -> Iterator[tuple[str, str]]:
         )
         yield "Colour", _colour(found)
         yield from _values(found)
+        yield from _instances(found)
         extras = {
             "with several pages": sum(fact.pages > 1 for fact in facts),
             "turned by EXIF": sum(fact.orientation > 1 for fact in facts),
@@ -141,14 +144,37 @@ def _colour(found: Survey) -> str:
     return "RGB" if channels[3] else "grey"
 
 
+def _instances(found: Survey) -> Iterator[tuple[str, str]]:
+    """Yield what DICOM files say of their images."""
+    instances = [fact.instance for fact in found.facts if fact.instance is not None]
+    if not instances:
+        return
+
+    def each(values: Iterable[object]) -> str:
+        counts = Counter(map(str, values)).most_common()
+        more = f", and {len(counts) - 4} others" if len(counts) > 4 else ""
+        return ", ".join(f"{value or 'none'}" + _of(count, instances) for value, count in counts[:4]) + more
+
+    yield "Modality", each(one.modality for one in instances)
+    yield "Stored as", each(one.photometric for one in instances)
+    units = each(f"{one.slope:g} {one.units} a level".replace("  ", " ") + f" from {one.intercept:g}" for one in instances)
+    yield "Rescaled", units
+    windows = each("{:g} to {:g}".format(*one.window) if one.window else "" for one in instances)
+    chosen = window_of(found)
+    yield "Windows", f"{windows}; a model sees " + ("{:g} to {:g}".format(*chosen) if chosen else "the range of the values")
+    yield "Padding", each("{} to {}".format(*one.padding) if one.padding else "" for one in instances)
+    yield "Patients", f"{len({one.patient for one in instances if one.patient}):,}"
+    yield "Burned in", each(one.burned_in or "not said" for one in instances)
+
+
 def _values(found: Survey) -> Iterator[tuple[str, str]]:
     bits, sample = max(fact.bits for fact in found.facts), found.sample
     if bits > 8 and sample is not None:
         low, high = sample.tails
         yield (
             "Values",
-            f"{sample.low:,} to {sample.high:,} in the {sample.decoded:,} that were decoded, of {2**bits:,}; 99 % of them {low:,} to "
-            f"{high:,}",
+            f"{sample.low:,.10g} to {sample.high:,.10g} in the {sample.decoded:,} that were decoded, of {2**bits:,}; 99 % of them "
+            f"{low:,.10g} to {high:,.10g}",
         )
 
 
@@ -212,6 +238,7 @@ def _write(path: Path, found: Survey) -> None:
         if header.facts is not None:
             line |= {name: getattr(header.facts, name) for name in _COLUMNS if hasattr(header.facts, name)}
             line["embedded_pictures"] = header.facts.thumbnails
+            line |= {name: getattr(header.facts.instance, name) for name in _INSTANCE if header.facts.instance}
         lines.append(line | _said(of_path.get(image.path)))
     known = {image.path for image in folder.images}
     lines += [{"file": problem.path} | _said(problem) for problem in found.problems if problem.path not in known]

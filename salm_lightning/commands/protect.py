@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ def protect(
     proof: bool = True,
     publish: Publish = "all",
     protect: Literal["all", "train"] = "all",
+    uids: Literal["new", "keep"] = "new",
     batch_size: int | None = None,
     yes: bool = False,
     overwrite: bool = False,
@@ -40,6 +42,8 @@ def protect(
         proof: Train a clean and a protected victim and compare them.
         publish: What goes into the release: ``all`` is MedMNIST's layout, with the clean val and test images; ``train`` leaves these out.
         protect: Which images of a folder get noise: ``all`` that are published, or those of the training split alone.
+        uids: Whether DICOM files get new identifiers, as derived images have, or ``keep`` theirs, for sets that no archive of images (PACS)
+            ever holds beside the originals.
         batch_size: Images per step; 128 by default, 64 at 224 pixels.
         yes: Begin what takes more than a day without asking.
         overwrite: Replace a result that stands at ``out``.
@@ -60,5 +64,5 @@ def protect(
     is_folder = kind_of(data) is FolderDataModule
     with loaded(data, size, root, batch_size, training, reading, **({"protects": protect} if is_folder else {})) as images:
         folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
-        kind: Any = FolderProtection if is_folder else Protection
+        kind: Any = partial(FolderProtection, uids=uids) if is_folder else Protection
         kind(images, folder, method, training, proof, publish).run(yes, overwrite)

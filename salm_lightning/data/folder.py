@@ -113,8 +113,8 @@ def read_folder(root: Path | str, reading: Reading = Reading(), argument: str = 
         )
     if IMAGE not in kinds.values():
         raise DataError(
-            f"{argument}={root} holds no image that is taken, but {len(images)} files such as {images[0]}; store images as PNG, JPEG or "
-            "TIFF; an .npz archive in MedMNIST's layout is taken by its own path."
+            f"{argument}={root} holds no image that is taken, but {len(images)} files such as {images[0]}; store images as PNG, JPEG, "
+            "TIFF or DICOM; an .npz archive in MedMNIST's layout is taken by its own path."
         )
     table, notes = _table(root, reading, files), []
     by_folder, layout = _by_folders(images)
@@ -290,7 +290,8 @@ def _refuse_unlearnable(
 
 def _look_over(folder: ImageFolder, argument: str, reading: Reading) -> tuple[list[Problem], list[str]]:
     """Return what is wrong with the splits, groups and classes, and what people should know."""
-    problems, notes = [], []
+    problems: list[Problem] = []
+    notes: list[str] = []
     if folder.splits and "train" not in folder.splits:
         raise DataError(
             f"{argument}={folder.root} has the splits {', '.join(folder.splits)} and no train; name one so, or leave splits out."
@@ -299,11 +300,8 @@ def _look_over(folder: ImageFolder, argument: str, reading: Reading) -> tuple[li
         astray = [image for image in folder.images if not image.split]
         kind = Kind("images with a label and no split", "Give each its split, or none.")
         problems += [Problem(kind, image.path) for image in astray]
-    leaks = {group: splits for group, splits in folder.groups.items() if len(splits) > 1}
-    if leaks and reading.allow_leak:
-        notes.append(f"{len(leaks)} groups are in several splits, which is allowed")
-    elif leaks:
-        problems += [Problem(GROUP_LEAK, group, ", ".join(sorted(splits, key=_order))) for group, splits in sorted(leaks.items())]
+    leaks, remarks = group_leaks(folder, reading.allow_leak)
+    problems, notes = [*problems, *leaks], [*notes, *remarks]
     counts = Counter(label for image in folder.images for label in image.labels)
     if not folder.multi_label:
         problems += [Problem(_ALONE, folder.class_names[label]) for label, count in sorted(counts.items()) if count == 1]
@@ -313,6 +311,14 @@ def _look_over(folder: ImageFolder, argument: str, reading: Reading) -> tuple[li
         if absent:
             notes.append(f"no {split} image has the label {', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}")
     return problems, notes
+
+
+def group_leaks(folder: ImageFolder, allowed: bool) -> tuple[list[Problem], list[str]]:
+    """Return the groups in several splits as problems, or where that is allowed a note of them."""
+    leaks = {group: splits for group, splits in folder.groups.items() if len(splits) > 1}
+    if allowed:
+        return [], [f"{len(leaks)} groups are in several splits, which is allowed"] if leaks else []
+    return [Problem(GROUP_LEAK, group, ", ".join(sorted(splits, key=_order))) for group, splits in sorted(leaks.items())], []
 
 
 def _hidden_images(paths: Iterable[str]) -> list[str]:

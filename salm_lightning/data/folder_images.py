@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict
 from functools import cached_property
@@ -18,8 +19,8 @@ from salm_lightning.data.folder import read_folder
 from salm_lightning.data.holdout import holdout
 from salm_lightning.data.mapped import rows_of
 from salm_lightning.data.sums import FileSum
-from salm_lightning.data.survey import SAME, Survey, survey
-from salm_lightning.data.tables import FOLDERS, Reading
+from salm_lightning.data.survey import SAME, Survey, survey, window_of
+from salm_lightning.data.tables import FOLDERS, NONE, Reading
 from salm_lightning.data.working import Range, Working, channels_of, decode, stat_of
 from salm_lightning.errors import ConfigurationError, DataError
 from salm_lightning.files import address, expanded
@@ -29,7 +30,7 @@ WORKING_SIZE = 64
 
 
 class FolderDataModule(ImageDataModule):
-    """A folder of PNG, JPEG or TIFF images with labels from a table or from class folders; ``salm-cli inspect`` says what it is taken for.
+    """A folder of PNG, JPEG, TIFF or DICOM images labelled by a table or class folders; ``salm-cli inspect`` says what it is taken for.
 
     The images are decoded once to one square size, whatever their shape, into the cache. The test split is the folder's own, else its
     validation split, else a part that is drawn: stratified, whole patients alone. Where there is no other validation split it is the same
@@ -38,8 +39,8 @@ class FolderDataModule(ImageDataModule):
     Args:
         path: The folder.
         size: Height and width at which models see the images; by default 64, or the smaller side of most images if that is less.
-        range: What black and white are in images above 8 bits, as in ``30000:34000``; by default the 0.5 and 99.5 percentiles of the
-            training images' values.
+        range: What black and white are in images above 8 bits: ``window``, what DICOM files show by default; ``data``, the 0.5 and 99.5
+            percentiles of the training images' values; or as in ``30000:34000``, in units. By default the window where there is one.
         labels: Table of the labels, a CSV; ``folders`` for class folders even if there is a table.
         file_column: Column of the file names.
         label_column: Column of the labels, or several of 0 and 1 with commas between.
@@ -85,14 +86,15 @@ class FolderDataModule(ImageDataModule):
             raise ConfigurationError(f"size={size} is out of range; give 8 to 1024 pixels.")
         if not 0 < holdout < 1:
             raise ConfigurationError(f"holdout={holdout} is out of range; give more than 0 and less than 1.")
-        self._values = None if range is None else range_of(range)
         self.reading = Reading(
             labels, file_column, label_column, label_delimiter, split_column, group_column, unlabelled, allow_leak
         )
         with progress("looking at images") as on_progress:
-            self.survey = survey(read_folder(self.path, self.reading), allow_leak, on_progress)
+            patients = group_column != NONE
+            self.survey = survey(read_folder(self.path, self.reading), allow_leak, on_progress, patients)
         refuse_problems(self.path, self.survey)
-        if range is not None and all(facts.bits == 8 for facts in self.survey.facts):
+        self._values = _range(range, self.survey)
+        if range is not None and not any(facts.deep for facts in self.survey.facts):
             raise ConfigurationError(f"range={range} is for images above 8 bits, and those of {self.path} have 8; leave it out.")
         size = size or default_size(self.survey)
         self.holdout = holdout
@@ -133,6 +135,12 @@ class FolderDataModule(ImageDataModule):
         other = self.variant()
         other.protects, other._splits = "train", None
         return other
+
+    @property
+    def units(self) -> str:
+        """What the range is in, such as ``HU``; empty for stored integers, and where files differ or do not say."""
+        found = {facts.instance.units if facts.instance else "" for facts in self.survey.facts if facts.deep}
+        return found.pop() if len(found) == 1 else ""
 
     @property
     def carries_noise(self) -> NDArray[np.bool_]:
@@ -194,7 +202,7 @@ class FolderDataModule(ImageDataModule):
         if self.reading.labels is not None and self.reading.labels != FOLDERS:
             reading["labels"] = Path(self.reading.labels).name  # a manifest holds no path of this machine
         how: dict[str, Any] = {name: value for name, value in reading.items() if value != default[name]}
-        if any(facts.bits > 8 for facts in self.survey.facts):
+        if any(facts.deep for facts in self.survey.facts):
             how["range"] = "{}:{}".format(*self.working.values)
         if not self.survey.folder.splits:
             how |= {"holdout": self.holdout, "holdout_seed": self.holdout_seed}
@@ -209,18 +217,34 @@ def default_size(found: Survey) -> int:
     return max(8, min(WORKING_SIZE, sides[len(sides) // 2]))
 
 
+def _range(word: str | None, found: Survey) -> Range | None:
+    """Return what black and white are; ``None`` if the values of the training images settle that."""
+    if word not in (None, "window", "data"):
+        return range_of(str(word))
+    window = window_of(found) if word != "data" else None
+    if window is None and word == "window":
+        raise ConfigurationError(
+            "range=window is of DICOM files with windows, and the training images have none; give range=data."
+        )
+    return None if window is None else Range.of(*window)
+
+
 def range_of(word: str) -> Range:
-    """Read what black and white are, as in ``30000:34000``.
+    """Read what black and white are in units, as in ``30000:34000``.
 
     Raises:
         ConfigurationError: That is no range.
     """
-    low, colon, high = word.partition(":")
-    if not (colon and low.strip().isdecimal() and high.strip().isdecimal() and int(low) < int(high) < 2**16):
+    low, _, high = word.partition(":")
+    try:
+        values = Range.of(float(low), float(high))
+    except (ValueError, OverflowError):
+        values = Range(0, 0)
+    if not values.low < values.high < math.inf:
         raise ConfigurationError(
-            f"range={word} is no range of values; give the lowest and the highest that matter, as in 30000:34000."
+            f"range={word} is no range of values; give the lowest and the highest that matter, as in 30000:34000, or window or data."
         )
-    return Range(int(low), int(high))
+    return values
 
 
 def refuse_problems(path: Path, found: Survey) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,17 +14,18 @@ from typing import NamedTuple
 import numpy as np
 
 from salm_lightning.data import formats
-from salm_lightning.data.folder import ImageFolder
+from salm_lightning.data.folder import ImageFolder, group_leaks
 from salm_lightning.data.formats import Facts, UnsupportedImage
 from salm_lightning.data.formats.base import Pixels
 from salm_lightning.data.walk import Kind, Problem
 from salm_lightning.data.workers import in_processes
+from salm_lightning.files import file_sha256
 
 _AT_ONCE = 250
 """Files that a process looks at before it tells of them."""
 _FEW = 4
 """Tasks from which on processes are worth their start."""
-_TAILS = {"PNG": 64, "JPEG": 256}
+_TAILS = {"PNG": 64, "JPEG": 256, "DICOM": 2**16}
 _LONG_TAIL = 4096
 """Bytes at a file's end by which candidates for the same picture are found: the pixels come last, in a PNG with a sum of all of them."""
 _SAMPLE, _SAMPLE_PIXELS = 100, 2**27
@@ -37,6 +38,9 @@ TAILS = (0.5, 99.5)
 SAME = Kind(
     "images that are in several splits",
     "A model would be measured on images that it knows: take them out of one, or --allow_leak true takes it so.",
+)
+_SAME_UID = Kind(
+    "DICOM files with the SOPInstanceUID of another", "Each image has one that no other has: leave the one that is right."
 )
 _MIXED_DEPTH = Kind("images of another depth than most", "Store all with 8 bits, or all with more.")
 
@@ -52,13 +56,13 @@ class Header(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What the pixels of some images say: how many were decoded, whether any has colour, the extremes, and TAILS of the values."""
+    """What the pixels of some images say: how many were decoded, whether any has colour, in units the extremes and TAILS of the values."""
 
     decoded: int
     coloured: bool
-    low: int
-    high: int
-    tails: tuple[int, int]
+    low: float
+    high: float
+    tails: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,18 @@ class Survey:
 
 
 def survey(
-    folder: ImageFolder, allow_leak: bool = False, on_progress: Callable[[int, int], None] = lambda done, total: None
+    folder: ImageFolder,
+    allow_leak: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    patients: bool = True,
 ) -> Survey:
     """Look at the headers of all images of a folder, in several processes, and at the pixels of some.
 
     Args:
         folder: What a folder was taken for.
-        allow_leak: Whether splits may share images.
+        allow_leak: Whether splits may share images, or patients.
         on_progress: Takes how many images were looked at, and of how many.
+        patients: Whether the patients that DICOM files name are groups, where the folder has none.
     """
     paths = [image.path for image in folder.images]
     tasks = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
@@ -101,7 +109,16 @@ def survey(
     for part in in_processes(partial(_headers, folder.root), tasks, _FEW):
         headers += part
         on_progress(len(headers), len(paths))
-    problems, notes = [*_refused(headers), *_depths(headers)], list(folder.notes)
+    problems, notes = (
+        [*_refused(headers), *_depths(headers), *_same_uids(folder.root, headers)],
+        [*folder.notes, *_remarks(headers)],
+    )
+    if patients and not folder.groups:
+        named = [header.facts.instance.patient if header.facts and header.facts.instance else "" for header in headers]
+        images = (image._replace(group=group) for image, group in zip(folder.images, named, strict=True))
+        folder = replace(folder, images=tuple(images))
+        leaks, remarks = group_leaks(folder, allow_leak)
+        problems, notes = [*problems, *leaks], [*notes, *remarks]
     same, checked = _same_pictures(folder, headers)
     if same and allow_leak:
         notes.append(f"{len(same)} images are in several splits, which is allowed")
@@ -146,11 +163,52 @@ def as_problem(path: str, reason: str, way_out: str) -> Problem:
 
 def _depths(headers: Sequence[Header]) -> list[Problem]:
     """Return the images that have 8 bits where others have more, or the reverse, whichever are fewer."""
-    deep = {header.path: header.facts.bits > 8 for header in headers if header.facts is not None}
+    deep = {header.path: header.facts.deep for header in headers if header.facts is not None}
     rare = sum(deep.values()) * 2 <= len(deep)
     return (
         [Problem(_MIXED_DEPTH, path) for path, is_deep in deep.items() if is_deep is rare] if len(set(deep.values())) > 1 else []
     )
+
+
+def _same_uids(root: Path, headers: Sequence[Header]) -> list[Problem]:
+    """Return the DICOM files whose SOPInstanceUID an earlier one has that is no copy."""
+    first: dict[str, str] = {}
+    found = []
+    for header in headers:
+        uid = header.facts.instance.uid if header.facts and header.facts.instance else ""
+        other = first.setdefault(uid, header.path) if uid else header.path
+        if other != header.path and file_sha256(root / other) != file_sha256(root / header.path):
+            found.append(Problem(_SAME_UID, header.path, f"as {other}"))
+    return found
+
+
+def _remarks(headers: Iterable[Header]) -> list[str]:
+    """Say what people should know of DICOM files."""
+    instances = [header.facts.instance for header in headers if header.facts and header.facts.instance]
+    burned, photometric = sum(one.burned_in == "YES" for one in instances), {one.photometric for one in instances}
+    return [
+        *(
+            [f"{burned} images say that text is burned into them (BurnedInAnnotation); --keep_out keeps it readable"]
+            if burned
+            else []
+        ),
+        *(
+            ["some images are stored with black as white (MONOCHROME1), and a model sees them so"]
+            if {"MONOCHROME1", "MONOCHROME2"} <= photometric
+            else []
+        ),
+    ]
+
+
+def window_of(found: Survey) -> tuple[float, float] | None:
+    """Return the window that a model sees by default, in units; ``None`` where no training image has one.
+
+    Of each image it is the widest, and of these the median by width: an odd one among many does not count, and the set has one range.
+    """
+    images = zip(found.headers, found.folder.images, strict=True)
+    instances = [header.facts.instance for header, image in images if header.facts and image.split in ("", "train")]
+    windows = sorted((one.window[1] - one.window[0], one.window) for one in instances if one and one.window)
+    return windows[len(windows) // 2][1] if windows else None
 
 
 def _same_pictures(folder: ImageFolder, headers: Sequence[Header]) -> tuple[list[tuple[str, str]], bool]:
@@ -194,20 +252,22 @@ def _sample(folder: ImageFolder, headers: Sequence[Header]) -> tuple[Sample | No
         if header.facts is None or pixels_left < 0:
             break
         try:
-            pixels = formats.read(folder.root / header.path)
+            pixels, still = formats.pixels_and_kept(folder.root / header.path)
         except UnsupportedImage as error:
             problems.append(as_problem(header.path, error.reason, error.way_out))
             continue
         count, pixels_left = count + 1, pixels_left - pixels.size
         coloured |= has_colour(pixels)
-        flat = pixels.reshape(-1)
+        flat = formats.in_units(pixels if still is None else pixels[~still], header.facts).reshape(-1)
+        if not flat.size:
+            continue
         values.append(np.array([flat.min(), flat.max(), *flat[:: max(1, len(flat) // _VALUES)]]))
     if not values:
         return None, problems
     together = np.concatenate([part[2:] for part in values])
-    low, high = min(int(part[0]) for part in values), max(int(part[1]) for part in values)
+    low, high = min(float(part[0]) for part in values), max(float(part[1]) for part in values)
     tails = np.percentile(together, TAILS, method="nearest")
-    return Sample(count, coloured, low, high, (int(tails[0]), int(tails[1]))), problems
+    return Sample(count, coloured, low, high, (float(tails[0]), float(tails[1]))), problems
 
 
 def has_colour(pixels: Pixels) -> bool:

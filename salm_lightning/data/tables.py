@@ -67,8 +67,8 @@ class FolderOptions(Reading):
     """How a folder of images is read and measured, where it does not say so itself.
 
     Args:
-        range: What black and white are in images above 8 bits, as in ``30000:34000``; by default the 0.5 and 99.5 percentiles of the
-            training images' values.
+        range: What black and white are in images above 8 bits: ``window``, what DICOM files show by default; ``data``, the 0.5 and 99.5
+            percentiles of the training images' values; or as in ``30000:34000``, in units. By default the window where there is one.
         holdout: Share of the images that is drawn to measure on where the folder has no splits.
         holdout_seed: Settles which ones.
     """

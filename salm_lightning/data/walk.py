@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+from salm_lightning.data.formats.dicom import BARE
 
 _JUNK = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir")
 """What programs leave behind, in lower case, beside what is hidden; some of it holds small copies of the images."""
@@ -27,7 +30,13 @@ _NONE = frozenset(
         *(".xlsx", ".xls", ".docx"),
     }
 )
-_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8")
+_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8", *BARE)
+_DICOM = (".dcm", ".dicom")
+_CLASS = re.compile(rb"\x02\x00\x02\x00UI..1\.2\.840\.10008\.5\.1\.4\.1\.1\.([\d.]+)", re.DOTALL)
+"""The class that a DICOM file's first elements name."""
+_NO_IMAGE = (b"9.", b"11.", b"66.", b"88.", b"481.")
+"""Classes of waveforms, presentation states, segmentations and the like, reports, and radiotherapy, which has images as well."""
+_RT_IMAGE = b"481.1"
 IMAGE, CONTAINER, OTHER = "image", "container", "other"
 
 
@@ -47,6 +56,9 @@ class Problem(NamedTuple):
 
 
 _LINKS = Kind("links", "Put the files themselves there; links to files within the folder are taken.")
+_INDEX = Kind(
+    "indexes of DICOM files (DICOMDIR), which no longer fit them afterwards", "Take them out, and make new ones of the result."
+)
 _UNREADABLE = Kind("folders that cannot be opened", "Change their permissions, or take them out.")
 
 
@@ -75,6 +87,8 @@ def walk(root: Path) -> tuple[list[str], list[Problem]]:
                     problems.append(Problem(_LINKS, path, "to a folder"))
                 else:
                     files.append(path)
+            elif entry.name.upper() == "DICOMDIR":
+                problems.append(Problem(_INDEX, path))
             elif entry.is_dir():
                 open_folders.append(f"{path}/")
             elif entry.is_file():
@@ -90,7 +104,7 @@ def is_junk(name: str) -> bool:
 def kind_of_file(root: Path, path: str) -> str:
     """Return what a file is by its ending, or where that says nothing by its first bytes."""
     ending = PurePosixPath(path).suffix.lower()
-    if ending in _IMAGES:
+    if ending in _IMAGES and ending not in _DICOM:
         return IMAGE
     if ending in _MAYBE:
         return CONTAINER
@@ -98,7 +112,10 @@ def kind_of_file(root: Path, path: str) -> str:
         return OTHER
     try:
         with (root / path).open("rb") as file:
-            head = file.read(132)
+            head = file.read(1024)
     except OSError:
+        return IMAGE if ending in _DICOM else OTHER
+    named = _CLASS.search(head) if head[128:132] == b"DICM" else None
+    if named and named[1].startswith(_NO_IMAGE) and named[1] != _RT_IMAGE:
         return OTHER
-    return IMAGE if head.startswith(_STARTS) or head[128:] == b"DICM" else OTHER
+    return IMAGE if ending in _DICOM or head.startswith(_STARTS) or head[128:132] == b"DICM" else OTHER

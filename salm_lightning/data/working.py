@@ -1,7 +1,8 @@
 """Images of a folder at the working size: each file decoded once, in several processes, into an array on disk; a killed run goes on.
 
-The array is uint8, or uint16 for images above 8 bits, ``[N, S, S]`` (grey) or ``[N, S, S, 3]``, a row for each page of each file. Models
-see uint8: of images above 8 bits their range, mapped to it.
+The array is uint8, or for images above 8 bits float32 in their units, ``[N, S, S]`` (grey) or ``[N, S, S, 3]``, a row for each page of each
+file. Models see uint8: of images above 8 bits their range, mapped to it. Units are stored integers but in DICOM, whose files may each map
+them to Hounsfield units or the like in another way.
 """
 
 from __future__ import annotations
@@ -37,16 +38,24 @@ _KEEP = 1.0
 """Seconds after which what was decoded is kept for sure."""
 _ROWS = 256
 """Rows that are mapped to 8 bits at a time."""
-_DEEP = 2**16
+_BINS, _ZERO = 3 * 2**15, 2**15
+"""Bins of the histogram of training images' values, and that of the stored integer 0: all integers of 16 bits, with and without sign."""
+_KIND = 2
+"""What the arrays hold; of another kind they are made anew."""
 _FILES = np.dtype([("done", "u1"), ("file", "V32"), ("pixels", "V32")])
 OnProgress = Callable[[int, int], None]
 
 
 class Range(NamedTuple):
-    """Stored integers that are black and white to a model; what is outside counts as the nearer one."""
+    """Values in units that are black and white to a model, integers where they can be; what is outside counts as the nearer one."""
 
-    low: int
-    high: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, low: float, high: float) -> Range:
+        """Return a range, of integers where its ends are some."""
+        return cls(*(int(end) if end == int(end) else end for end in (low, high)))
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Working:
         file_of: The number of the file that each row is a page of, int64 ``[N]``.
         sums: SHA-256 of each file as it was decoded, in hexadecimal.
         stats: Size and time of change of each file, by which a later change is noticed.
-        values: What black and white are in stored integers.
+        values: What black and white are, in units.
         twins: Files with the pixels of an earlier one: pairs of numbers.
     """
 
@@ -76,6 +85,8 @@ class _Task(NamedTuple):
     """Number, path, facts, and whether its values count for the range."""
     size: int
     channels: int
+    scale: tuple[float, float]
+    """That of the histogram."""
 
 
 class _Decoded(NamedTuple):
@@ -114,7 +125,7 @@ def decode(
     """
     known = [(header.path, header.facts) for header in survey.headers if header.facts is not None]
     stats = tuple(stat_of(survey.folder.root / path) for path, _ in known)
-    identity = [size, channels, [[path, *stat] for (path, _), stat in zip(known, stats, strict=True)]]
+    identity = [_KIND, size, channels, [[path, *stat] for (path, _), stat in zip(known, stats, strict=True)]]
     name = f"{survey.folder.root.resolve().name}-{address(str(survey.folder.root.resolve()), identity)[:16]}"
     place = place or cache_root() / name
     with _alone(place):
@@ -162,7 +173,8 @@ class _Store:
         self.place = place
         self._facts = facts
         self._channels = channels
-        self._deep = any(known.bits > 8 for known in facts)
+        self._deep = any(known.deep for known in facts)
+        self._scale = facts[0].scale
         pages = [known.pages for known in facts]
         self.first = np.concatenate([[0], np.cumsum(pages)]).astype(np.int64)
         self.file_of = np.repeat(np.arange(len(facts), dtype=np.int64), pages)
@@ -186,10 +198,10 @@ class _Store:
     def _begin(self) -> None:
         for path in self.place.glob("*.npy"):
             path.unlink()
-        kind = np.uint16 if self._deep else np.uint8
+        kind = np.float32 if self._deep else np.uint8
         _allocate(self.place / "images.npy", self._shape, kind)
         np.save(self.place / "files.npy", np.zeros(len(self._facts), _FILES))
-        self._keep_histogram(np.zeros(_DEEP, np.int64))
+        self._keep_histogram(np.zeros(_BINS, np.int64))
 
     def fill(self, survey: Survey, on_progress: OnProgress | None) -> None:
         """Decode what is not decoded yet."""
@@ -198,7 +210,7 @@ class _Store:
         trains = [image.split in ("", "train") for image in folder.images]
         todo = [(number, survey.headers[number].path, self._facts[number], trains[number]) for number in left.tolist()]
         tasks = [
-            _Task(folder.root, todo[start : start + _AT_ONCE], self._shape[1], self._channels)
+            _Task(folder.root, todo[start : start + _AT_ONCE], self._shape[1], self._channels, self._scale)
             for start in range(0, len(todo), _AT_ONCE)
         ]
         problems: list[Problem] = []
@@ -245,25 +257,26 @@ class _Store:
                 _allocate(temporary, self._shape, np.uint8)
                 mapped = np.load(temporary, mmap_mode="r+")
                 for start in range(0, len(mapped), _ROWS):
-                    clipped = np.clip(self._images[start : start + _ROWS].astype(np.float32), low, high)
+                    clipped = np.clip(self._images[start : start + _ROWS], low, high)
                     mapped[start : start + _ROWS] = np.rint((clipped - low) * (255 / (high - low)))
                 mapped.flush()
         return np.load(path, mmap_mode="r", allow_pickle=False), Range(low, high)
 
     def _tails(self) -> Range:
-        below = np.cumsum(self._histogram)
-        low, high = (int(np.searchsorted(below, share / 100 * below[-1])) for share in TAILS)
+        below, (slope, intercept) = np.cumsum(self._histogram), self._scale
+        bins = (int(np.searchsorted(below, share / 100 * below[-1])) for share in TAILS)
+        low, high = sorted((number - _ZERO) * slope + intercept for number in bins)
         if low >= high:
             raise DataError(
-                f"Nearly all values of the training images are {low}; give the range of values that matter: --range LOW:HIGH."
+                f"Nearly all values of the training images are {low:g}; give the range of values that matter: --range LOW:HIGH."
             )
-        return Range(low, high)
+        return Range.of(low, high)
 
 
 _ROOM = "Set SALM_CACHE_DIR to a writable folder with room for them."
 
 
-def _allocate(path: Path, shape: tuple[int, ...], kind: type[np.unsignedinteger[Any]]) -> None:
+def _allocate(path: Path, shape: tuple[int, ...], kind: type[np.number[Any]]) -> None:
     """Make an array in a file, all of whose bytes have their room: writing to a map on a full disk would kill the process."""
     array = np.lib.format.open_memmap(path, "w+", kind, shape)
     array.flush()
@@ -274,12 +287,12 @@ def _allocate(path: Path, shape: tuple[int, ...], kind: type[np.unsignedinteger[
 
 def _decode(task: _Task) -> tuple[list[_Decoded], NDArray[np.int64], list[Problem]]:
     """Decode files; return them at the working size, the histogram of the training ones' values, and what is refused."""
-    decoded, refused, histogram = [], [], np.zeros(_DEEP, np.int64)
+    decoded, refused, histogram = [], [], np.zeros(_BINS, np.int64)
     for number, path, facts, counts in task.files:
         full = task.root / path
         try:
             before = stat_of(full)
-            pixels = formats.read(full)
+            pixels, still = formats.pixels_and_kept(full)
             digest = file_sha256(full)
             if before != stat_of(full) or pixels.shape != facts.shape:
                 raise UnsupportedImage("was changed while it was read", "leave the folder alone, and repeat the command")
@@ -289,12 +302,21 @@ def _decode(task: _Task) -> tuple[list[_Decoded], NDArray[np.int64], list[Proble
         except UnsupportedImage as error:
             refused.append(as_problem(path, error.reason, error.way_out))
             continue
-        if facts.bits > 8 and counts:
-            histogram += np.bincount(pixels.reshape(-1), minlength=_DEEP)
+        if facts.deep and counts:
+            histogram += _histogram(pixels if still is None else pixels[~still], facts, task.scale)
         rows = at_working_size(formats.upright(pixels, facts.orientation), task.size, task.channels)
+        rows = formats.in_units(rows, facts) if facts.deep else rows
         content = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).data).digest()
         decoded.append(_Decoded(number, rows, bytes.fromhex(digest), content))
     return decoded, histogram, refused
+
+
+def _histogram(pixels: Pixels, facts: Facts, scale: tuple[float, float]) -> NDArray[np.int64]:
+    """Return how often each value occurs, in steps of a scale, int64 ``[_BINS]``."""
+    values: NDArray[Any] = pixels
+    if facts.scale != scale:
+        values = np.rint((formats.in_units(pixels, facts) - scale[1]) / scale[0]).clip(-_ZERO, _BINS - _ZERO - 1)
+    return np.bincount(values.reshape(-1).astype(np.int64) + _ZERO, minlength=_BINS)
 
 
 def at_working_size(pixels: Pixels, size: int, channels: int) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from salm_lightning.data.formats import Facts
 from salm_lightning.data.sums import FileSum
 from salm_lightning.data.workers import cores, in_processes
 from salm_lightning.errors import OutputExistsError, ReleaseError
-from salm_lightning.files import building, exchange, file_sha256, flush, remove, write_json
+from salm_lightning.files import address, building, exchange, file_sha256, flush, remove, write_json
 from salm_lightning.release.folder_manifest import (
     COPIED,
     FORMAT,
@@ -59,6 +59,7 @@ def write_folder(
     fingerprint: str,
     scaling: Scaling = "bilinear",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    secret: bytes = b"",
 ) -> FolderManifest:
     """Write a folder result: the tree of protected files, and what says of it what it is.
 
@@ -74,6 +75,7 @@ def write_folder(
         fingerprint: Names all that the files depend on.
         scaling: How noise is brought to a file's size.
         on_progress: Takes how many files are written, and of how many.
+        secret: What the new identifiers of DICOM files are made of; empty keeps them.
 
     Raises:
         ReleaseError: A file of the folder was changed meanwhile, or images are missing.
@@ -83,9 +85,8 @@ def write_folder(
 
     folder, values = data.survey.folder, data.working.values
     promise = Bound.from_dict(bound)
-    limit = stored_bound(promise.radius, values)
     unfinished = result / _UNFINISHED
-    done = _begin(unfinished, fingerprint)
+    done = _begin(unfinished, address(fingerprint, secret.hex()))
     tree = unfinished / PROTECTED
     total = len(folder.images) + len(folder.others) + len(folder.unlabelled)
     records = dict(done)
@@ -96,7 +97,7 @@ def write_folder(
             csv.writer(journal).writerow(list(asdict(record).values()))
         on_progress(len(records), total)
 
-    jobs = (job for job in _jobs(data, blocks, tree, scaling, limit) if job.path not in done)
+    jobs = (job for job in _jobs(data, blocks, _Way(tree, scaling, promise.radius, secret)) if job.path not in done)
     for record in in_processes(write_file, jobs, few=4):
         note(record)
     noisy = {image.path for image, of in zip(folder.images, data.carries_noise, strict=True) if of}
@@ -114,7 +115,9 @@ def write_folder(
             settings=json.loads(json.dumps(dict(settings), allow_nan=False)),
             radius=promise.radius,
             range=tuple(values),
-            bound=limit,
+            units=data.units,
+            uids="new" if secret else "keep",
+            bound=max(record.bound for record in carrying),
             scaling=scaling,
             images=len(carrying),
             copied=len(ordered) - len(carrying),
@@ -140,13 +143,13 @@ def cost_of_files(data: FolderDataModule, radius: float) -> tuple[float, int]:
     """
     carrying, sizes = np.flatnonzero(data.carries_noise), [size for size, _ in data.working.stats]
     drawn = carrying[np.linspace(0, len(carrying) - 1, _TIMED + 1).astype(int)]
-    bound, rng, seconds, grows = stored_bound(radius, data.working.values), np.random.default_rng(0), 0.0, 0.0
+    rng, seconds, grows = np.random.default_rng(0), 0.0, 0.0
     with TemporaryDirectory() as place:
         for number in map(int, drawn):
             shape = (_facts_of(data, number).pages, *data.working.images.shape[1:])
             noise = rng.choice(np.array([-radius, radius], np.int16), shape)
             begin = time.perf_counter()
-            record = write_file(_job(data, number, Path(place), noise, "bilinear", bound))
+            record = write_file(_job(data, number, noise, _Way(Path(place), "bilinear", radius)))
             if number != drawn[0]:  # the first one's codec is loaded with it
                 seconds += time.perf_counter() - begin
                 grows += (Path(place) / record.file).stat().st_size / sizes[number]
@@ -198,9 +201,16 @@ def _begin(unfinished: Path, fingerprint: str) -> dict[str, FileRecord]:
     return done
 
 
-def _jobs(
-    data: FolderDataModule, blocks: Iterable[NDArray[np.uint8]], tree: Path, scaling: Scaling, bound: int
-) -> Iterator[FileJob]:
+class _Way(NamedTuple):
+    """How files are written: below which folder, how noise is scaled, its radius, and what new identifiers are made of."""
+
+    tree: Path
+    scaling: Scaling
+    radius: float
+    secret: bytes = b""
+
+
+def _jobs(data: FolderDataModule, blocks: Iterable[NDArray[np.uint8]], way: _Way) -> Iterator[FileJob]:
     """Yield each file that carries noise, with the noise of its pages at the working size."""
     from salm_lightning.release.parts import as_stored
 
@@ -216,14 +226,15 @@ def _jobs(
             if noisy is None:
                 raise ReleaseError(f"{at} of {len(rows)} images were protected; run the last pass to its end.")
             noise[page] = noisy.astype(np.int16) - working.images[rows[at + page]]
-        yield _job(data, number, tree, noise, scaling, bound)
+        yield _job(data, number, noise, way)
         at += count
 
 
-def _job(data: FolderDataModule, number: int, tree: Path, noise: NDArray[np.int16], scaling: Scaling, bound: int) -> FileJob:
+def _job(data: FolderDataModule, number: int, noise: NDArray[np.int16], way: _Way) -> FileJob:
     facts, (low, high) = _facts_of(data, number), data.working.values
-    path, digest = data.survey.headers[number].path, data.working.sums[number]
-    return FileJob(data.survey.folder.root, tree, path, facts, noise, scaling, (high - low) / 255, bound, digest)
+    path, digest, slope = data.survey.headers[number].path, data.working.sums[number], facts.scale[0]
+    bound, factor = stored_bound(way.radius, (low, high), slope), (high - low) / 255 / slope
+    return FileJob(data.survey.folder.root, way.tree, path, facts, noise, way.scaling, factor, bound, digest, way.secret)
 
 
 def _facts_of(data: FolderDataModule, number: int) -> Facts:

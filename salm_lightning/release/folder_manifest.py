@@ -19,7 +19,8 @@ PROTECTED = "protected"
 """Name of the published tree in a result."""
 COPIED = "copied"
 """What stands for the format of a file that is published as it is."""
-FORMAT = "folder-1"
+FORMAT = "folder-2"
+Uids = Literal["new", "keep"]
 Scaling = Literal["nearest", "bilinear", "bicubic"]
 
 
@@ -32,9 +33,10 @@ class FileRecord:
         format: Its container, or ``copied``.
         before: SHA-256 of the original.
         after: SHA-256 of the file in the tree.
+        bound: No value differs by more, in stored integers.
         largest: Largest change of a decoded value, in stored integers.
         changed_share: Share of the pixels of which any channel differs.
-        kept_out: Pixels that were to keep their value, because they are fully transparent.
+        kept_out: Pixels that were to keep their value, because they are transparent, padding, or were to be kept out.
         noise_kept: Share of the noise that the container has kept; 1 where it keeps all.
         also: What else differs from the original, in words.
     """
@@ -43,6 +45,7 @@ class FileRecord:
     format: str
     before: str
     after: str
+    bound: Count = 0
     largest: Count = 0
     changed_share: Share = 0.0
     kept_out: Count = 0
@@ -59,8 +62,10 @@ class FolderManifest:
         dataset: Description of the data, with how the folder was read.
         settings: The method with every setting, and the seed.
         radius: No value differs by more, in 255ths of the range.
-        range: What black and white are in stored integers; 0 and 255 for 8 bits.
-        bound: No value differs by more, in stored integers.
+        range: What black and white are, in units; 0 and 255 for 8 bits.
+        units: What units they are, such as ``HU``; empty for stored integers, and where that is not known.
+        uids: Whether DICOM files have ``new`` identifiers, or ``keep`` theirs.
+        bound: No value differs by more, in stored integers of any file; each has its own where they map these to units in another way.
         scaling: How noise came from the working size to each file's.
         images: Files that carry noise.
         copied: Files that are published as they are.
@@ -76,7 +81,9 @@ class FolderManifest:
     dataset: dict[str, Any]
     settings: dict[str, Any]
     radius: float
-    range: tuple[int, ...]
+    range: tuple[float, ...]
+    units: str
+    uids: Uids
     bound: Count
     scaling: Scaling
     images: Count
@@ -103,10 +110,10 @@ class FolderManifest:
         return manifest
 
 
-def stored_bound(radius: float, values: tuple[int, int]) -> int:
-    """Return the largest change in stored integers that a radius in 255ths of a range allows."""
+def stored_bound(radius: float, values: tuple[float, ...], slope: float = 1.0) -> int:
+    """Return the largest change in stored integers, each ``slope`` units, that a radius in 255ths of a range allows."""
     low, high = values
-    return math.floor(radius * (high - low) / 255)
+    return math.floor(radius * (high - low) / 255 / abs(slope))
 
 
 def read_records(result: Path) -> list[FileRecord]:
@@ -139,7 +146,7 @@ def records_in(stream: Iterable[str], headings: bool = True) -> list[FileRecord]
         if len(cells) != len(names):
             raise ValueError("a line has another number of cells")
         values: dict[str, Any] = dict(zip(names, cells, strict=True))
-        values |= {name: int(values[name]) for name in ("largest", "kept_out")}
+        values |= {name: int(values[name]) for name in ("bound", "largest", "kept_out")}
         found.append(FileRecord(**values | {name: float(values[name]) for name in ("changed_share", "noise_kept")}))
     return found
 

@@ -26,7 +26,7 @@ _FILTERS = {
 class FileJob(NamedTuple):
     """A file to be written with noise: where the original and its copy lie, what it is, its noise at the working size, and its sum.
 
-    ``factor`` and ``bound`` are those of :func:`native_noise`.
+    ``factor`` and ``bound`` are those of :func:`native_noise`; new identifiers are made of ``secret``.
     """
 
     root: Path
@@ -38,6 +38,7 @@ class FileJob(NamedTuple):
     factor: float
     bound: int
     sum: str
+    secret: bytes
 
 
 def native_noise(noise: NDArray[np.int16], facts: Facts, scaling: Scaling, factor: float, bound: int) -> NDArray[np.int32]:
@@ -47,7 +48,7 @@ def native_noise(noise: NDArray[np.int16], facts: Facts, scaling: Scaling, facto
         noise: At the working size, in 255ths of the range, ``[pages, S, S]`` or ``[pages, S, S, 3]``, for upright images.
         facts: Of the file.
         scaling: How it is scaled.
-        factor: Stored integers for a 255th of the range.
+        factor: Stored integers for a 255th of the range; negative where higher ones are darker.
         bound: Largest value in stored integers.
     """
     planes = noise[..., None] if noise.ndim == 3 else noise
@@ -72,21 +73,19 @@ def write_file(job: FileJob) -> FileRecord:
         UnsupportedImage: It cannot be written within the bound.
     """
     original, target = job.root / job.path, job.tree / job.path
-    before = formats.read(original)
+    before, still = formats.pixels_and_kept(original)
     if file_sha256(original) != job.sum:
         raise ReleaseError(f"{original} was changed while the command ran; leave the folder alone, and repeat the command.")
     noise = native_noise(job.noise, job.facts, job.scaling, job.factor, job.bound)
-    still = formats.kept(original)
-    if still is not None:
-        noise = np.where(still[..., None], 0, noise)
-    pixels = np.clip(before + noise, 0, np.iinfo(before.dtype).max).astype(before.dtype)
+    pixels = formats.added(before, noise, job.facts, still)
     target.parent.mkdir(parents=True, exist_ok=True)
-    written = formats.write(original, pixels, target, job.bound)
+    written = formats.write(original, pixels, target, job.bound, job.secret)
     return FileRecord(
         file=job.path,
         format=job.facts.container,
         before=job.sum,
         after=file_sha256(target),
+        bound=job.bound,
         largest=written.largest,
         changed_share=written.changed_share,
         kept_out=0 if still is None else int(still.sum()),

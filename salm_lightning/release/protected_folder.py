@@ -45,7 +45,7 @@ class StoredFolder(ImageDataModule):
             problems = "; ".join(f"{check.name}: {check.detail}" for check in failed)
             raise ReleaseError(f"{self.result} is not what was released ({problems}). Get it again, or protect anew.")
         images = self.images
-        found = survey(replace(images.survey.folder, root=self.result / PROTECTED), allow_leak=True)
+        found = survey(replace(images.survey.folder, root=self.result / PROTECTED), allow_leak=True, patients=False)
         refused = [header.path for header in found.headers if header.facts is None]
         if refused:
             raise ReleaseError(f"{self.result / PROTECTED / refused[0]} cannot be read; protect the folder anew.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from salm_lightning.data import formats
-from salm_lightning.data.formats import UnsupportedImage
+from salm_lightning.data.formats import Facts, UnsupportedImage
 from salm_lightning.data.workers import in_processes
 from salm_lightning.errors import ReleaseError
 from salm_lightning.files import file_sha256
@@ -33,7 +33,9 @@ class _Found(NamedTuple):
 
     file: str
     faults: dict[str, str]
-    largest: int
+    largest: int = 0
+    uids: tuple[str, str, str, str] | None = None
+    """Identifiers of an image and its series in the source, and in the tree."""
 
 
 def verify_folder(result: Path, source: Path | None = None, on_progress: OnProgress = lambda done, total: None) -> list[Check]:
@@ -61,7 +63,7 @@ def verify_folder(result: Path, source: Path | None = None, on_progress: OnProgr
     checks.append(_of("files", [*sorted(present ^ listed), *links], f"{len(records)}, none missing, none too many"))
     if not checks[-1].ok:
         return checks
-    work = partial(_look, result / PROTECTED, source, manifest.bound)
+    work = partial(_look, result / PROTECTED, source, manifest)
     found = []
     for some in in_processes(work, [records[start : start + 8] for start in range(0, len(records), 8)], few=4):
         found += some
@@ -71,13 +73,22 @@ def verify_folder(result: Path, source: Path | None = None, on_progress: OnProgr
         return checks
     largest = max((one.largest for one in found), default=0)
     low, high = manifest.range
-    shown = f"largest change {largest}, bound {manifest.bound} stored levels: {manifest.radius:g}/255 of {low} to {high}"
+    units = f" {manifest.units}".rstrip()
+    shown = (
+        f"largest change {largest}, bound {manifest.bound} stored levels: {manifest.radius:g}/255 of {low:g} to {high:g}{units}"
+    )
     checks.append(_gathered("source", found, "the files that were protected, by their sums"))
     checks.append(_gathered("bound", found, shown))
-    checks.append(_gathered("transparent pixels", found, "kept their values"))
+    kept = sum(record.kept_out for record in records)
+    checks.append(_gathered("kept pixels", found, f"{kept:,} have their values"))
     checks.append(
-        _gathered("other bytes", found, "everything but the pixels is as it was, but for embedded pictures that are left out")
+        _gathered(
+            "other bytes",
+            found,
+            "all but the pixels is as it was, but for embedded pictures, and what says that DICOM was derived",
+        )
     )
+    checks += _identifiers(found, manifest)
     checks.append(_gathered("copies", found, f"{manifest.copied} files, byte for byte"))
     return checks
 
@@ -92,23 +103,43 @@ def _table(result: Path, manifest: FolderManifest, records: list[FileRecord]) ->
         and len(records) - len(noisy) == manifest.copied
         and len({record.file for record in records}) == len(records)
         and len(manifest.range) == 2
-        and manifest.bound == stored_bound(manifest.radius, (manifest.range[0], manifest.range[1]))
-        and max((record.largest for record in noisy), default=0) == manifest.largest <= manifest.bound
+        and max((record.bound for record in noisy), default=0) == manifest.bound
+        and max((record.largest for record in noisy), default=0) == manifest.largest
+        and all(record.largest <= record.bound for record in noisy)
     )
     yield Check("coverage", good, f"{len(noisy)} of {manifest.images} images carry noise, by at most {manifest.largest}")
 
 
-def _look(tree: Path, source: Path | None, bound: int, records: Iterable[FileRecord]) -> list[_Found]:
-    return [_look_at(tree / record.file, None if source is None else source / record.file, bound, record) for record in records]
+def _identifiers(found: Iterable[_Found], manifest: FolderManifest) -> Iterator[Check]:
+    """Check that no image has an identifier that another has, in the tree or in the source, and that what was a series still is one."""
+    known = [one.uids for one in found if one.uids is not None]
+    if not known:
+        return
+    name = "identifiers"
+    if manifest.uids == "keep":
+        changed = sum(old != new or series != other for old, series, new, other in known)
+        yield Check(name, not changed, f"of {len(known)} DICOM files, {changed} of which are not the original's")
+        return
+    before, after = {old for old, *_ in known} | {old for _, old, *_ in known}, {new for *_, new, _ in known}
+    pairs = {(series, new) for _, series, _, new in known}
+    whole = len({old for old, _ in pairs}) == len({new for _, new in pairs}) == len(pairs)
+    good = len(after) == len(known) and not (after | {new for _, new in pairs}) & before - {""} and whole
+    yield Check(
+        name, good, f"new ones of {len(known)} DICOM images in {len(pairs)} series" if good else "are not new, or not one for one"
+    )
 
 
-def _look_at(path: Path, original: Path | None, bound: int, record: FileRecord) -> _Found:
+def _look(tree: Path, source: Path | None, manifest: FolderManifest, records: Iterable[FileRecord]) -> list[_Found]:
+    return [_look_at(tree / one.file, None if source is None else source / one.file, manifest, one) for one in records]
+
+
+def _look_at(path: Path, original: Path | None, manifest: FolderManifest, record: FileRecord) -> _Found:
     faults: dict[str, str] = {}
     if file_sha256(path) != record.after:
         faults["sums"] = "has another sum than the table says"
     if original is None:
-        return _Found(record.file, faults, 0)
-    largest = 0
+        return _Found(record.file, faults)
+    largest, uids = 0, None
     try:
         if file_sha256(original) != record.before:
             faults["source"] = "is another file in the source"
@@ -116,23 +147,29 @@ def _look_at(path: Path, original: Path | None, bound: int, record: FileRecord) 
             if record.before != record.after:
                 faults["copies"] = "differs from the original"
         else:
-            before, after = formats.read(original), formats.read(path)
+            (before, still), after, facts = formats.pixels_and_kept(original), formats.read(path), formats.facts(original)
+            bound, uids = stored_bound(manifest.radius, manifest.range, facts.scale[0]), _uids(facts, formats.facts(path))
             if before.shape != after.shape or before.dtype != after.dtype:
                 faults["bound"] = "has other dimensions"
             else:
                 largest, _ = formats.compared(before, after)
-                if largest > bound or largest != record.largest:
+                if largest > bound or (largest, bound) != (record.largest, record.bound):
                     faults["bound"] = f"differs by {largest}, the table says {record.largest}, the bound is {bound}"
-                still = formats.kept(original)
                 if still is not None and (before != after)[still].any():
-                    faults["transparent pixels"] = "has fully transparent pixels that changed"
+                    faults["kept pixels"] = "has pixels that had to keep their values, and changed"
             if unexplained := formats.unexplained(original, path):
                 faults["other bytes"] = ", ".join(unexplained)
     except OSError as error:
         faults["source"] = f"cannot be read in the source ({error.strerror})"
     except UnsupportedImage as error:
         faults["bound"] = error.reason
-    return _Found(record.file, faults, largest)
+    return _Found(record.file, faults, largest, uids)
+
+
+def _uids(before: Facts, after: Facts) -> tuple[str, str, str, str] | None:
+    if before.instance is None or after.instance is None:
+        return None
+    return (before.instance.uid, before.instance.series, after.instance.uid, after.instance.series)
 
 
 def _gathered(name: str, found: Iterable[_Found], good: str) -> Check:

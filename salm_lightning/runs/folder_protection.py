@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from salm_lightning.checked import member, parse, read_json
 from salm_lightning.console import command, progress, say
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.folder_images import FolderDataModule
 from salm_lightning.errors import ConfigurationError
+from salm_lightning.files import replacing
 from salm_lightning.release.folder import check_place, cost_of_files, write_folder
-from salm_lightning.release.folder_manifest import FolderManifest
+from salm_lightning.release.folder_manifest import FolderManifest, Uids, stored_bound
 from salm_lightning.release.manifest import FILES, MANIFEST, RELEASE, Publish
 from salm_lightning.release.parts import clear_parts, parts_folder
 from salm_lightning.release.protected_folder import StoredFolder
 from salm_lightning.runs.estimate import Files
 from salm_lightning.runs.generation import fingerprint_of, last_pass, promise
-from salm_lightning.runs.protection import Protection
+from salm_lightning.runs.protection import GENERATOR, Protection
+
+IDENTIFIERS = "identifiers.json"
+"""File in the generator's folder of what new identifiers are made of."""
 
 
 @dataclass
@@ -27,6 +35,7 @@ class FolderProtection(Protection):
     """A result of a folder: ``images`` are protected as their ``protects`` says."""
 
     images: FolderDataModule
+    uids: Uids = "new"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,6 +47,7 @@ class FolderProtection(Protection):
             raise ConfigurationError(
                 f"method={self.method.name} is bound in {self.method.norm}; folders take --method.norm linf."
             )
+        self._refuse_too_little_noise()
         if self.publish != "all":
             raise ConfigurationError(f"publish={self.publish} is for .npz files; a folder is published with all its files.")
 
@@ -51,6 +61,33 @@ class FolderProtection(Protection):
             f"made at {images.image_size} pixels; models are measured on {measured} originals{drawn}."
         )
         super().run(yes, overwrite)
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that the result depends on; see :meth:`Protection.identity`."""
+        return {**super().identity(), "uids": self.uids}
+
+    def _refuse_too_little_noise(self) -> None:
+        """Refuse a bound that is less than a stored integer of a file."""
+        radius, values = self.method.radius, self.images.working.values
+        for header in self.images.survey.headers:
+            slope = header.facts.scale[0] if header.facts else 1.0
+            if stored_bound(radius, values, slope) < 1:
+                raise ConfigurationError(
+                    f"range={values.low:g}:{values.high:g} leaves no noise in {header.path}: {radius:g}/255 of it are less than one of its "
+                    f"levels, which is {abs(slope):g}; give a wider one with --range, or a larger --method.radius."
+                )
+
+    def _secret(self) -> bytes:
+        """Return what new identifiers are made of: kept with the generator, so that later images of a series get the same one."""
+        if self.uids == "keep" or not any(facts.instance for facts in self.images.survey.facts):
+            return b""
+        path = self.folder / GENERATOR / IDENTIFIERS
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                temporary.touch(0o600)
+                temporary.write_text(json.dumps({"secret": secrets.token_hex(32)}), encoding="utf-8")
+        return bytes.fromhex(parse(str, member(parse(dict, read_json(path), IDENTIFIERS), "secret", IDENTIFIERS), IDENTIFIERS))
 
     @property
     def manifest_path(self) -> Path:
@@ -77,7 +114,8 @@ class FolderProtection(Protection):
         parts = last_pass(trainer, module, images, parts_folder(self.release), saved, name)
         say(f"writing {int(self.images.carries_noise.sum())} files with noise, each read back and compared")
         with progress("writing files") as on_progress:
-            write_folder(folder, self.images, parts, *promise(module), fingerprint=name, on_progress=on_progress)
+            settings, bound = promise(module)
+            write_folder(folder, self.images, parts, settings, bound, name, on_progress=on_progress, secret=self._secret())
         clear_parts(self.release)
 
     def victims_images(self) -> tuple[ImageDataModule, ImageDataModule]:
@@ -91,9 +129,10 @@ class FolderProtection(Protection):
         manifest = FolderManifest.read(self.folder)
         table = Table(title="Measured on the decoded pixels of the stored files", show_header=False)
         low, high = manifest.range
+        units = f" {manifest.units}".rstrip()
         table.add_row(
             "largest change",
-            f"{manifest.largest} levels (bound {manifest.bound}: {manifest.radius:g}/255 of {low} to {high})",
+            f"{manifest.largest} levels (bound {manifest.bound}: {manifest.radius:g}/255 of {low:g} to {high:g}{units})",
         )
         table.add_row("changed pixels per image", f"{manifest.changed_share:.1%}")
         table.add_row("noise that the files have kept", f"{manifest.noise_kept:.1%}")

@@ -1,5 +1,5 @@
-from .base import Facts, UnsupportedImage, Written, added, by_plane, compared, stored, upright
-from .containers import CODECS, differences, facts, kept, read, unexplained, write
+from .base import Facts, UnsupportedImage, Written, added, by_plane, compared, in_units, stored, upright
+from .containers import CODECS, differences, facts, kept, pixels_and_kept, read, unexplained, write
 
 __all__ = [
     "CODECS",
@@ -11,7 +11,9 @@ __all__ = [
     "compared",
     "differences",
     "facts",
+    "in_units",
     "kept",
+    "pixels_and_kept",
     "read",
     "stored",
     "unexplained",

@@ -221,6 +221,12 @@ def compared(before: Pixels, after: Pixels) -> tuple[int, float]:
     return int(difference.max(initial=0)), float(difference.any(axis=-1).mean())
 
 
+def in_units(pixels: NDArray[Any], facts: Facts) -> NDArray[np.float32]:
+    """Return stored integers in the units of their file, float32, which holds integers of 16 bits exactly."""
+    slope, intercept = facts.scale
+    return (pixels * np.float64(slope) + intercept).astype(np.float32)
+
+
 def added(pixels: Pixels, noise: NDArray[np.int32], facts: Facts, still: NDArray[np.bool_] | None) -> Pixels:
     """Return pixels ``[pages, H, W, C]`` with noise, within the limits of what can be stored.
 

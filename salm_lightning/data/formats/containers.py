@@ -61,8 +61,7 @@ def read(path: Path) -> Pixels:
     Raises:
         UnsupportedImage: It cannot be read, or not be protected.
     """
-    with _named(path):
-        return _decoded(_content(path))[0]
+    return pixels_and_kept(path)[0]
 
 
 def kept(path: Path) -> NDArray[np.bool_] | None:
@@ -73,10 +72,18 @@ def kept(path: Path) -> NDArray[np.bool_] | None:
     Raises:
         UnsupportedImage: It cannot be read, or not be protected.
     """
-    if not facts(path).alpha:
-        return None
+    return pixels_and_kept(path)[1] if facts(path).alpha else None
+
+
+def pixels_and_kept(path: Path) -> tuple[Pixels, NDArray[np.bool_] | None]:
+    """Return what :func:`read` and :func:`kept` do, decoded once.
+
+    Raises:
+        UnsupportedImage: It cannot be read, or not be protected.
+    """
     with _named(path):
-        return _transparent(_decoded(_content(path))[1])
+        pixels, alpha, _, _ = _decoded(_content(path))
+        return pixels, _transparent(alpha)
 
 
 def write(original: Path, pixels: Pixels, target: Path, radius: int, secret: bytes = b"") -> Written:

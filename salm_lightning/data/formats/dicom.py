@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from hashlib import sha256
 from typing import Any, BinaryIO, Literal, NamedTuple
 from uuid import UUID
 
@@ -59,8 +60,11 @@ class Dicom(Codec):
         value = encoded(pixels, elements.raw(before), syntax, layout)
         kind = before.kind if syntax.native else b"OB"
         made = elements.made(Tag.PixelData, kind, value, undefined=not syntax.native)
-        uid, series = (_fresh(uid, secret) for uid in uids_of(elements))
-        return _assembled(elements, _New(uid, series, *_extremes(facts, pixels)), made)
+        uid, series = uids_of(elements)
+        own = _fresh(
+            uid, secret, sha256(value).digest()
+        )  # of a copy with other noise, or another release of the file, it is another one
+        return _assembled(elements, _New(own, _fresh(series, secret), *_extremes(facts, pixels)), made)
 
     def parts(self, content: bytes, *, blank: bool) -> list[tuple[str, bytes]]:
         """Return the elements but the pixels, as they are; what :meth:`encode` changes depends on the pixels, too."""
@@ -130,11 +134,11 @@ def _extremes(facts: Facts, pixels: Pixels) -> tuple[int, int]:
     return (int(image.min(initial=facts.limits[1])), int(image.max(initial=facts.limits[0])))
 
 
-def _fresh(uid: str, secret: bytes) -> str:
-    """Return the identifier that one becomes: always the same with one secret, and not to be guessed without it (PS3.5, B.2)."""
+def _fresh(uid: str, secret: bytes, content: bytes = b"") -> str:
+    """Return what an identifier becomes: always the same with one secret and content, and not to be guessed without it (PS3.5, B.2)."""
     if not uid or not secret:
         return uid
-    return f"2.25.{UUID(bytes=hmac.digest(secret, uid.encode(), 'sha256')[:16], version=4).int}"
+    return f"2.25.{UUID(bytes=hmac.digest(secret, uid.encode() + content, 'sha256')[:16], version=4).int}"
 
 
 def _assembled(elements: Elements, new: _New, pixels: bytes) -> bytes:
