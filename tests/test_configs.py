@@ -73,7 +73,7 @@ def test_the_set_is_complete() -> None:
     assert shipped == {
         "quickstart.yaml", "salm_pathmnist.yaml", "victim_pathmnist.yaml", "victim.yaml",
         *(f"dataset/{name}.yaml" for name in [*MEDMNIST, "chestmnist_any", "folder"]), *(f"arch/{name}.yaml" for name in ARCHITECTURES),
-        *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random")),
+        *(f"method/{name}.yaml" for name in ("salm", "em", "em_classwise", "tap", "sp", "random", "robust")),
         *(f"countermeasure/{name}.yaml" for name in COUNTERMEASURES if name not in RECIPES),
         *(f"recipe/{name}.yaml" for name in ("paper", *RECIPES.values())),
         *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm")),
@@ -91,7 +91,7 @@ def test_dataset(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [("salm", SALM), ("em", EM), ("em_classwise", EM), ("tap", TAP), ("sp", SP), ("random", Random)],
+    [("salm", SALM), ("em", EM), ("em_classwise", EM), ("tap", TAP), ("sp", SP), ("random", Random), ("robust", SALM)],
 )
 def test_method(name: str, method: type) -> None:
     _fake("breastmnist")

@@ -200,7 +200,7 @@ class VictimModule(TrainedModule):
             "arch": self.arch.settings(),
             "width": self.width,
             "as_rgb": self.as_rgb,
-            "transform": dict(vars(self.transform)),
+            "transform": self.transform.settings(),
             "countermeasure": self.countermeasure.settings(),
             **self.training_settings(),
             "seed": self.seed,

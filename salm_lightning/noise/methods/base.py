@@ -36,7 +36,7 @@ class Described:
     def settings(self) -> dict[str, Any]:
         """Return the name and every setting as JSON values; an enum member would make checkpoints unreadable without its class."""
         plain = {
-            key: dict(vars(value)) if isinstance(value, CropFlip) else value.value if isinstance(value, StrEnum) else value
+            key: value.settings() if isinstance(value, CropFlip) else value.value if isinstance(value, StrEnum) else value
             for key, value in vars(self).items()
         }
         return {"name": self.name, **plain}
