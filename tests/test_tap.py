@@ -127,6 +127,22 @@ def test_untargeted_noise_raises_the_loss_of_the_own_class() -> None:
     assert (loss_of(model(images + made), labels) > loss_of(model(images), labels)).all()
 
 
+def test_a_normal_start_is_that_of_its_authors() -> None:
+    """The radius is its standard deviation, and what lies beyond is clipped: the share 2 (1 - Phi(1)) of the values."""
+    images, indices = torch.full((40, 3, 12, 12), 0.5), torch.arange(40)
+    made = TAP(start="normal").start(images, indices, SEED, 1)
+    assert float(made.abs().max()) == pytest.approx(8 / 255)
+    assert (made.abs() * 255 > 7.999).float().mean().item() == pytest.approx(0.3173, abs=0.01)
+    inside = made[made.abs() * 255 < 7.999] * 255 / 8
+    assert inside.mean().item() == pytest.approx(0, abs=0.02)
+    assert inside.square().mean().item() == pytest.approx(
+        0.2911, abs=0.01
+    )  # the variance of a normal number within one deviation
+    assert torch.equal(made[7:9], TAP(start="normal").start(images[7:9], indices[7:9], SEED, 1))
+    assert not torch.equal(made, TAP(start="normal").start(images, indices, SEED, 2))
+    assert torch.equal(TAP().start(images, indices, SEED), oracles.start_noise(images, indices, 8, SEED))
+
+
 def test_further_restarts_never_end_worse() -> None:
     model, images, labels = network().eval(), draw(32, 3, 12, 12), torch.arange(32) % CLASSES
     goal, targets = objective(model, images, labels, padding=0), (torch.arange(32) + 1) % CLASSES
@@ -171,6 +187,7 @@ def test_a_sure_source_model_still_moves_every_image(dtype: torch.dtype) -> None
     [
         ({"step_size": 0}, r"step_size=0 is out of range"),
         ({"step_size": 9}, r"step_size=9 is out of range"),
+        ({"start": "zero"}, r"start='zero'"),
         ({"restarts": 0}, r"restarts=0 is out of range; give 1 or more"),
         ({"radius": 0}, r"radius=0 is out of range"),
     ],

@@ -84,6 +84,11 @@ class Method(Described, ABC):
         """PGD steps of the last pass unless the module is told another number."""
         return 0 if self.trains_source_on is None else 10
 
+    def settings(self) -> dict[str, Any]:
+        """Return the method's name and every setting as JSON values; ``start`` under its name, which as an attribute is a method's."""
+        values = super().settings()
+        return {"start" if name == "start_from" else name: value for name, value in values.items()}
+
     def max_changed_pixels(self, pixels: int, steps: int) -> int | None:
         """Say how many of an image's pixels a last pass of so many steps changes at most; ``None`` is no promise."""
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from salm_lightning.errors import ConfigurationError, look_up, require
 from salm_lightning.noise.masks import Score, keep_top, masked_count, top_percent_mask
@@ -66,11 +66,6 @@ class SALM(Method):
         if mask == "strict" and (self.score is not Score.PIXEL or project):
             given = "project=True" if project else f"score={self.score.value!r}"
             raise ConfigurationError(f"{given} has no effect with mask='strict', which keeps the largest noise; leave it out.")
-
-    def settings(self) -> dict[str, Any]:
-        """Return the method's name and every setting as JSON values; ``start`` under its name, which as an attribute is a method's."""
-        values = super().settings()
-        return values | {"start": values.pop("start_from")}
 
     def max_changed_pixels(self, pixels: int, steps: int) -> int | None:
         """Return the count that ``project``, a ``strict`` mask and, taking steps, a ``fixed`` one of pixels guarantee, and 0 for K = 0."""

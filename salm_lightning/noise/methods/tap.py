@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from math import inf
+from typing import Literal
 
 from salm_lightning.data.base import Task
-from salm_lightning.errors import require
+from salm_lightning.errors import look_up, require
+from salm_lightning.noise.draws import fold, normal
 from salm_lightning.noise.methods.base import Method, Perturbation, check_step_size, full_mask
-from salm_lightning.noise.pgd import Objective, descend
+from salm_lightning.noise.pgd import Objective, descend, project
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.tensors import Tensor
 
@@ -15,7 +17,7 @@ from salm_lightning.tensors import Tensor
 class TAP(Method):
     """Adversarial noise against a source model that was trained on the clean images; a victim learns the wrong classes' features.
 
-    Training takes no PGD step and stores no noise. The last pass makes all of it: from a uniform start, signed steps towards the
+    Training takes no PGD step and stores no noise. The last pass makes all of it: from a random start, signed steps towards the
     class after an image's own, ``(y + 1) mod C``, or with several labels towards the opposite of each. Steps may be far below the
     resolution of stored noise, which is not used.
 
@@ -27,6 +29,8 @@ class TAP(Method):
             one draw of the transforms.
         transform: T, also of the source model's training; ``None`` is ``CropFlip()``.
         eot_samples: J, transforms averaged per gradient.
+        start: ``uniform`` in the radius, or ``normal``, with the radius as its standard deviation, clipped to it. Its authors begin there
+            and take steps of 0.4.
     """
 
     trains_source_on = "clean"
@@ -39,11 +43,13 @@ class TAP(Method):
         restarts: int = 1,
         transform: CropFlip | None = None,
         eot_samples: int = 1,
+        start: Literal["uniform", "normal"] = "uniform",
     ) -> None:
         super().__init__(radius, transform, eot_samples)
         check_step_size(step_size, radius)
         require("restarts", restarts, restarts >= 1, "give 1 or more")
         self.step_size = step_size
+        self.start_from = look_up("start", start, ("uniform", "normal"))
         self.targeted = targeted
         self.restarts = restarts
 
@@ -51,6 +57,13 @@ class TAP(Method):
     def last_pass_steps(self) -> int:
         """PGD steps of the last pass: 250 of 0.064 cross the radius twice."""
         return 250
+
+    def start(self, images: Tensor, indices: Tensor, seed: int, *counters: int) -> Tensor:
+        """Return the first noise, within the radius and [0, 1] of the images."""
+        if self.start_from == "uniform":
+            return super().start(images, indices, seed, *counters)
+        draws = normal(fold(seed, "start", *counters), indices, images[0].numel()).view(images.shape).to(images.dtype)
+        return project(self.radius_unit * draws, images, self.radius_unit)
 
     def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
         """Run PGD from ``delta`` and from ``restarts - 1`` further starts, and keep each image's best end."""
