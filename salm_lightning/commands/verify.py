@@ -17,7 +17,7 @@ from salm_lightning.release.manifest import Manifest, is_folder_result
 from salm_lightning.release.verify import Check, verify_release
 
 
-def verify(release: Path, source: str | None = None, root: Path | None = None) -> int:
+def verify(release: Path, source: str | None = None, root: Path | None = None, keep_out: str | None = None) -> int:
     """Check a protected dataset and print one line per check.
 
     Args:
@@ -25,19 +25,20 @@ def verify(release: Path, source: str | None = None, root: Path | None = None) -
         source: What was protected: a MedMNIST name, the original ``.npz`` file or folder, or ``synthetic``. Without it, only
             the files' sums are compared with the manifest.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
+        keep_out: Masks or boxes that a folder was protected with, whose pixels have to be as they were.
 
     Returns:
         Exit code: 0 if all checks hold, else 1.
     """
     if is_folder_result(release):
-        return _folder(release, source)
+        return _folder(release, source, keep_out)
     original = None if source is None else _original(source, root, release)
     with progress("comparing images") as on_progress:
         checks = verify_release(release, original, on_progress)
     return _print(release, checks, original if isinstance(original, Path) else source)
 
 
-def _folder(result: Path, source: str | None) -> int:
+def _folder(result: Path, source: str | None, keep_out: str | None) -> int:
     """Check the result of a folder."""
     from salm_lightning.release.verify_folder import verify_folder
 
@@ -45,7 +46,7 @@ def _folder(result: Path, source: str | None) -> int:
     if original is not None and not original.is_dir():
         raise DataError(f"source={source} is no folder; give the one that was protected.")
     with progress("comparing files") as on_progress:
-        checks = verify_folder(result, original, on_progress)
+        checks = verify_folder(result, original, on_progress, keep_out)
     return _print(result, checks, original)
 
 

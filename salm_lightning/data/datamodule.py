@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
+from torch import Tensor
 
 from salm_lightning.data.base import SPLITS, Batch, DatasetInfo, Split
 from salm_lightning.data.batches import chunk_indices, evaluation_batches, per_rank_batch_size, stratified_shard
@@ -213,6 +214,10 @@ class ImageDataModule(LightningDataModule, ABC):
             "class_names": list(self.info.class_names),
             "num_samples": {name: len(self.split(name)) for name in SPLITS},
         }
+
+    def kept(self, indices: Tensor) -> Tensor | None:
+        """Return which pixels of training images ``[B]`` keep their values, boolean ``[B, H, W]``; ``None`` where none does."""
+        return None
 
     @property
     def num_chunks(self) -> int:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 from salm_lightning.data.base import SPLITS
+from salm_lightning.data.keep_out import KeptOut, find_kept_out, masked_by
 from salm_lightning.data.tables import FOLDERS, TABLES, Reading, Row, Table, listed, read_table, split_of
 from salm_lightning.data.walk import CONTAINER, IMAGE, OTHER, Kind, Problem, kind_of_file, walk
 from salm_lightning.errors import DataError
@@ -61,6 +62,7 @@ class ImageFolder:
         others: Files that are no images, which are copied as they are.
         problems: What keeps it from being protected.
         notes: What people should know.
+        kept_out: Regions of images that keep their values.
     """
 
     root: Path
@@ -73,6 +75,7 @@ class ImageFolder:
     others: tuple[str, ...]
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
+    kept_out: KeptOut
 
     @cached_property
     def splits(self) -> tuple[str, ...]:
@@ -105,7 +108,7 @@ def read_folder(root: Path | str, reading: Reading = Reading(), argument: str = 
     if not root.is_dir():
         raise DataError(f"{argument}={root} {'is no folder' if root.exists() else 'is not there'}; name a folder of images.")
     files, problems = walk(root)
-    kinds = {path: kind_of_file(root, path) for path in files}
+    kinds = _kinds(root, files, reading)
     images = [path for path in files if kinds[path] != OTHER]
     if not images:
         raise DataError(
@@ -117,6 +120,8 @@ def read_folder(root: Path | str, reading: Reading = Reading(), argument: str = 
             "TIFF or DICOM; an .npz archive in MedMNIST's layout is taken by its own path."
         )
     table, notes = _table(root, reading, files), []
+    kept_out = find_kept_out(root, files, images, reading.masks, reading.keep_out, _Names(images).find)
+    problems += kept_out.problems
     by_folder, layout = _by_folders(images)
     known = by_folder
     if table is not None:
@@ -146,6 +151,7 @@ def read_folder(root: Path | str, reading: Reading = Reading(), argument: str = 
         others=tuple(others),
         problems=tuple(problems),
         notes=tuple(notes),
+        kept_out=kept_out,
     )
     more, remarks = _look_over(folder, argument, reading)
     remarks += _hidden_images(path for path in others if kinds[path] == CONTAINER)
@@ -210,6 +216,21 @@ def _by_table(
 def _merged(row: Row, table: Table, folder: _Known) -> _Known:
     labels = row.labels if table.columns.labels else folder.labels
     return _Known(labels, folder.split if table.columns.split is None else row.split, row.group)
+
+
+def regions_of(root: Path, reading: Reading) -> KeptOut:
+    """Find again the regions of a folder's images that keep their values; see :func:`read_folder`.
+
+    Raises:
+        SalmError: They cannot be found as the reading says.
+    """
+    files, _ = walk(root)
+    images = [path for path, kind in _kinds(root, files, reading).items() if kind != OTHER]
+    return find_kept_out(root, files, images, reading.masks, reading.keep_out, _Names(images).find)
+
+
+def _kinds(root: Path, files: Iterable[str], reading: Reading) -> dict[str, str]:
+    return {path: OTHER if masked_by(path, reading.masks) else kind_of_file(root, path) for path in files}
 
 
 class _Names:

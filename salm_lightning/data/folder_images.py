@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from salm_lightning.console import command, progress
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.folder import read_folder
 from salm_lightning.data.holdout import holdout
+from salm_lightning.data.keep_out import KEPT_OUT
 from salm_lightning.data.mapped import rows_of
 from salm_lightning.data.sums import FileSum
 from salm_lightning.data.survey import SAME, Survey, survey, window_of
@@ -49,6 +52,8 @@ class FolderDataModule(ImageDataModule):
         group_column: Column of patients, whose images stay in one split; ``none`` passes over one that is there.
         unlabelled: What becomes of images without a label: ``copy`` or ``skip``.
         allow_leak: Take splits that share a patient, or identical images.
+        masks: Names of masks beside the images, as in ``*_mask.png``: their pixels that are not black keep their values.
+        keep_out: Regions that keep their values: a folder of masks, or a table of boxes.
         holdout: Share of the images that is drawn to measure on where the folder has no splits.
         holdout_seed: Settles which ones.
         protects: Which images are protected, and so are this object's training split: ``train``, or ``all`` that are published, also those
@@ -76,6 +81,8 @@ class FolderDataModule(ImageDataModule):
         group_column: str | None = None,
         unlabelled: Literal["copy", "skip"] | None = None,
         allow_leak: bool = False,
+        masks: str | None = None,
+        keep_out: str | None = None,
         holdout: float = 0.2,
         holdout_seed: int = 0,
         protects: Literal["train", "all"] = "train",
@@ -87,7 +94,8 @@ class FolderDataModule(ImageDataModule):
         if not 0 < holdout < 1:
             raise ConfigurationError(f"holdout={holdout} is out of range; give more than 0 and less than 1.")
         self.reading = Reading(
-            labels, file_column, label_column, label_delimiter, split_column, group_column, unlabelled, allow_leak
+            *(labels, file_column, label_column, label_delimiter, split_column, group_column, unlabelled, allow_leak),
+            *(masks, keep_out),
         )
         with progress("looking at images") as on_progress:
             patients = group_column != NONE
@@ -161,7 +169,14 @@ class FolderDataModule(ImageDataModule):
             images = rows_of(working.images, rows)
             resident = len(rows) * working.images[:1].nbytes <= self._resident_limit()
             found[name] = Split(images[:] if resident else images, labels[working.file_of[rows]])
+        self._train_rows = self.rows("train")
         return found
+
+    def kept(self, indices: Tensor) -> Tensor | None:
+        """Return which pixels of training images keep their values at the working size; see :meth:`ImageDataModule.kept`."""
+        if self.working.kept is None:
+            return None
+        return torch.from_numpy(self.working.kept[self._train_rows[indices.cpu().numpy()]]).to(indices.device)
 
     def _refuse_twins(self) -> None:
         images, splits = self.survey.folder.images, self.split_of
@@ -202,6 +217,8 @@ class FolderDataModule(ImageDataModule):
         if self.reading.labels is not None and self.reading.labels != FOLDERS:
             reading["labels"] = Path(self.reading.labels).name  # a manifest holds no path of this machine
         how: dict[str, Any] = {name: value for name, value in reading.items() if value != default[name]}
+        if regions := self.survey.folder.kept_out.sum():
+            how = {name: value for name, value in how.items() if name != "keep_out"} | {KEPT_OUT: regions}
         if any(facts.deep for facts in self.survey.facts):
             how["range"] = "{}:{}".format(*self.working.values)
         if not self.survey.folder.splits:

@@ -12,6 +12,7 @@ from salm_lightning.data.base import ANY_FINDING, SPLITS, Task
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.folder_images import FolderDataModule
+from salm_lightning.data.keep_out import KEPT_OUT
 from salm_lightning.data.medmnist import MedMNISTDataModule, NpzDataModule
 from salm_lightning.data.synthetic import SYNTHETIC, SyntheticDataModule
 from salm_lightning.data.tables import FolderOptions
@@ -109,7 +110,7 @@ def _as_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Return how a folder was read, from values of a manifest that anybody may have written."""
     how: dict[str, Any] = parse(dict, dataset.get("folder", {}), "dataset.folder")
     kinds = {field.name: (float if field.name == "holdout" else type(field.default)) for field in fields(FolderOptions)}
-    wrong = [name for name in how if name not in kinds and name != "protects"]
+    wrong = [name for name in how if name not in kinds and name not in ("protects", KEPT_OUT)]
     if wrong:
         raise DataError(f"dataset.folder.{wrong[0]} is no option of a folder; get the release again from where it came.")
     known = {name: value for name, value in how.items() if name in kinds}

@@ -17,6 +17,7 @@ from salm_lightning.data import formats
 from salm_lightning.data.folder import ImageFolder, group_leaks
 from salm_lightning.data.formats import Facts, UnsupportedImage
 from salm_lightning.data.formats.base import Pixels
+from salm_lightning.data.keep_out import misfits
 from salm_lightning.data.walk import Kind, Problem
 from salm_lightning.data.workers import in_processes
 from salm_lightning.files import file_sha256
@@ -39,6 +40,7 @@ SAME = Kind(
     "images that are in several splits",
     "A model would be measured on images that it knows: take them out of one, or --allow_leak true takes it so.",
 )
+_GREY = {"MONOCHROME1", "MONOCHROME2"}
 _SAME_UID = Kind(
     "DICOM files with the SOPInstanceUID of another", "Each image has one that no other has: leave the one that is right."
 )
@@ -111,8 +113,12 @@ def survey(
         on_progress(len(headers), len(paths))
     problems, notes = (
         [*_refused(headers), *_depths(headers), *_same_uids(folder.root, headers)],
-        [*folder.notes, *_remarks(headers)],
+        [*folder.notes, *_remarks(folder, headers)],
     )
+    known = {
+        header.path: header.facts for header in headers if header.facts is not None and header.path in folder.kept_out.regions
+    }
+    problems += misfits(folder.kept_out.regions, known)
     if patients and not folder.groups:
         named = [header.facts.instance.patient if header.facts and header.facts.instance else "" for header in headers]
         images = (image._replace(group=group) for image, group in zip(folder.images, named, strict=True))
@@ -182,22 +188,17 @@ def _same_uids(root: Path, headers: Sequence[Header]) -> list[Problem]:
     return found
 
 
-def _remarks(headers: Iterable[Header]) -> list[str]:
-    """Say what people should know of DICOM files."""
-    instances = [header.facts.instance for header in headers if header.facts and header.facts.instance]
-    burned, photometric = sum(one.burned_in == "YES" for one in instances), {one.photometric for one in instances}
-    return [
-        *(
-            [f"{burned} images say that text is burned into them (BurnedInAnnotation); --keep_out keeps it readable"]
-            if burned
-            else []
-        ),
-        *(
-            ["some images are stored with black as white (MONOCHROME1), and a model sees them so"]
-            if {"MONOCHROME1", "MONOCHROME2"} <= photometric
-            else []
-        ),
-    ]
+def _remarks(folder: ImageFolder, headers: Iterable[Header]) -> list[str]:
+    """Say what people should know of DICOM files, and of what is kept out."""
+    known = {header.path: header.facts.instance for header in headers if header.facts and header.facts.instance}
+    regions, photometric = folder.kept_out.regions, {one.photometric for one in known.values()}
+    burned = sum(one.burned_in == "YES" and path not in regions for path, one in known.items())
+    said = {
+        f"{len(regions)} of {len(folder.images)} images have regions that keep their values": bool(regions),
+        f"{burned} images say that text is burned into them (BurnedInAnnotation); --keep_out keeps it readable": burned > 0,
+        "some images are stored with black as white (MONOCHROME1), and a model sees them so": len(photometric & _GREY) > 1,
+    }
+    return [remark for remark, holds in said.items() if holds]
 
 
 def window_of(found: Survey) -> tuple[float, float] | None:

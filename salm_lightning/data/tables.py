@@ -50,6 +50,9 @@ class Reading:
         unlabelled: What becomes of images without a label: ``copy`` publishes them as they are, ``skip`` leaves them out. Rows without an
             image are passed over then, too.
         allow_leak: Take splits that share a group, or identical images.
+        masks: Names of masks that lie beside the images, as in ``*_mask.png`` where ``*`` is the image's name without ending: pixels that
+            are not black in one keep their values, and masks are no images.
+        keep_out: Regions that keep their values: a folder of masks with the images' names, or a table of boxes (file, x, y, width, height).
     """
 
     labels: str | None = None
@@ -60,6 +63,8 @@ class Reading:
     group_column: str | None = None
     unlabelled: Literal["copy", "skip"] | None = None
     allow_leak: bool = False
+    masks: str | None = None
+    keep_out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ def read_table(path: Path, reading: Reading) -> Table:
     Raises:
         DataError: It cannot be read, or has not the columns that are needed.
     """
-    head, lines = _read_lines(path)
+    head, lines = read_lines(path)
     columns, multi_label, detail = _columns(path, head, lines, reading)
     place = {name: number for number, name in enumerate(head)}
     delimiter = reading.label_delimiter or "|"
@@ -148,8 +153,12 @@ def read_table(path: Path, reading: Reading) -> Table:
     return Table(path, tuple(head), columns, tuple(rows), tuple(sorted(names)), multi_label, detail)
 
 
-def _read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the headings of a table, and the cells of each line that is not empty, with its number."""
+def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the headings of a table, and the cells of each line that is not empty, with its number.
+
+    Raises:
+        DataError: It cannot be read.
+    """
     if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
         raise DataError(f"{path} is a spreadsheet; save it as CSV (UTF-8), and name that with --labels.")
     try:
@@ -194,19 +203,19 @@ def _columns(
     path: Path, head: Sequence[str], lines: Sequence[tuple[int, Sequence[str]]], reading: Reading
 ) -> tuple[Columns, bool, str]:
     """Return the columns that are used, whether an image has several labels, and how its labels are to be understood."""
-    file = _column(path, head, "file", reading.file_column)
+    file = column_of(path, head, "file", reading.file_column)
     if file is None:
         raise DataError(
             f"{path} has no column of file names that is known ({listed(head)}); name it with --file_column, or pass the table over "
             f"with --labels {FOLDERS}."
         )
-    split, group = (_column(path, head, role, getattr(reading, f"{role}_column")) for role in ("split", "group"))
+    split, group = (column_of(path, head, role, getattr(reading, f"{role}_column")) for role in ("split", "group"))
     if reading.label_column is not None:
         words = [normalize("NFC", word.strip()) for word in reading.label_column.split(",")]
         whole = normalize("NFC", reading.label_column.strip())
         labels = [whole] if whole in head else [_given(path, head, "label", word) for word in words]
     else:
-        named = _column(path, head, "label", None)
+        named = column_of(path, head, "label", None)
         labels = [named] if named is not None else _binary(head, lines, {file, split, group})
     if len(labels) > 1:
         numbers = [head.index(name) for name in labels]
@@ -232,7 +241,7 @@ def _columns(
     return Columns(file, (labels[0],), split, group), several, f"column {labels[0]!r}"
 
 
-def _column(path: Path, head: Sequence[str], role: str, given: str | None) -> str | None:
+def column_of(path: Path, head: Sequence[str], role: str, given: str | None) -> str | None:
     """Return the column for something: the one that is given, or the first whose name is known."""
     if given is not None:
         return None if given == NONE and role in ("split", "group") else _given(path, head, role, normalize("NFC", given))

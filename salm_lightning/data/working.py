@@ -26,6 +26,7 @@ from salm_lightning.console import say
 from salm_lightning.data import formats
 from salm_lightning.data.formats import Facts, UnsupportedImage
 from salm_lightning.data.formats.base import Pixels
+from salm_lightning.data.keep_out import Region, mask_of, together
 from salm_lightning.data.survey import TAILS, Survey, as_problem, has_colour
 from salm_lightning.data.walk import Problem
 from salm_lightning.data.workers import in_processes
@@ -68,6 +69,8 @@ class Working:
         sums: SHA-256 of each file as it was decoded, in hexadecimal.
         stats: Size and time of change of each file, by which a later change is noticed.
         values: What black and white are, in units.
+        kept: Which pixels keep their values, or would touch one that does in the file, boolean ``[N, S, S]``, memory-mapped; ``None`` where
+            none does.
         twins: Files with the pixels of an earlier one: pairs of numbers.
     """
 
@@ -77,12 +80,22 @@ class Working:
     stats: tuple[tuple[int, int], ...]
     values: Range
     twins: tuple[tuple[int, int], ...]
+    kept: NDArray[np.bool_] | None = None
+
+
+class _File(NamedTuple):
+    """A file to decode: its number, path, facts, regions that keep their values, and whether its values count for the range."""
+
+    number: int
+    path: str
+    facts: Facts
+    regions: tuple[Region, ...]
+    counts: bool
 
 
 class _Task(NamedTuple):
     root: Path
-    files: Sequence[tuple[int, str, Facts, bool]]
-    """Number, path, facts, and whether its values count for the range."""
+    files: Sequence[_File]
     size: int
     channels: int
     scale: tuple[float, float]
@@ -92,6 +105,7 @@ class _Task(NamedTuple):
 class _Decoded(NamedTuple):
     number: int
     rows: NDArray[Any]
+    kept: NDArray[np.bool_] | None
     file: bytes
     pixels: bytes
 
@@ -125,11 +139,13 @@ def decode(
     """
     known = [(header.path, header.facts) for header in survey.headers if header.facts is not None]
     stats = tuple(stat_of(survey.folder.root / path) for path, _ in known)
-    identity = [_KIND, size, channels, [[path, *stat] for (path, _), stat in zip(known, stats, strict=True)]]
+    files = [[path, *stat] for (path, _), stat in zip(known, stats, strict=True)]
+    identity = [_KIND, size, channels, survey.folder.kept_out.sum(), files]
     name = f"{survey.folder.root.resolve().name}-{address(str(survey.folder.root.resolve()), identity)[:16]}"
     place = place or cache_root() / name
     with _alone(place):
-        store = _Store(place, identity, [facts for _, facts in known], size, channels)
+        keeps = any(facts.alpha for _, facts in known) or bool(survey.folder.kept_out.regions)
+        store = _Store(place, identity, [facts for _, facts in known], size, channels, keeps)
         store.fill(survey, on_progress)
         mapped, found = store.eight_bits(values)
         files = store.files
@@ -137,7 +153,7 @@ def decode(
         pairs = ((number, first.setdefault(bytes(files["pixels"][number]), number)) for number in range(len(files)))
         twins = tuple((number, other) for number, other in pairs if other != number)
         sums = tuple(bytes(digest).hex() for digest in files["file"])
-    return Working(mapped, store.file_of, sums, stats, found, twins)
+    return Working(mapped, store.file_of, sums, stats, found, twins, store.kept)
 
 
 def stat_of(path: Path) -> tuple[int, int]:
@@ -169,10 +185,10 @@ def _alone(place: Path) -> Iterator[None]:
 class _Store:
     """The arrays of a folder's images on disk."""
 
-    def __init__(self, place: Path, identity: Any, facts: Sequence[Facts], size: int, channels: int) -> None:
+    def __init__(self, place: Path, identity: Any, facts: Sequence[Facts], size: int, channels: int, keeps: bool) -> None:
         self.place = place
         self._facts = facts
-        self._channels = channels
+        self._channels, self._keeps = channels, keeps
         self._deep = any(known.deep for known in facts)
         self._scale = facts[0].scale
         pages = [known.pages for known in facts]
@@ -188,6 +204,7 @@ class _Store:
                     temporary.write_text(text, encoding="utf-8")
             self._images = np.load(place / "images.npy", mmap_mode="r+", allow_pickle=False)
             self.files = np.load(place / "files.npy", mmap_mode="r+", allow_pickle=False)
+            self.kept = np.load(place / "kept.npy", mmap_mode="r+", allow_pickle=False) if keeps else None
             self._histogram = np.load(place / "histogram.npy", allow_pickle=False)
             fits = (self._images.shape, self.files.shape) == (self._shape, (len(facts),)) and self.files.dtype == _FILES
         except (OSError, ValueError, EOFError) as error:
@@ -200,6 +217,8 @@ class _Store:
             path.unlink()
         kind = np.float32 if self._deep else np.uint8
         _allocate(self.place / "images.npy", self._shape, kind)
+        if self._keeps:
+            _allocate(self.place / "kept.npy", self._shape[:3], np.bool_)
         np.save(self.place / "files.npy", np.zeros(len(self._facts), _FILES))
         self._keep_histogram(np.zeros(_BINS, np.int64))
 
@@ -208,7 +227,11 @@ class _Store:
         folder, total = survey.folder, len(self.files)
         left = np.flatnonzero(self.files["done"] == 0)
         trains = [image.split in ("", "train") for image in folder.images]
-        todo = [(number, survey.headers[number].path, self._facts[number], trains[number]) for number in left.tolist()]
+        paths, regions = [header.path for header in survey.headers], folder.kept_out.regions
+        todo = [
+            _File(number, paths[number], self._facts[number], regions.get(paths[number], ()), trains[number])
+            for number in left.tolist()
+        ]
         tasks = [
             _Task(folder.root, todo[start : start + _AT_ONCE], self._shape[1], self._channels, self._scale)
             for start in range(0, len(todo), _AT_ONCE)
@@ -219,8 +242,10 @@ class _Store:
         for decoded, histogram, refused in in_processes(_decode, tasks, few=4):
             problems += refused
             self._histogram += histogram
-            for number, rows, file, pixels in decoded:
+            for number, rows, kept, file, pixels in decoded:
                 self._images[self.first[number] : self.first[number + 1]] = rows
+                if self.kept is not None and kept is not None:
+                    self.kept[self.first[number] : self.first[number + 1]] = kept
                 self.files["file"][number], self.files["pixels"][number] = np.void(file), np.void(pixels)
                 finished.append(number)
             done += len(decoded) + len(refused)
@@ -237,6 +262,8 @@ class _Store:
         """Note files as done, whose rows are on the disk before."""
         if finished:
             self._images.flush()
+            if self.kept is not None:
+                self.kept.flush()
             self._keep_histogram(self._histogram)
             self.files["done"][finished] = 1
             self.files.flush()
@@ -276,7 +303,7 @@ class _Store:
 _ROOM = "Set SALM_CACHE_DIR to a writable folder with room for them."
 
 
-def _allocate(path: Path, shape: tuple[int, ...], kind: type[np.number[Any]]) -> None:
+def _allocate(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> None:
     """Make an array in a file, all of whose bytes have their room: writing to a map on a full disk would kill the process."""
     array = np.lib.format.open_memmap(path, "w+", kind, shape)
     array.flush()
@@ -288,7 +315,7 @@ def _allocate(path: Path, shape: tuple[int, ...], kind: type[np.number[Any]]) ->
 def _decode(task: _Task) -> tuple[list[_Decoded], NDArray[np.int64], list[Problem]]:
     """Decode files; return them at the working size, the histogram of the training ones' values, and what is refused."""
     decoded, refused, histogram = [], [], np.zeros(_BINS, np.int64)
-    for number, path, facts, counts in task.files:
+    for number, path, facts, regions, counts in task.files:
         full = task.root / path
         try:
             before = stat_of(full)
@@ -307,7 +334,9 @@ def _decode(task: _Task) -> tuple[list[_Decoded], NDArray[np.int64], list[Proble
         rows = at_working_size(formats.upright(pixels, facts.orientation), task.size, task.channels)
         rows = formats.in_units(rows, facts) if facts.deep else rows
         content = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).data).digest()
-        decoded.append(_Decoded(number, rows, bytes.fromhex(digest), content))
+        still = formats.without_noise(facts, together(still, mask_of(regions, facts)))
+        kept = None if still is None else touching(formats.upright(still, facts.orientation), task.size)
+        decoded.append(_Decoded(number, rows, kept, bytes.fromhex(digest), content))
     return decoded, histogram, refused
 
 
@@ -331,6 +360,15 @@ def at_working_size(pixels: Pixels, size: int, channels: int) -> NDArray[Any]:
         pixels = grey[..., None]
     scaled = formats.by_plane(pixels, partial(_scaled, size=size))
     return scaled[..., 0] if channels == 1 else np.broadcast_to(scaled, (*scaled.shape[:-1], 3))
+
+
+def touching(still: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """Return which pixels at the working size ``[pages, size, size]`` touch one of ``[pages, H, W]`` when noise is scaled up to these.
+
+    A filter of Pillow's weighs a pixel for another in one direction if it does in the other.
+    """
+    planes = (Image.fromarray(page.astype(np.float32)).resize((size, size), Image.Resampling.BILINEAR) for page in still)
+    return np.stack([np.asarray(plane) > 0 for plane in planes])
 
 
 def _scaled(plane: NDArray[Any], size: int) -> NDArray[Any]:

@@ -211,7 +211,9 @@ class NoiseGeneratorModule(TrainedModule):
         self.trained = {**(self.trained or {}), "steps": self.global_step}
 
     def _samples(self, batch: Batch) -> Samples:
-        return Samples(*batch, self.task, self.num_classes, self.seed)
+        kept = self._data.kept(batch.indices)
+        free = None if kept is None else (~kept[:, None]).to(batch.images.dtype)
+        return Samples(*batch, self.task, self.num_classes, self.seed, free=free)
 
     def _perturb(self, samples: Samples) -> Perturbation:
         if self.method.trains_source_on == "clean":
@@ -222,10 +224,13 @@ class NoiseGeneratorModule(TrainedModule):
     def _improve(self, delta: Tensor, gradient: Objective, steps: int) -> Perturbation:
         with frozen(self.source, self.batch_norm == "batch"):
             noise = self.method.improve(gradient.samples.images, delta, gradient, steps)
-        if self._selected is None:
-            return noise
-        kept = self._selected[gradient.samples.indices][:, None, None, None]
-        return Perturbation(noise.delta * kept, noise.mask * kept)
+        for allowed in (gradient.samples.free, self._selected_of(gradient.samples)):
+            if allowed is not None:
+                noise = Perturbation(noise.delta * allowed, noise.mask * allowed)
+        return noise
+
+    def _selected_of(self, samples: Samples) -> Tensor | None:
+        return None if self._selected is None else self._selected[samples.indices][:, None, None, None]
 
     def _input_gradient(self, samples: Samples, purpose: str, *counters: int) -> Objective:
         half = str(self.trainer.precision) == "16-mixed"

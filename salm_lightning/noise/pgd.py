@@ -27,6 +27,7 @@ class Samples:
         task: What is predicted.
         num_classes: Classes or labels.
         seed: The run's seed.
+        free: 1.0 where noise may be and 0.0 where pixels keep their values, ``[B, 1, H, W]``; ``None`` where it may be everywhere.
     """
 
     images: Tensor
@@ -35,6 +36,7 @@ class Samples:
     task: Task
     num_classes: int
     seed: int
+    free: Tensor | None = field(default=None, kw_only=True)
 
 
 @contextmanager
@@ -129,7 +131,7 @@ class Objective:
         from salm_lightning.metrics import classification_loss
 
         samples = self.samples
-        protected = samples.images + delta
+        protected = samples.images + (delta if samples.free is None else delta * samples.free)
         views = [
             self.transform(protected, samples.indices, samples.seed, self.purpose, *self.counters, step, draw)
             for draw in range(self.eot_samples)

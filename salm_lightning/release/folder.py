@@ -234,7 +234,8 @@ def _job(data: FolderDataModule, number: int, noise: NDArray[np.int16], way: _Wa
     facts, (low, high) = _facts_of(data, number), data.working.values
     path, digest, slope = data.survey.headers[number].path, data.working.sums[number], facts.scale[0]
     bound, factor = stored_bound(way.radius, (low, high), slope), (high - low) / 255 / slope
-    return FileJob(data.survey.folder.root, way.tree, path, facts, noise, way.scaling, factor, bound, digest, way.secret)
+    regions = data.survey.folder.kept_out.regions.get(path, ())
+    return FileJob(data.survey.folder.root, way.tree, path, facts, noise, way.scaling, factor, bound, digest, way.secret, regions)
 
 
 def _facts_of(data: FolderDataModule, number: int) -> Facts:

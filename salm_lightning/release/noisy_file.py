@@ -12,6 +12,7 @@ from PIL import Image
 
 from salm_lightning.data import formats
 from salm_lightning.data.formats import Facts
+from salm_lightning.data.keep_out import Region, mask_of, together
 from salm_lightning.errors import ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.release.folder_manifest import FileRecord, Scaling
@@ -26,7 +27,8 @@ _FILTERS = {
 class FileJob(NamedTuple):
     """A file to be written with noise: where the original and its copy lie, what it is, its noise at the working size, and its sum.
 
-    ``factor`` and ``bound`` are those of :func:`native_noise`; new identifiers are made of ``secret``.
+    ``factor`` and ``bound`` are those of :func:`native_noise`; new identifiers are made of ``secret``, and pixels
+    of ``regions`` keep their values.
     """
 
     root: Path
@@ -39,6 +41,7 @@ class FileJob(NamedTuple):
     bound: int
     sum: str
     secret: bytes
+    regions: tuple[Region, ...]
 
 
 def native_noise(noise: NDArray[np.int16], facts: Facts, scaling: Scaling, factor: float, bound: int) -> NDArray[np.int32]:
@@ -77,9 +80,10 @@ def write_file(job: FileJob) -> FileRecord:
     if file_sha256(original) != job.sum:
         raise ReleaseError(f"{original} was changed while the command ran; leave the folder alone, and repeat the command.")
     noise = native_noise(job.noise, job.facts, job.scaling, job.factor, job.bound)
-    pixels = formats.added(before, noise, job.facts, still)
+    still = together(still, mask_of(job.regions, job.facts))
+    pixels = formats.added(before, noise, job.facts, formats.without_noise(job.facts, still))
     target.parent.mkdir(parents=True, exist_ok=True)
-    written = formats.write(original, pixels, target, job.bound, job.secret)
+    written = formats.write(original, pixels, target, job.bound, job.secret, still)
     return FileRecord(
         file=job.path,
         format=job.facts.container,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from salm_lightning.data import formats
+from salm_lightning.data.folder import regions_of
 from salm_lightning.data.formats import Facts, UnsupportedImage
+from salm_lightning.data.keep_out import KEPT_OUT, Region, mask_of, together
+from salm_lightning.data.tables import Reading
 from salm_lightning.data.workers import in_processes
-from salm_lightning.errors import ReleaseError
+from salm_lightning.errors import DataError, ReleaseError, SalmError
 from salm_lightning.files import file_sha256
 from salm_lightning.release.folder_manifest import (
     COPIED,
@@ -38,7 +41,12 @@ class _Found(NamedTuple):
     """Identifiers of an image and its series in the source, and in the tree."""
 
 
-def verify_folder(result: Path, source: Path | None = None, on_progress: OnProgress = lambda done, total: None) -> list[Check]:
+def verify_folder(
+    result: Path,
+    source: Path | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+    keep_out: str | None = None,
+) -> list[Check]:
     """Check a result, and with ``source``, the original folder, that only pixels have changed, and by how much at most.
 
     Files are compared one by one, in several processes, on the pixels that they decode to and on every other byte.
@@ -47,6 +55,7 @@ def verify_folder(result: Path, source: Path | None = None, on_progress: OnProgr
         result: The folder that holds ``protected`` and ``release``.
         source: The originals.
         on_progress: Takes how many files were looked at, and of how many.
+        keep_out: Masks or boxes that it was made with.
 
     Returns:
         The checks in the order in which they were made; the result is good if all are ok.
@@ -63,7 +72,10 @@ def verify_folder(result: Path, source: Path | None = None, on_progress: OnProgr
     checks.append(_of("files", [*sorted(present ^ listed), *links], f"{len(records)}, none missing, none too many"))
     if not checks[-1].ok:
         return checks
-    work = partial(_look, result / PROTECTED, source, manifest)
+    known, regions = _regions(manifest, source, keep_out) if source is not None else (Check("", True, ""), {})
+    if not known.ok:
+        return [*checks, known]
+    work = partial(_look, result / PROTECTED, source, manifest, regions)
     found = []
     for some in in_processes(work, [records[start : start + 8] for start in range(0, len(records), 8)], few=4):
         found += some
@@ -129,11 +141,37 @@ def _identifiers(found: Iterable[_Found], manifest: FolderManifest) -> Iterator[
     )
 
 
-def _look(tree: Path, source: Path | None, manifest: FolderManifest, records: Iterable[FileRecord]) -> list[_Found]:
-    return [_look_at(tree / one.file, None if source is None else source / one.file, manifest, one) for one in records]
+def _regions(manifest: FolderManifest, source: Path, keep_out: str | None) -> tuple[Check, dict[str, tuple[Region, ...]]]:
+    """Find the regions that keep their values again, and check that they are those that the result was made with."""
+    how = manifest.dataset.get("folder")
+    how = how if isinstance(how, dict) else {}
+    masks = how.get("masks")
+    reading = Reading(masks=masks if isinstance(masks, str) else None, keep_out=keep_out, unlabelled="skip")
+    try:
+        found = regions_of(source, reading)
+    except SalmError as error:
+        return Check("kept pixels", False, str(error)), {}
+    same = found.sum() == how.get(KEPT_OUT, "")
+    said = "the regions that were kept out are others; give with --keep_out what the result was made with"
+    return Check("kept pixels", same, "" if same else said), found.regions
 
 
-def _look_at(path: Path, original: Path | None, manifest: FolderManifest, record: FileRecord) -> _Found:
+def _look(
+    tree: Path,
+    source: Path | None,
+    manifest: FolderManifest,
+    regions: Mapping[str, tuple[Region, ...]],
+    records: Iterable[FileRecord],
+) -> list[_Found]:
+    return [
+        _look_at(tree / one.file, None if source is None else source / one.file, manifest, regions.get(one.file, ()), one)
+        for one in records
+    ]
+
+
+def _look_at(
+    path: Path, original: Path | None, manifest: FolderManifest, regions: tuple[Region, ...], record: FileRecord
+) -> _Found:
     faults: dict[str, str] = {}
     if file_sha256(path) != record.after:
         faults["sums"] = "has another sum than the table says"
@@ -155,14 +193,19 @@ def _look_at(path: Path, original: Path | None, manifest: FolderManifest, record
                 largest, _ = formats.compared(before, after)
                 if largest > bound or (largest, bound) != (record.largest, record.bound):
                     faults["bound"] = f"differs by {largest}, the table says {record.largest}, the bound is {bound}"
+                still = together(still, mask_of(regions, facts))
                 if still is not None and (before != after)[still].any():
                     faults["kept pixels"] = "has pixels that had to keep their values, and changed"
+                if record.kept_out != (0 if still is None else int(still.sum())):
+                    faults["kept pixels"] = f"has not the {record.kept_out} pixels of the table that keep their values"
             if unexplained := formats.unexplained(original, path):
                 faults["other bytes"] = ", ".join(unexplained)
     except OSError as error:
         faults["source"] = f"cannot be read in the source ({error.strerror})"
     except UnsupportedImage as error:
         faults["bound"] = error.reason
+    except DataError as error:
+        faults["kept pixels"] = str(error)
     return _Found(record.file, faults, largest, uids)
 
 

@@ -1,5 +1,5 @@
 from .base import Facts, UnsupportedImage, Written, added, by_plane, compared, in_units, stored, upright
-from .containers import CODECS, differences, facts, kept, pixels_and_kept, read, unexplained, write
+from .containers import CODECS, differences, facts, kept, pixels_and_kept, read, unexplained, without_noise, write
 
 __all__ = [
     "CODECS",
@@ -18,5 +18,6 @@ __all__ = [
     "stored",
     "unexplained",
     "upright",
+    "without_noise",
     "write",
 ]

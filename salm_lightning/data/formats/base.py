@@ -184,6 +184,10 @@ class Codec(ABC):
     def parts(self, content: bytes, *, blank: bool) -> list[tuple[str, bytes]]:
         """Return all but the pixels' payload, in order, by name; with ``blank`` as :meth:`encode` carries it over."""
 
+    def without_noise(self, facts: Facts, still: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which pixels ``[pages, H, W]`` may have no noise, so that those of ``still`` keep their values."""
+        return still
+
     def unexplained(self, original: bytes, other: bytes) -> tuple[str, ...]:
         """Return in words what differs between two files but the pixels' payload, and what :meth:`encode` makes differ."""
         return differing(self.parts(original, blank=True), self.parts(other, blank=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +86,21 @@ def pixels_and_kept(path: Path) -> tuple[Pixels, NDArray[np.bool_] | None]:
         return pixels, _transparent(alpha)
 
 
-def write(original: Path, pixels: Pixels, target: Path, radius: int, secret: bytes = b"") -> Written:
+def without_noise(facts: Facts, still: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """Return which pixels ``[pages, H, W]`` may have no noise, so that those of ``still`` keep their values: of a JPEG whole blocks."""
+    if still is None:
+        return None
+    return next(codec for codec in CODECS if codec.container == facts.container).without_noise(facts, still)
+
+
+def write(
+    original: Path,
+    pixels: Pixels,
+    target: Path,
+    radius: int,
+    secret: bytes = b"",
+    still: NDArray[np.bool_] | None = None,
+) -> Written:
     """Write a file anew with other pixels: each decoded value, read back, is at most ``radius`` from what it was.
 
     Everything but the pixels' payload is carried over byte for byte, but for embedded pictures, which show the original.
@@ -97,6 +111,7 @@ def write(original: Path, pixels: Pixels, target: Path, radius: int, secret: byt
         target: Where it goes, completely or not at all.
         radius: Bound of each value's change, in stored integers.
         secret: What new identifiers are made of where files have some, as DICOM's have; empty keeps them.
+        still: Further pixels ``[pages, H, W]`` than :func:`kept` says that are not to change; see :func:`without_noise`.
 
     Raises:
         UnsupportedImage: The original cannot be read, or not be protected.
@@ -106,14 +121,15 @@ def write(original: Path, pixels: Pixels, target: Path, radius: int, secret: byt
     with _named(original):
         content = _content(original)
         before, alpha, codec, known = _decoded(content)
-    _check(before, pixels, _transparent(alpha), radius)
+    all_still = [mask for mask in (_transparent(alpha), still) if mask is not None]
+    _check(before, pixels, all_still, radius)
     with _named(original):
         made = codec.encode(content, known, pixels, radius, secret)
         after, alpha_after, _, _ = _decoded(made)
         changed = differing(codec.parts(content, blank=False), codec.parts(made, blank=False))
     change, asked = after.astype(np.int32) - before, pixels.astype(np.int32) - before
-    (largest, share), still = compared(before, after), _transparent(alpha)
-    if largest > radius or not _same(alpha, alpha_after) or (still is not None and change[still].any()):
+    largest, share = compared(before, after)
+    if largest > radius or not _same(alpha, alpha_after) or any(change[mask].any() for mask in all_still):
         raise UnsupportedImage("cannot be written within the bound", "take it out of the folder, and tell us of it", original)
     with replacing(target) as temporary:
         temporary.write_bytes(made)
@@ -198,13 +214,13 @@ def _transparent(alpha: Pixels | None) -> NDArray[np.bool_] | None:
     return None if alpha is None or alpha.all() else np.equal(alpha, 0)
 
 
-def _check(before: Pixels, pixels: Pixels, still: NDArray[np.bool_] | None, radius: int) -> None:
+def _check(before: Pixels, pixels: Pixels, still: Iterable[NDArray[np.bool_]], radius: int) -> None:
     if pixels.shape != before.shape or pixels.dtype != before.dtype:
         raise ValueError(f"the pixels are {pixels.dtype} {pixels.shape}, the original's {before.dtype} {before.shape}")
     change = np.abs(pixels.astype(np.int32) - before)
     if change.max(initial=0) > radius:
         raise ValueError(f"the pixels change by up to {change.max()}, more than {radius}")
-    if still is not None and change[still].any():
+    if any(change[mask].any() for mask in still):
         raise ValueError("pixels that have to keep their values change")
 
 

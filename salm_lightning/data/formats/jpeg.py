@@ -125,6 +125,18 @@ class Jpeg(Codec):
                 share[todo] = np.where(share[todo] < _LEAST, 0, share[todo] * _SHRUNK)
         return made
 
+    def without_noise(self, facts: Facts, still: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return whole blocks, of all whose pixels a change of one is a change; colours that are subsampled reach two pixels further."""
+        wide, high = next((pair for pair, name in _SAMPLINGS.items() if facts.detail.startswith(name)), (1, 1))
+        _, rows, columns = np.nonzero(still)
+        found = np.zeros_like(still)
+        for down in (-2, 0, 2) if high == 2 else (0,):
+            for across in (-2, 0, 2) if wide == 2 else (0,):
+                blocks = np.stack([np.maximum(rows + down, 0) // (8 * high), np.maximum(columns + across, 0) // (8 * wide)])
+                for row, column in np.unique(blocks, axis=1).T.tolist():
+                    found[:, row * 8 * high : (row + 1) * 8 * high, column * 8 * wide : (column + 1) * 8 * wide] = True
+        return found
+
     def parts(self, content: bytes, *, blank: bool) -> list[tuple[str, bytes]]:
         """Return the segments but for those that say how the pixels are coded, and what follows the end."""
         segments, end = _walk(content)

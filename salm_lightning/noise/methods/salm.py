@@ -81,27 +81,27 @@ class SALM(Method):
 
     def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
         """Take ``steps`` masked PGD steps (Eq. 6); with K = 0 none at all."""
-        mask = torch.zeros_like(delta[:, :1])
+        mask, free = torch.zeros_like(delta[:, :1]), objective.samples.free
         if self.percent == 0:
             return Perturbation(torch.zeros_like(delta), mask)
         for step in range(steps):
             grad = objective(delta, step)
             if self.mask == "strict":
                 delta = descend(delta, grad, images, self.step_size / 255, self.radius_unit)
-                mask = self._largest(delta, grad)
+                mask = self._largest(delta, grad, free)
                 delta = delta * mask
                 continue
             if self.mask == "per_step" or step == 0:
-                mask = top_percent_mask(grad, self.percent, self.score)
+                mask = top_percent_mask(grad, self.percent, self.score, free)
             if self.mask == "fixed" and step == 0:
                 # A uniform start, or noise of an earlier visit, would reach beyond the mask.
                 delta = delta * mask
             delta = descend(delta, mask * grad, images, self.step_size / 255, self.radius_unit)
         if self.project:
-            delta = delta * keep_top(delta.abs().amax(dim=1, keepdim=True), self.percent)
+            delta = delta * keep_top(delta.abs().amax(dim=1, keepdim=True), self.percent, free)
         return Perturbation(delta, mask)
 
-    def _largest(self, delta: Tensor, grad: Tensor) -> Tensor:
+    def _largest(self, delta: Tensor, grad: Tensor, free: Tensor | None) -> Tensor:
         size, slope = (values.abs().sum(dim=1, keepdim=True) for values in (delta, grad))
         tie = slope / slope.amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
-        return keep_top(size + _TIE * tie, self.percent)
+        return keep_top(size + _TIE * tie, self.percent, free)
