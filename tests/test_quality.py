@@ -39,7 +39,7 @@ from salm_lightning.runs.generation import generate
 from salm_lightning.sealed import read_sealed
 
 BLOOD, BREAST, CHEST = MEDMNIST["bloodmnist"], MEDMNIST["breastmnist"], MEDMNIST["chestmnist"]
-FOUR = {"mean", "p5", "worst", "worst_index"}
+FOUR = {"mean", "p5", "worst", "worst_index", "worst_file"}
 
 
 def make(
@@ -130,6 +130,7 @@ def test_worst_images_are_named_by_their_place_in_the_split(tmp_path: Path) -> N
         "p5": pytest.approx(np.percentile(l0, 95)),
         "worst": l0.max(),
         "worst_index": rows[np.argmax(l0)],
+        "worst_file": "",
     }
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from sklearn.metrics import normalized_mutual_info_score
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from salm_lightning.audit.pairs import grey
 from salm_lightning.audit.results import Extremes
+from salm_lightning.audit.shown import grey
 from salm_lightning.audit.similarity import HASHES, Similarity, normalised_mutual_information, resize, summarise
 
 LIBRARY = {"ahash": imagehash.average_hash, "phash": imagehash.phash, "dhash": imagehash.dhash}

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from salm_lightning.audit.pairs import grey
+from salm_lightning.audit.shown import Image, Images, grey, noise_image, noise_limit
 from salm_lightning.metrics.figures import CLEAN, COLORS, MARKERS, PROTECTED, WIDTH, accuracy_axis, new_figure, short, styled
 from salm_lightning.models.backbones import SMALL_IMAGE
 
-Image = NDArray[np.uint8]
 _OUTLINE = "#F0E442"
 _CHANGED = np.array([213, 94, 0])
 _KINDS = ("original", "noise", "protected")
@@ -110,8 +109,8 @@ def percent_figure(series: Mapping[str, Sequence[tuple[float, float]]], majority
 
 
 @styled
-def examples_figure(original: Image, protected: Image, names: Sequence[str]) -> Figure:
-    """Draw originals, noise and protected images ``[B, H, W]`` or ``[B, H, W, 3]`` below each other (paper: Fig. 8), four side by side."""
+def examples_figure(original: Images, protected: Images, names: Sequence[str]) -> Figure:
+    """Draw originals, noise and protected images below each other (paper: Fig. 8), four side by side."""
     columns = min(4, len(names))
     blocks = -(-len(names) // columns)
     side = (WIDTH - 0.4) / columns
@@ -133,22 +132,30 @@ def examples_figure(original: Image, protected: Image, names: Sequence[str]) -> 
 
 
 @styled
-def pairs_figure(original: Image, protected: Image, names: Sequence[str]) -> Figure:
+def pairs_figure(original: Images, protected: Images, names: Sequence[str]) -> Figure:
     """Draw a row for each pair: original, noise, protected image; the names stand on the left."""
-    noise = noise_image(original, protected, noise_limit(original, protected))
+    limit = noise_limit(original, protected)
+    noise = [noise_image(*pair, limit) for pair in zip(original, protected, strict=True)]
     return _rows_figure(names, _KINDS, list(zip(original, noise, protected, strict=True)))
 
 
 @styled
 def segmentation_figure(
-    original: Image, protected: Image, before: NDArray[np.int64], after: NDArray[np.int64], names: Sequence[str]
+    original: Images,
+    protected: Images,
+    before: Sequence[NDArray[np.int64]],
+    after: Sequence[NDArray[np.int64]],
+    names: Sequence[str],
 ) -> Figure:
     """Draw a row for each pair: both images with the outline of their foreground, and in colour the pixels whose class changes.
 
-    Images are uint8 ``[B, H, W]`` or ``[B, H, W, 3]``, classes of their pixels before and after protection ``[B, H, W]``.
+    Classes of their pixels before and after protection are ``[H, W]`` each.
     """
-    pale = 128 + grey(original)[..., None] // 2
-    changed = np.where((before != after)[..., None], _CHANGED, pale).astype(np.uint8)
+    pale = [128 + grey(image[None])[0][..., None] // 2 for image in original]
+    changed = [
+        np.where((was != now)[..., None], _CHANGED, shade).astype(np.uint8)
+        for was, now, shade in zip(before, after, pale, strict=True)
+    ]
     figure = _rows_figure(names, ("original", "protected", "changed"), list(zip(original, protected, changed, strict=True)))
     for row, masks in enumerate(zip(before, after, strict=True)):
         for column, mask in enumerate(masks):
@@ -188,17 +195,6 @@ def embed(clean: NDArray[np.float32], protected: NDArray[np.float32], seed: int)
     tsne = TSNE(perplexity=min(30, (len(together) - 1) / 3), init="random", random_state=seed)
     points: NDArray[np.float32] = tsne.fit_transform(together)
     return points.reshape(2, len(clean), 2)
-
-
-def noise_limit(original: Image, protected: Image) -> int:
-    """Return the largest difference in grey levels, at least 1."""
-    return max(1, int(np.abs(protected.astype(np.int16) - original).max()))
-
-
-def noise_image(original: Image, protected: Image, limit: int) -> Image:
-    """Show noise as an image: grey is no change, black and white are a change by ``limit`` grey levels."""
-    difference = protected.astype(np.float64) - original
-    return np.rint(127.5 + 127.5 * difference / limit).clip(0, 255).astype(np.uint8)
 
 
 def _show(axes: Axes, image: Image) -> None:

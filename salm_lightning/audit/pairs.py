@@ -1,65 +1,63 @@
-"""The training images that a release protects beside their originals, read a chunk at a time."""
+"""Protected images beside their originals: training images as models see them, read a chunk at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from salm_lightning.data import ImageDataModule, Task
+from salm_lightning.audit.releases import open_release
+from salm_lightning.audit.shown import Stored
+from salm_lightning.data import DatasetInfo, ImageDataModule, Task
 from salm_lightning.data.base import ANY_FINDING, any_finding
 from salm_lightning.errors import ReleaseError, require
-from salm_lightning.release import PoisonedDataModule
 
 CHUNK_BYTES = 2**22
 """Bytes of images in a chunk: 1783 RGB images of 28 pixels, 27 of 224."""
+Some = Sequence[Stored] | Stored
+"""Images, each ``[H, W]`` or ``[H, W, 3]``."""
+_R = TypeVar("_R")
 
 
-class Pairs:
-    """Originals and protected images of the same rows; both may be memory-mapped.
-
-    Args:
-        release: Folder of the release; its files are compared with its manifest first.
-        source: The data that it was made from.
-        max_images: Take a random sample of at most so many images, for large datasets; ``None`` takes all that are protected.
-        seed: Settles the sample.
+class Compared(ABC):
+    """Originals and protected images, side by side.
 
     Attributes:
-        manifest: The release's manifest.
         info: What the dataset is.
-        protected_images: Number of images that the release protects.
-        rows: Positions of the images in the training split, ascending, int64 ``[N]``.
+        protected_images: Number of images that carry noise.
+        rows: Positions of those that are compared, ascending, int64 ``[N]``.
         labels: Their labels, ``[N, 1]`` or ``[N, L]``.
-
-    Raises:
-        ReleaseError: The release is damaged, or ``source`` is not what it was made from.
-        ConfigurationError: ``max_images`` is less than 1.
+        white: What white is in their integers; black is 0.
     """
 
-    def __init__(self, release: Path, source: ImageDataModule, max_images: int | None = None, seed: int = 0) -> None:
-        check_sample(max_images)
-        poisoned = PoisonedDataModule(release)
-        self.manifest, self.info = poisoned.manifest, poisoned.manifest.info
-        self._original, self._protected = source.split("train"), poisoned.split("train")
-        original, protected, name = self._original, self._protected, f"source={source.info.name}"
-        if original.images.shape != protected.images.shape:
-            shapes = f"{list(original.images.shape)}, those of the release {list(protected.images.shape)}"
-            raise ReleaseError(f"{name}: its training images are {shapes}. Give the data that it was made from.")
-        derived = self.manifest.dataset.get("labels") == ANY_FINDING and original.labels.shape[1] > 1
-        if not np.array_equal(any_finding(original.labels) if derived else original.labels, protected.labels):
-            raise ReleaseError(f"{name}: its training labels are not those of the release. Give the data that it was made from.")
-        rows = np.flatnonzero(self.manifest.coverage.mask())
-        self.protected_images = len(rows)
-        if max_images is not None and max_images < len(rows):
-            rows = np.sort(np.random.default_rng(seed).choice(rows, max_images, replace=False))
-        self.rows: NDArray[np.int64] = rows
-        self.labels: NDArray[np.integer] = self._protected.labels[rows]
+    info: DatasetInfo
+    protected_images: int
+    rows: NDArray[np.int64]
+    labels: NDArray[np.integer]
+    white: int = 255
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @abstractmethod
+    def at(self, positions: NDArray[np.integer]) -> tuple[Some, Some]:
+        """Read the originals and the protected images at some positions within :attr:`rows`."""
+
+    @abstractmethod
+    def map(self, work: Callable[[Stored, Stored], _R]) -> Iterator[_R]:
+        """Yield what ``work``, a function of a module, makes of the pairs, some of the same size at a time, in order."""
+
+    def name(self, position: int) -> str:
+        """Return what people find an image by."""
+        return f"image {self.rows[position]}"
+
+    def file(self, position: int) -> str:
+        """Return the file that holds an image, if it is one of many; empty if it is not."""
+        return ""
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -81,7 +79,38 @@ class Pairs:
         present = np.flatnonzero(members.any(axis=1))
         return [self.info.class_names[number] for number in present], members[present].argmax(axis=1)
 
-    def at(self, positions: NDArray[np.integer] | slice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+
+class Pairs(Compared):
+    """Originals and protected images of the training split as models see them; both may be memory-mapped.
+
+    Args:
+        release: Folder of the release; its files are compared with its manifest first.
+        source: The data that it was made from.
+        max_images: Take a random sample of at most so many images, for large datasets; ``None`` takes all that are protected.
+        seed: Settles the sample.
+
+    Raises:
+        ReleaseError: The release is damaged, or ``source`` is not what it was made from.
+        ConfigurationError: ``max_images`` is less than 1.
+    """
+
+    def __init__(self, release: Path, source: ImageDataModule, max_images: int | None = None, seed: int = 0) -> None:
+        check_sample(max_images)
+        opened = open_release(release)
+        self.info = opened.manifest.info
+        self._original, (self._protected, rows) = source.split("train"), opened.compared(source)
+        original, protected, name = self._original, self._protected, f"source={source.info.name}"
+        if original.images.shape != protected.images.shape:
+            shapes = f"{list(original.images.shape)}, those of the release {list(protected.images.shape)}"
+            raise ReleaseError(f"{name}: its training images are {shapes}. Give the data that it was made from.")
+        derived = opened.manifest.dataset.get("labels") == ANY_FINDING and original.labels.shape[1] > 1
+        if not np.array_equal(any_finding(original.labels) if derived else original.labels, protected.labels):
+            raise ReleaseError(f"{name}: its training labels are not those of the release. Give the data that it was made from.")
+        self.protected_images = len(rows)
+        self.rows = sampled(rows, max_images, seed)
+        self.labels = self._protected.labels[self.rows]
+
+    def at(self, positions: NDArray[np.integer] | slice) -> tuple[Stored, Stored]:
         """Read the originals and the protected images at some positions within :attr:`rows`."""
         rows = self.rows[positions]
         return np.asarray(self._original.images[rows]), np.asarray(self._protected.images[rows])
@@ -91,21 +120,24 @@ class Pairs:
         """Numbers in an image."""
         return int(np.prod(self._original.images.shape[1:]))
 
-    def chunks(self, positions: NDArray[np.integer] | None = None) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    def chunks(self, positions: NDArray[np.integer] | None = None) -> Iterator[tuple[Stored, Stored]]:
         """Yield the pairs at some positions, or all of them, in order, some megabytes at a time."""
         chosen, size = np.arange(len(self)) if positions is None else positions, max(1, CHUNK_BYTES // self.values)
         for start in range(0, len(chosen), size):
             yield self.at(chosen[start : start + size])
 
+    def map(self, work: Callable[[Stored, Stored], _R]) -> Iterator[_R]:
+        """Yield what ``work`` makes of the pairs, some megabytes at a time."""
+        return (work(*chunk) for chunk in self.chunks())
+
+
+def sampled(rows: NDArray[np.int64], most: int | None, seed: int) -> NDArray[np.int64]:
+    """Return at most so many of the rows, ascending."""
+    if most is None or most >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
 
 def check_sample(max_images: int | None) -> None:
     """Refuse a number of images of which nothing can be said with a ConfigurationError."""
     require("max_images", max_images, max_images is None or max_images >= 1, "give 1 or more, or leave it out for all images")
-
-
-def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return grey levels ``[B, H, W]`` of images ``[B, H, W]`` or ``[B, H, W, 3]``: luma (ITU-R 601), rounded as Pillow does."""
-    if images.ndim == 3:
-        return images
-    rows = np.ascontiguousarray(images).reshape(-1, *images.shape[2:])  # one tall image, converted at once
-    return np.asarray(Image.fromarray(rows).convert("L")).reshape(images.shape[:3])

@@ -89,7 +89,7 @@ def draw_audit(result: AuditResult, out: Path) -> None:
 
     if result.rows:
         bars = [
-            Bar(titled(row.title, row.arch), row.protected.acc, row.clean.acc if row.clean else (), row.worst)
+            Bar(titled(row.label, row.arch), row.protected.acc, row.clean.acc if row.clean else (), row.worst)
             for row in result.rows
         ]
         title = "What each attempt to learn from the protected images reaches"

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from salm_lightning.checked import Count, Share, member, parse, require_release
 from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.release.folder_manifest import PROTECTED
+from salm_lightning.release.manifest import RELEASE, is_folder_result
 from salm_lightning.sealed import read_sealed, write_sealed
 
 AUDIT, QUALITY, PICTURES = "audit.json", "quality.json", "pictures.json"
@@ -81,7 +83,10 @@ class ResultFile:
 
 @dataclass(frozen=True)
 class AuditedRelease:
-    """Which release was audited: its name, its method's, and the SHA-256 of its archive and of its original, if that was a file."""
+    """Which release was audited: its name, its method's, and the SHA-256 of its archive and of its original, if that was a file.
+
+    In the place of the archive of a folder's result stands its manifest, and in that of the original file all files of the folder.
+    """
 
     name: str
     method: str
@@ -115,6 +120,7 @@ class Attempt:
         drop: Mean accuracy of ``clean`` minus that of ``protected``, over the seeds that both have.
         kept: Share of what an ordinary victim learns from the originals that this one learns; the verdict goes by it.
         worst: Whether this is where the protection is weakest.
+        view: How the victims saw the images, in words, where there are several ways.
 
     Raises:
         ValueError: A metric does not have a value for each seed.
@@ -130,6 +136,12 @@ class Attempt:
     drop: float | None = None
     kept: float | None = None
     worst: bool = False
+    view: str = ""
+
+    @property
+    def label(self) -> str:
+        """What it is called in tables."""
+        return viewed(self.title, self.view)
 
     @property
     def is_ordinary(self) -> bool:
@@ -188,7 +200,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class VictimCurve:
-    """Accuracy of a victim on the clean test split after some of its steps; ``countermeasure`` is a title."""
+    """Accuracy of a victim on the clean test split after some of its steps; ``countermeasure`` is a label."""
 
     trained_on: TrainedOn
     arch: str
@@ -204,7 +216,7 @@ class AuditResult(ResultFile):
 
     Attributes:
         settings: How it was audited, as JSON values: ``width``, ``steps``, ``batch_size`` and ``precision`` of the victims, ``preset``,
-            ``seeds``, ``countermeasures`` and ``archs``.
+            ``seeds``, ``countermeasures`` and ``archs``; of a folder's result, how victims saw the images, ``views``.
         majority: Accuracy of always giving the most common answer.
         chance_balanced: Balanced accuracy of knowing nothing.
         rows: What was tried.
@@ -228,12 +240,16 @@ class AuditResult(ResultFile):
 
 @dataclass(frozen=True)
 class Extremes:
-    """A measure of many images: its mean, its 5th percentile on the bad side, and the worst image with its place in the split."""
+    """A measure of many images: its mean, its 5th percentile on the bad side, and the worst image with its place in the split.
+
+    Of a folder's result, that is its place among the pages of the files that carry noise, and ``worst_file`` names the file.
+    """
 
     mean: float
     p5: float
     worst: float
     worst_index: Count
+    worst_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -271,7 +287,7 @@ class Separability:
 
 @dataclass(frozen=True)
 class ComparedRelease:
-    """The SHA-256 of the archive whose images were compared."""
+    """The SHA-256 of the archive whose images were compared; of a folder's result, of its manifest."""
 
     archive_sha256: str
 
@@ -287,6 +303,7 @@ class Quality(ResultFile):
         segmentation: None if it was not measured.
         readable: None if it was not measured.
         linear_separability: None where too few images or a single class left nothing to fit.
+        white: Of how many levels from black to white the largest change is; above 8 bits stored integers of the range.
     """
 
     FILE: ClassVar[str] = QUALITY
@@ -297,6 +314,12 @@ class Quality(ResultFile):
     segmentation: Segmentation | None
     readable: Readability | None
     linear_separability: Separability | None
+    white: Count = 255
+
+
+def viewed(title: str, view: str) -> str:
+    """Return what was tried, with how the images were seen, if there are several ways."""
+    return f"{title} at {view}" if view else title
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -306,8 +329,16 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def beside(release: Path) -> Path:
-    """Return the folder that a release lies in."""
+    """Return the folder that a release lies in, with what is found out about it; the result of a folder is one itself."""
+    if is_folder_result(release):
+        return release
     return release.parent if release.name else release.absolute().parent  # the parent of "." is "."
+
+
+def lies_in(path: Path, release: Path) -> bool:
+    """Return whether a path lies where a release holds nothing but itself."""
+    closed = (release / PROTECTED, release / RELEASE) if is_folder_result(release) else (release,)
+    return any(path.resolve().is_relative_to(folder.resolve()) for folder in closed)
 
 
 def audit_folder(release: Path, out: Path | None) -> Path:
@@ -323,6 +354,6 @@ def audit_folder(release: Path, out: Path | None) -> Path:
                 f"{folder} is a link, which whoever made the release may have laid; name the folder that you mean."
             )
         return folder
-    if out.absolute().is_relative_to(release.absolute()):
+    if lies_in(out, release):
         raise ConfigurationError(f"out={out} lies in the release, which must hold nothing else; give a folder outside of it.")
     return out

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback
 from salm_lightning.audit.choices import PRESETS, choose, choose_countermeasures
 from salm_lightning.audit.pictures import BOARD, draw_audit
 from salm_lightning.audit.quality import assess
+from salm_lightning.audit.releases import View, open_release
 from salm_lightning.audit.results import AuditResult, TrainedOn, audit_folder
 from salm_lightning.audit.segmentation import open_segmenter
 from salm_lightning.audit.summary import Summary
@@ -26,7 +27,6 @@ from salm_lightning.data import SPLITS, ImageDataModule
 from salm_lightning.files import cache_root, locked
 from salm_lightning.interruption import interruptible
 from salm_lightning.models import Architecture
-from salm_lightning.release import PoisonedDataModule
 from salm_lightning.runs.effort import Precision
 from salm_lightning.runs.estimate import Estimator, Network
 from salm_lightning.runs.plan import proof_work
@@ -47,6 +47,7 @@ def audit(
     victim_steps: int | None = None,
     batch_size: int | None = None,
     budget: str | None = None,
+    sizes: Sequence[int] | None = None,
     quality: bool = True,
     segmenter: str = OTSU,
     out: Path | None = None,
@@ -69,24 +70,20 @@ def audit(
         SalmError: An argument is wrong, the release is damaged, or ``source`` is not what it was made from.
         Interrupted: SIGTERM or Ctrl-C; finished victims are kept, and the same call goes on from there.
     """
-    release, say = Path(release), tell or (lambda text: None)
+    opened, say = open_release(Path(release)), tell or (lambda text: None)
     chosen = choose(preset, countermeasures=countermeasures, archs=archs, seeds=seeds, width=width, steps=victim_steps)
     limit = None if budget is None else parse_budget(budget)
     segments = open_segmenter(segmenter) if quality and source is not None else None
-    folder = audit_folder(release, out)
+    folder = audit_folder(opened.path, out)
     victim = VictimSettings(width=chosen.width, steps=chosen.steps, precision=precision)
-    protected = PoisonedDataModule(release, batch_size=batch_size)
-    tried = choose_countermeasures(chosen.countermeasures, protected.info)
-    protected.setup()
-    images: dict[TrainedOn, ImageDataModule] = {"protected": protected}
-    if source is not None:
-        images["clean"] = protected.open_original(source, root, batch_size=batch_size)
-    protected.setup("fit")  # a release may leave the clean splits to its originals
+    tried = choose_countermeasures(chosen.countermeasures, opened.manifest.info)
+    check_accelerator(accelerator)
+    views = opened.views(source, root, batch_size, sizes)
+    protected = views[0].images["protected"]
     if segments is not None:
         segments(np.asarray(protected.split("train").images[:1]))  # refuses what it cannot take
-    check_accelerator(accelerator)
-    identities = {name: each.identity() for name, each in images.items()}
-    trials = plan(identities, victim, protected.batch_size, tried, chosen.archs, chosen.seeds, chosen.cross)
+    first, *further = [_identities(view) for view in views]
+    trials = plan(first, victim, protected.batch_size, tried, chosen.archs, chosen.seeds, chosen.cross, further)
     options = {
         **{"source": source, "root": root, "out": folder, "accelerator": None if accelerator == "auto" else accelerator},
         **{"segmenter": None if segmenter == OTSU else segmenter, "quality": None if quality else "false", "preset": preset},
@@ -96,20 +93,28 @@ def audit(
         "clean": Store(cache_root() / "twins", keeps_weights=True),
     }
     with locked(folder, f"out={folder}"):
-        estimate = _estimate(images["protected"], accelerator, precision)
+        images = {(view.words, name): each for view in views for name, each in view.images.items()}
+        estimate = _estimate(images, accelerator, precision)
         battery = Battery(trials, images, stores, folder / BOARD, estimate, accelerator)
         # A bar moves on terminals only; elsewhere the line of each victim is enough.
         bars: Callable[[], list[Callback]] = (lambda: [RunProgressBar()]) if tell and is_live(sys.stdout) else list
-        result = _train(battery, Summary(protected, battery, folder, options), limit, say, bars)
+        result = _train(battery, Summary(opened, protected, battery, folder, options), limit, say, bars)
         if segments is not None:
             say("Comparing the protected images with their originals")
-            first = next(trial for trial in trials if trial.trained_on == "clean")  # without countermeasure
-            twin = stores["clean"].network(first, images["clean"])
-            compared = PRESETS["quick"].compared if limit is not None else chosen.compared
+            originals = views[0].images["clean"]
+            plain = next(trial for trial in trials if trial.trained_on == "clean")
+            twin = stores["clean"].network(plain, originals)
+            compared = opened.most_compared or (PRESETS["quick"].compared if limit is not None else chosen.compared)
             with progress("comparing images") if tell else nullcontext(lambda done, total: None) as on_progress:
-                assess(release, images["clean"], folder, twin, segments, compared, on_progress=on_progress)
+                assess(opened.path, originals, folder, twin, segments, compared, on_progress=on_progress)
         draw_audit(result, folder)
     return result
+
+
+def _identities(view: View) -> dict[TrainedOn, dict[str, Any]]:
+    """Return what identifies the images of a view."""
+    words = {"view": view.words} if view.words else {}
+    return {name: {**images.identity(), **words} for name, images in view.images.items()}
 
 
 def _train(
@@ -135,15 +140,18 @@ def _train(
     return result
 
 
-def _estimate(images: ImageDataModule, accelerator: str, precision: Precision) -> Callable[[Trial], float]:
+def _estimate(
+    images: Mapping[tuple[str, TrainedOn], ImageDataModule], accelerator: str, precision: Precision
+) -> Callable[[Trial], float]:
     """Return what estimates the seconds of a victim: its steps, those of its attacks, and its looks at the clean images."""
-    estimator, sizes = Estimator(accelerator, precision), {name: len(images.split(name)) for name in SPLITS}
+    estimator = Estimator(accelerator, precision)
 
     def seconds(trial: Trial) -> float:
         if trial.is_shallow:
             return 0.0  # seconds, beside minutes
-        victim, steps = trial.victim, trial.victim.steps
-        network = Network(victim.architecture, victim.width, images.channels, images.image_size, trial.batch_size)
+        victim, steps, seen = trial.victim, trial.victim.steps, images[trial.view, trial.trained_on]
+        network = Network(victim.architecture, victim.width, seen.channels, seen.image_size, trial.batch_size)
+        sizes = {name: len(seen.split(name)) for name in SPLITS}
         work = proof_work(network, sizes, steps, math.ceil(steps / check_interval(steps)))
         return estimator.seconds([work._replace(gradient=steps * int(getattr(victim.countermeasure, "pgd_steps", 0)))])
 

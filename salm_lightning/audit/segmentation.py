@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from salm_lightning.audit.pairs import grey
+from salm_lightning.audit.shown import grey
 from salm_lightning.data.arrays import to_tensor
 from salm_lightning.errors import ConfigurationError, did_you_mean
 from salm_lightning.files import expanded
@@ -84,6 +84,13 @@ class SegmentationNetwork:
     def __init__(self, network: nn.Module, name: str) -> None:
         self.network = network.eval()
         self.name = name
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Let it pass between processes; TorchScript does not by itself."""
+        return {"name": self.name} if isinstance(self.network, torch.jit.ScriptModule) else vars(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state if "network" in state else vars(open_segmenter(state["name"])))
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from salm_lightning.audit.pairs import grey
 from salm_lightning.audit.results import Extremes
+from salm_lightning.audit.shown import Stored, eight_bits, grey
 from salm_lightning.release import Meter
 
 NAMES = {
@@ -34,21 +34,22 @@ class Similarity:
 
     Beside what :class:`~salm_lightning.release.Meter` measures per image, these are ``ahash``, ``phash`` and ``dhash``, the share of
     equal bits of the average, perceptual and difference hash (64 bits each), and ``nmi``, which
-    :func:`normalised_mutual_information` defines.
+    :func:`normalised_mutual_information` defines; these look at images of 8 bits. ``white`` is what white is in the images' integers.
     """
 
-    def __init__(self) -> None:
-        self._meter = Meter()
+    def __init__(self, white: int = 255) -> None:
+        self._white = white
+        self._meter = Meter(white)
         self._others: dict[str, list[NDArray[np.float64]]] = {name: [] for name in (*HASHES, "nmi")}
 
-    def update(self, original: NDArray[np.uint8], protected: NDArray[np.uint8]) -> None:
-        """Add consecutive images, uint8 ``[B, H, W]`` or ``[B, H, W, 3]``.
+    def update(self, original: Stored, protected: Stored) -> None:
+        """Add consecutive images, ``[B, H, W]`` or ``[B, H, W, 3]``.
 
         Raises:
             ReleaseError: The shapes differ.
         """
         self._meter.update(original, protected)
-        before, after = grey(original), grey(protected)
+        before, after = (grey(eight_bits(images, self._white)) for images in (original, protected))
         for name, bits in HASHES.items():
             self._others[name].append((bits(before) == bits(after)).mean(axis=1))
         self._others["nmi"].append(normalised_mutual_information(before, after))

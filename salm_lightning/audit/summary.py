@@ -12,16 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from salm_lightning.audit.choices import does_something, text_of
+from salm_lightning.audit.releases import Release
 from salm_lightning.audit.results import AuditedRelease, AuditResult, Unfinished
-from salm_lightning.audit.trials import Battery, Trial
+from salm_lightning.audit.trials import Battery, Trial, view_of
 from salm_lightning.audit.verdict import attempts_of, confusion_of, curve_of, judge, scalars_of
 from salm_lightning.console import cell, command, markdown_table, spread, visible
 from salm_lightning.countermeasures import COUNTERMEASURES, SHALLOW
+from salm_lightning.data import ImageDataModule
 from salm_lightning.files import write_csv, write_text
 from salm_lightning.metrics import majority_baseline
 from salm_lightning.metrics.learned import floors_of
 from salm_lightning.models import ARCHITECTURES
-from salm_lightning.release import PoisonedDataModule
 from salm_lightning.runs.record import DONE, Run
 
 _FEW_IMAGES = 2500
@@ -31,7 +32,7 @@ _MEASURES = {
     **{"best_on_val_acc": "best_on_val_accuracy", "peak_acc": "peak_accuracy"},
 }
 CSV_COLUMNS = (
-    *("countermeasure", "settings", "arch", "seed", "trained_on", "status", *_MEASURES.values(), "majority"),
+    *("countermeasure", "settings", "view", "arch", "seed", "trained_on", "status", *_MEASURES.values(), "majority"),
     *("width", "steps", "batch_size", "seconds", "reason"),
 )
 """Columns of ``audit.csv``; accuracies are shares, kappa is empty unless the task is ordinal."""
@@ -46,12 +47,14 @@ _NARROWEST = 20
 
 @dataclass(frozen=True)
 class Summary:
-    """Puts together in a folder what is known of a loaded release by the victims of this audit.
+    """Puts together in a folder what is known of a release by the victims of this audit.
 
-    ``options`` are those of ``salm-cli audit`` beside what differs between the victims; None stands for the default.
+    ``images`` are the release as the first of them see it, ``options`` those of ``salm-cli audit`` beside what differs between the victims;
+    None stands for the default.
     """
 
-    release: PoisonedDataModule
+    release: Release
+    images: ImageDataModule
     battery: Battery
     out: Path
     options: Mapping[str, Any]
@@ -68,20 +71,21 @@ class Summary:
         return result
 
     def _result(self, records: Sequence[Run], skipped: Sequence[Unfinished]) -> AuditResult:
-        data, manifest, main = self.release, self.release.manifest, self.battery.trials[0]
+        data, manifest, main = self.images, self.release.manifest, self.battery.trials[0]
         majority = majority_baseline(data.split("test").labels, data.task, data.num_classes)
         floors = floors_of(data.task, data.num_classes, majority)
-        rows = attempts_of(records, floors)
+        rows, views = attempts_of(records, floors), _views(records)
         settings = {
             **main.length,
             "preset": self.options["preset"],
             "seeds": sorted({record.identity["seed"] for record in records}),
             "countermeasures": list({run.results["title"]: run.identity["countermeasure"] for run in records}.values()),
+            **({"views": views} if main.view else {}),
             "archs": list({run.identity["arch"]: run.identity["network"] for run in records}.values()),
         }
         source = manifest.source.sha256 if manifest.source else None
         return AuditResult(
-            release=AuditedRelease(data.info.name, manifest.method_name, manifest.archive.sha256, source),
+            release=AuditedRelease(data.info.name, manifest.method_name, self.release.sha256, source),
             settings=settings,
             majority=majority,
             chance_balanced=floors.get("balanced_acc", 0.5),
@@ -95,13 +99,14 @@ class Summary:
 
     def _not_covered(self, records: Sequence[Run], skipped: int) -> list[str]:
         """Return what the battery does not show, in plain words."""
-        victim, info, images = self.battery.trials[0].victim, self.release.info, len(self.release.split("test").labels)
+        victim, info, images = self.battery.trials[0].victim, self.images.info, len(self.images.split("test").labels)
         tried = {name: {run.identity[name] for run in records} for name in ("arch", "seed")}
         names = {run.identity["countermeasure"]["name"] for run in records}
         untried = [
             name for name, kind in {**COUNTERMEASURES, **SHALLOW}.items() if name not in names and does_something(kind, info)
         ]
         archs = [arch for arch in ARCHITECTURES if arch not in tried["arch"]]
+        views = _views(records)
         told = {
             f"Countermeasures that were not tried: {', '.join(untried)}.": untried,
             f"Architectures that were not tried: {', '.join(archs)}.": archs,
@@ -111,6 +116,9 @@ class Summary:
                 images < _FEW_IMAGES
             ),
             f"Every victim had {victim.steps} steps at width {victim.width:g}; longer training and wider networks may learn more.": True,
+            f"Victims saw the images at {', '.join(views)}; others may scale them otherwise, cut them into parts, or see other values.": (
+                self.battery.trials[0].view
+            ),
             "Countermeasures were tried one at a time; someone may combine them, or think of others.": True,
             "Whoever has other images of the same kind can train on those.": True,
         }
@@ -120,10 +128,15 @@ class Summary:
         """Return the finished victims of this audit, then those of earlier ones of the same release, length and width."""
         stores, trials, done = self.battery.stores, self.battery.trials, self.battery.records
         own = [done[trial.name] for trial in trials if trial.name in done]
-        alike = {name: trials[0].identity[name] for name in ("version", "trained_on", "images", *trials[0].length)}
-        others = [run for run in stores["protected"].all() if alike.items() <= run.identity.items()]
+        first = trials[0].identity
+        alike = {name: first[name] for name in ("version", "trained_on", *trials[0].length)}
+        others = [
+            run
+            for run in stores["protected"].all()
+            if alike.items() <= run.identity.items() and run.identity["images"]["sha256"] == first["images"]["sha256"]
+        ]
         clean = next((trial.identity["images"] for trial in trials if trial.trained_on == "clean"), None)
-        twins = [stores["clean"].read(run.identity | {"trained_on": "clean", "images": clean}) for run in others if clean]
+        twins = [stores["clean"].read(_twin(run.identity, clean)) for run in others if clean]
         return list({run.key: run for run in (*own, *others, *twins) if run is not None}.values())
 
     def _skipped(self) -> list[Unfinished]:
@@ -143,9 +156,21 @@ class Summary:
             "countermeasures": f"[{text_of(victim.countermeasure)}]",
             "archs": f"[{network if isinstance(network, str) else json.dumps(network)}]",
             "seeds": f"[{victim.seed}]",
+            "sizes": trial.identity["images"]["size"] if trial.view else None,
         }
         words = (word for name, value in options.items() if value is not None for word in (f"--{name}", str(value)))
-        return command("salm-cli", "audit", self.release.root, *words)
+        return command("salm-cli", "audit", self.release.path, *words)
+
+
+def _views(records: Sequence[Run]) -> list[str]:
+    """Return how victims saw the images, in words, each way once."""
+    return list(dict.fromkeys(view_of(run.identity) for run in records))
+
+
+def _twin(identity: Mapping[str, Any], clean: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the identity of a victim's clean twin, which sees the originals as it sees the protected images."""
+    seen = {name: value for name, value in identity["images"].items() if name in ("size", "values", "view")}
+    return {**identity, "trained_on": "clean", "images": {**clean, **seen}}
 
 
 def console_table(result: AuditResult, width: int) -> Table:
@@ -200,7 +225,7 @@ def _table_lines(result: AuditResult) -> list[tuple[str, ...]]:
         protected, clean = row.protected, row.clean
         lines.append(
             (
-                *(row.title, row.arch, spread(protected.acc), spread(protected.balanced_acc), spread(protected.auc, 1, 3)),
+                *(row.label, row.arch, spread(protected.acc), spread(protected.balanced_acc), spread(protected.auc, 1, 3)),
                 *(spread(protected.peak_acc), spread(clean.acc) if clean else "", spread([row.drop])),
                 "" if row.kept is None else f"{max(0.0, row.kept):.0%}",
             )
@@ -219,6 +244,7 @@ def _csv_line(record: Run) -> dict[str, Any]:
     return {
         "countermeasure": record.results["title"],
         "settings": json.dumps(identity["countermeasure"]),
+        "view": view_of(identity),
         "status": DONE,
         "majority": record.results["majority"],
         "seconds": round(record.seconds, 1),

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from salm_lightning.audit.results import NONE, TrainedOn
+from salm_lightning.audit.results import NONE, TrainedOn, viewed
 from salm_lightning.callbacks.saved import checkpoints
 from salm_lightning.console import duration
 from salm_lightning.countermeasures import Countermeasure, Shallow
@@ -43,7 +43,8 @@ _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 class Trial:
     """A victim: one combination of images, countermeasure, architecture and seed; trained on clean images it is a clean twin.
 
-    ``images`` are what identifies the images: checksum, task, and how labels are read.
+    ``images`` are what identifies the images: checksum, task, how labels are read, and if there are several ways to see them, in words
+    which one it is (``view``).
     """
 
     trained_on: TrainedOn
@@ -73,6 +74,11 @@ class Trial:
         return name_of(self.identity)
 
     @property
+    def view(self) -> str:
+        """How it sees the images, in words, if there are several ways."""
+        return view_of({"images": self.images})
+
+    @property
     def length(self) -> dict[str, Any]:
         """How long and wide it is, as settings by name; only victims that share them are compared with each other."""
         victim = self.victim
@@ -85,8 +91,9 @@ class Trial:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """Architecture and countermeasure, which settle how long a step takes."""
-        return NO_NETWORK if self.is_shallow else self.victim.architecture.name, title_of(self.victim.countermeasure)
+        """Architecture, and countermeasure with the view, which settle how long a step takes."""
+        title = viewed(title_of(self.victim.countermeasure), self.view)
+        return NO_NETWORK if self.is_shallow else self.victim.architecture.name, title
 
     @property
     def title(self) -> str:
@@ -213,7 +220,7 @@ class Battery:
     """
 
     trials: Sequence[Trial]
-    images: Mapping[TrainedOn, ImageDataModule]
+    images: Mapping[tuple[str, TrainedOn], ImageDataModule]
     stores: Mapping[TrainedOn, Store]
     logs: Path
     estimate: Callable[[Trial], float]
@@ -257,12 +264,15 @@ class Battery:
     @property
     def _measured(self) -> dict[tuple[str, str], float]:
         """Seconds by architecture and countermeasure: of finished victims, and what those given up would have taken."""
-        finished = {(run.identity["arch"], run.results["title"]): run.seconds for run in self.records.values()}
+        finished = {
+            (run.identity["arch"], viewed(run.results["title"], view_of(run.identity))): run.seconds
+            for run in self.records.values()
+        }
         return finished | self._given_up
 
     def _train(self, trial: Trial, callbacks: Sequence[Callback]) -> None:
         try:
-            record, module = trial.train(self.images[trial.trained_on], self.logs, callbacks, self.accelerator)
+            record, module = trial.train(self.images[trial.view, trial.trained_on], self.logs, callbacks, self.accelerator)
         except OutOfTimeError as error:
             self._given_up[trial.kind] = error.expected
             self._skip(trial, error.expected)
@@ -285,19 +295,26 @@ def plan(
     archs: Sequence[Architecture],
     seeds: Sequence[int],
     cross: bool,
+    further: Sequence[Mapping[TrainedOn, Mapping[str, Any]]] = (),
 ) -> list[Trial]:
     """Return the victims of a battery, the most telling ones first, so that a battery that is cut short has a verdict.
 
     For each seed: victims without countermeasure and their clean twins, then those with countermeasures on the release, then their twins.
-    ``images`` are identities, ``protected`` and where the originals are known ``clean``; ``victim`` is what all have in common, ``cross``
-    that of a :class:`~salm_lightning.audit.choices.Preset`.
+    ``images`` are identities, ``protected`` and where the originals are known ``clean``; ``further`` are those of other ways to see them,
+    in which only the first architecture is tried, without countermeasure. ``victim`` is what all have in common, ``cross`` that of a
+    :class:`~salm_lightning.audit.choices.Preset`.
     """
-    trials = [
-        Trial(trained_on, identity, replace(victim, arch=arch, countermeasure=countermeasure, seed=seed), batch_size)
+    kinds = [
+        (images, arch, countermeasure)
         for arch in archs
         for countermeasure in countermeasures
         if arch == archs[0] or is_plain(countermeasure) or (cross and not isinstance(countermeasure, Shallow))
-        for trained_on, identity in images.items()
+    ]
+    kinds += [(other, archs[0], Countermeasure()) for other in further]
+    trials = [
+        Trial(trained_on, identity, replace(victim, arch=arch, countermeasure=countermeasure, seed=seed), batch_size)
+        for seen, arch, countermeasure in kinds
+        for trained_on, identity in seen.items()
         for seed in seeds
     ]
 
@@ -324,6 +341,11 @@ def name_of(identity: Mapping[str, Any]) -> str:
     """Return a victim's name: readable, and unique by the first digits of its identity's SHA-256."""
     parts = (identity["trained_on"], identity["countermeasure"]["name"], identity["arch"], identity["seed"])
     return "-".join(map(str, (*parts, Run(dict(identity)).key[:16])))
+
+
+def view_of(identity: Mapping[str, Any]) -> str:
+    """Return how a victim saw the images, in words, if there are several ways."""
+    return str(identity["images"].get("view", ""))
 
 
 def is_plain(countermeasure: Countermeasure) -> bool:

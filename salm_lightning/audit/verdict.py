@@ -18,8 +18,9 @@ from salm_lightning.audit.results import (
     VictimCurve,
     Word,
     mean,
+    viewed,
 )
-from salm_lightning.audit.trials import Trial
+from salm_lightning.audit.trials import Trial, view_of
 from salm_lightning.data import Task
 from salm_lightning.metrics.learned import KEPT_LIMIT, LEARNED, MEASURES, Scale
 from salm_lightning.runs.record import Run
@@ -37,7 +38,7 @@ def attempts_of(records: Sequence[Run], floors: Mapping[str, float]) -> list[Att
     groups: dict[str, dict[tuple[TrainedOn, int], Run]] = {}
     for record in sorted(records, key=lambda record: record.identity["trained_on"] == "clean"):
         identity = record.identity
-        kind = json.dumps([identity["countermeasure"], identity["network"]], sort_keys=True)
+        kind = json.dumps([identity["countermeasure"], identity["network"], view_of(identity)], sort_keys=True)
         groups.setdefault(kind, {})[identity["trained_on"], identity["seed"]] = record
     rows: list[Attempt] = []
     for victims in groups.values():
@@ -69,6 +70,7 @@ def _attempt(victims: _Victims, seeds: Sequence[int], stopped: bool = False) -> 
         seeds=tuple(seeds),
         protected=protected,
         clean=clean,
+        view=view_of(first.identity),
         drop=mean([before - after for before, after in pairs if before is not None and after is not None]),
     )
 
@@ -94,7 +96,7 @@ def curve_of(record: Run) -> VictimCurve:
     """Return a victim's learning curve."""
     curve = {name: tuple(values) for name, values in record.results["curve"].items()}
     identity = {name: record.identity[name] for name in ("trained_on", "arch", "seed")}
-    return VictimCurve(**identity, **curve, countermeasure=record.results["title"])  # type: ignore[arg-type]
+    return VictimCurve(**identity, **curve, countermeasure=viewed(record.results["title"], view_of(record.identity)))  # type: ignore[arg-type]
 
 
 def confusion_of(records: Sequence[Run], first: Trial) -> Confusion | None:
@@ -102,11 +104,12 @@ def confusion_of(records: Sequence[Run], first: Trial) -> Confusion | None:
 
     None without one, or for several labels per image.
     """
-    wanted = (NONE, first.kind[0], first.victim.seed)
+    names = ("arch", "seed", "countermeasure")
+    wanted = {**{name: first.identity[name] for name in names}, "countermeasure": {"name": NONE}}
     chosen = {
         record.identity["trained_on"]: record.results
         for record in records
-        if (record.identity["countermeasure"]["name"], record.identity["arch"], record.identity["seed"]) == wanted
+        if wanted.items() <= record.identity.items() and view_of(record.identity) == first.view
     }
     if "protected" not in chosen or chosen["protected"]["data"]["task"] == Task.MULTI_LABEL:
         return None
@@ -151,8 +154,9 @@ def _sentence(shares: Sequence[tuple[Attempt, float]], scale: Scale, telling: bo
         f"(the best of those on the originals {clean:.1%}, knowing nothing {scale.floors[name]:.1%})"
         for name, clean in scale.reached.items()
     ]
+    seen = f" at {row.view}" if row.view else ""
     ordinary = (
-        f"Trained {'without any countermeasure' if row.countermeasure == NONE else f'in an ordinary way ({row.title})'}, {row.arch} "
+        f"Trained {'without any countermeasure' if row.countermeasure == NONE else f'in an ordinary way ({row.title})'}{seen}, {row.arch} "
         f"reaches {' and '.join(figures)} and keeps {_percent(share)} of what there is to learn"
     )
     limit = f"more than {KEPT_LIMIT:.0%} counts as learned"
@@ -181,7 +185,7 @@ def _kept(scale: Scale, figures: Figures | None) -> float | None:
 
 
 def _named(row: Attempt) -> str:
-    return f"{row.title} ({row.arch})"
+    return f"{row.label} ({row.arch})"
 
 
 def _percent(share: float) -> str:

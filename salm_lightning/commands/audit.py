@@ -27,6 +27,7 @@ def audit(
     victim_steps: int | None = None,
     batch_size: int | None = None,
     budget: str | None = None,
+    sizes: list[int] | str | int | None = None,
     quality: bool = True,
     segmenter: str = "otsu",
     out: Path | None = None,
@@ -39,8 +40,9 @@ def audit(
     Finished victims are kept and not trained again; clean twins are shared by all audits of releases of the same images.
 
     Args:
-        release: Folder of the protected dataset.
-        source: What it was made from, for clean twins: a MedMNIST name, an ``.npz`` file, or ``synthetic``.
+        release: Folder of the protected dataset; of a protected folder of images the result, which holds ``protected``.
+        source: What it was made from, for clean twins: a MedMNIST name, an ``.npz`` file, a folder, or ``synthetic``. A folder's result
+            needs it.
         preset: ``quick`` (minutes on a CPU; the default), ``paper`` (its Tables 2 to 4) or ``full``; the options below override it.
         quick: Short for ``--preset quick``.
         countermeasures: What is tried against the noise, such as ``[none, jpeg, {class_path: JPEG, init_args: {quality: 50}}]``.
@@ -51,6 +53,9 @@ def audit(
         victim_steps: Training steps of each victim.
         batch_size: Images per step; 128 by default, 64 at 224 pixels.
         budget: Time, such as ``30m`` or ``2h``; victims that would end later are left out and listed.
+        sizes: Sizes in pixels to which victims scale the files of a folder, such as ``28,64``: everything is tried at the first one, the
+            others without countermeasure. By default the size that the noise was made at, and those of 28, 64 and 224 that most images
+            have.
         quality: Measure whether the images are still useful, if the source is known.
         segmenter: What segments them for that: ``otsu``, ``vessels``, ``ARCH:PATH`` for a network of torchvision's, or
             ``torchscript:PATH``, which is code: it can do whatever you can.
@@ -74,6 +79,7 @@ def audit(
     from salm_lightning.interruption import Interrupted
 
     options |= {name: listed(options[name]) for name in ("archs", "seeds") if options[name] is not None}
+    options["sizes"] = None if sizes is None else read_sizes(sizes)
     if countermeasures is not None:
         options["countermeasures"] = read_countermeasures(listed(countermeasures))
     try:
@@ -83,6 +89,19 @@ def audit(
         return interruption.code
     _show(result, release, audit_folder(release, out), out)
     return int(any(victim.status == "failed" for victim in result.skipped))
+
+
+def read_sizes(value: list[int] | str | int) -> list[int]:
+    """Return sizes from a list, a number, or numbers with commas between.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    words = value.split(",") if isinstance(value, str) else listed(value)
+    try:
+        return [int(word) for word in words]
+    except ValueError as error:
+        raise ConfigurationError(f"sizes={value} must be numbers of pixels, with commas between, as in --sizes 28,64.") from error
 
 
 def read_countermeasures(values: Sequence[Any]) -> list[Any]:

@@ -42,12 +42,13 @@ def quality(
     """Measure whether protected images are still useful: similarity, segmentation, pictures.
 
     Args:
-        release: Folder of the protected dataset.
-        source: The data that it was made from: a MedMNIST name, an ``.npz`` file, or ``synthetic``.
+        release: Folder of the protected dataset; of a protected folder of images the result, which holds ``protected``.
+        source: The data that it was made from: a MedMNIST name, an ``.npz`` file, a folder, or ``synthetic``.
         segmenter: ``otsu`` (cells), ``vessels``, ``ARCH:PATH`` for a state dict of one of torchvision's segmentation networks, such as
             ``deeplabv3_resnet50:weights.pth``, or ``torchscript:PATH`` for a TorchScript file, which is code: it can do whatever you can.
         out: Folder of the results; ``audit`` beside the release by default.
-        max_images: Look at a random sample of at most so many images, for large datasets; by default at all.
+        max_images: Look at a random sample of at most so many images, for large datasets; by default at all of an ``.npz`` release, and at
+            500 of a folder's, which are compared at their own size.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         seed: Settles the sample and what is held out of it.
 
@@ -55,25 +56,35 @@ def quality(
         SalmError: An argument is wrong, or ``source`` is not what the release was made from.
     """
     if source is None:
-        raise ConfigurationError("source is missing: give the originals, as in --source pathmnist or --source my_images.npz.")
+        raise ConfigurationError(
+            "source is missing: give the originals, as in --source pathmnist, --source my.npz or --source scans."
+        )
     import numpy as np
     from rich.console import Console
 
     from salm_lightning.audit.pairs import check_sample
     from salm_lightning.audit.pictures import BOARD
     from salm_lightning.audit.quality import assess
+    from salm_lightning.audit.releases import open_release
     from salm_lightning.audit.results import audit_folder
     from salm_lightning.audit.segmentation import open_segmenter
-    from salm_lightning.release import PoisonedDataModule
 
     check_sample(max_images)
     chosen = open_segmenter(segmenter)
-    protected = PoisonedDataModule(release)
-    images = protected.open_original(source, root)
+    opened = open_release(release)
+    images = opened.originals(source, root)
     chosen(np.asarray(images.split("train").images[:1]))  # refuses what it cannot take
-    folder = audit_folder(release, out)
+    folder, most = audit_folder(release, out), max_images or opened.most_compared
     with locked(folder, "audit"), progress("comparing images") as on_progress:
-        result = assess(release, images, folder, segmenter=chosen, max_images=max_images, seed=seed, on_progress=on_progress)
+        result = assess(
+            release,
+            images,
+            folder,
+            segmenter=chosen,
+            max_images=most,
+            seed=seed,
+            on_progress=on_progress,
+        )
     Console().print(quality_table(result))
     linear = result.linear_separability
     say(
@@ -94,7 +105,8 @@ def quality_table(result: Quality) -> Table:
 
     of = "" if result.images == result.protected_images else f" of {result.protected_images}"
     table = Table(title=f"{result.images}{of} protected images against their originals")
-    for heading in ("", "mean", "worst 5 %", "worst image", "its index"):
+    which = "its file" if any(measure and measure.worst_file for measure in result.similarity.values()) else "its index"
+    for heading in ("", "mean", "worst 5 %", "worst image", which):
         table.add_column(heading, justify="right" if heading else "left")
     sections: list[tuple[str, Mapping[str, str], Mapping[str, Any]]] = [("", _TITLES, result.similarity)]
     if result.segmentation is not None:
@@ -108,5 +120,6 @@ def quality_table(result: Quality) -> Table:
             cells = (
                 ["identical"] if measure is None else [figure(name, value) for value in (measure.mean, measure.p5, measure.worst)]
             )
-            table.add_row(title, *cells, *([str(measure.worst_index)] if measure else []))
+            levels = f", of {result.white}" if name == "linf" else ""
+            table.add_row(title + levels, *cells, *([cell(measure.worst_file or str(measure.worst_index))] if measure else []))
     return table

@@ -6,8 +6,8 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from salm_lightning.audit.results import beside
-from salm_lightning.console import say
+from salm_lightning.audit.results import beside, lies_in
+from salm_lightning.console import progress, say
 from salm_lightning.errors import ConfigurationError, OutputExistsError
 from salm_lightning.files import remove_leftovers, write_text
 from salm_lightning.report import Evidence, gather, missing, placeholder, render
@@ -15,23 +15,27 @@ from salm_lightning.report import Evidence, gather, missing, placeholder, render
 _ENDINGS = (".html", ".htm")
 
 
-def report(release: Path, audit: Path | None = None, out: Path | None = None, overwrite: bool = False) -> None:
+def report(
+    release: Path, audit: Path | None = None, out: Path | None = None, overwrite: bool = False, source: str | None = None
+) -> None:
     """Write one HTML file that tells what was protected, how, and whether it holds.
 
     What the audit has not measured is left out, and the report names the command that measures it.
 
     Args:
-        release: Folder of the protected dataset.
+        release: Folder of the protected dataset; of a protected folder of images the result, which holds ``protected``.
         audit: Folder that ``salm-cli audit`` wrote; ``audit`` beside the release by default.
         out: The HTML file; ``report.html`` beside the release by default.
         overwrite: Replace a file that stands at ``out``.
+        source: The folder that was protected, for its result: every file is compared with its original, and some are shown.
 
     Raises:
         SalmError: The release or a file of the audit is not valid, or another file stands at ``out``.
     """
     path = beside(release) / "report.html" if out is None else out
     _check_path(path, release)
-    evidence = gather(release, audit)
+    with progress("comparing files") as on_progress:
+        evidence = gather(release, audit, source, on_progress)
     page = render(evidence, _seen_from(path, release), datetime.now(UTC).date())
     if os.path.lexists(path) and not (overwrite or _holds(path, page)):
         raise OutputExistsError(f"{path} exists; name another file with --out, or pass --overwrite true to replace it.")
@@ -44,7 +48,7 @@ def _check_path(path: Path, release: Path) -> None:
     """Refuse, before any work is done, a file that may not be written."""
     if path.suffix.lower() not in _ENDINGS:
         raise ConfigurationError(f"out={path} must end in .html; a browser prints that as PDF.")
-    if path.resolve().is_relative_to(release.resolve()):
+    if lies_in(path, release):
         raise ConfigurationError(f"out={path} lies in the release, which may hold nothing else; put it beside {release}.")
     if path.is_dir():
         raise ConfigurationError(f"out={path} is a folder; name a file.")

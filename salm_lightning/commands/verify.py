@@ -11,8 +11,7 @@ from rich.text import Text
 from salm_lightning import data
 from salm_lightning.console import progress, say, visible
 from salm_lightning.data.catalogue import archive_path
-from salm_lightning.errors import DataError, SalmError
-from salm_lightning.files import expanded
+from salm_lightning.errors import SalmError
 from salm_lightning.release.manifest import Manifest, is_folder_result
 from salm_lightning.release.verify import Check, verify_release
 
@@ -40,11 +39,9 @@ def verify(release: Path, source: str | None = None, root: Path | None = None, k
 
 def _folder(result: Path, source: str | None, keep_out: str | None) -> int:
     """Check the result of a folder."""
-    from salm_lightning.release.verify_folder import verify_folder
+    from salm_lightning.release.verify_folder import original_tree, verify_folder
 
-    original = None if source is None else expanded(source)
-    if original is not None and not original.is_dir():
-        raise DataError(f"source={source} is no folder; give the one that was protected.")
+    original = None if source is None else original_tree(source)
     with progress("comparing files") as on_progress:
         checks = verify_folder(result, original, on_progress, keep_out)
     return _print(result, checks, original)

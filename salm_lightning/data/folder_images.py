@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -89,8 +89,8 @@ class FolderDataModule(ImageDataModule):
         **loading: Any,
     ) -> None:
         self.path = expanded(path)
-        if size is not None and not 8 <= size <= 1024:
-            raise ConfigurationError(f"size={size} is out of range; give 8 to 1024 pixels.")
+        if size is not None:
+            check_size(size)
         if not 0 < holdout < 1:
             raise ConfigurationError(f"holdout={holdout} is out of range; give more than 0 and less than 1.")
         self.reading = Reading(
@@ -144,6 +144,20 @@ class FolderDataModule(ImageDataModule):
         other.protects, other._splits = "train", None
         return other
 
+    def seen_at(self, size: int, values: Range | None = None) -> Self:
+        """Return a DataModule of the same images in the same splits, as another user decodes them.
+
+        Args:
+            size: Height and width.
+            values: What black and white are above 8 bits; by default the same as here.
+        """
+        _ = self.split_of  # which twins settle, too, and so stays as it is
+        other = self.variant()
+        other.info, other.image_size = replace(self.info, size=size), size
+        other._splits, other._values = None, values or self.working.values
+        del other.working  # the copy's alone
+        return other
+
     @property
     def units(self) -> str:
         """What the range is in, such as ``HU``; empty for stored integers, and where files differ or do not say."""
@@ -161,7 +175,7 @@ class FolderDataModule(ImageDataModule):
         Raises:
             DataError: An image is damaged, or two splits hold the same one.
         """
-        working, labels = self.working, self._labels()
+        working, labels = self.working, self.labels
         self._refuse_twins()
         found = {}
         for name in SPLITS:
@@ -186,7 +200,9 @@ class FolderDataModule(ImageDataModule):
             more = f"; and {len(leaks) - 10} more" if len(leaks) > 10 else ""
             raise DataError(f"{self.path}: {len(leaks)} {SAME.what}: {shown}{more}. {SAME.way_out}")
 
-    def _labels(self) -> NDArray[np.int64]:
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Labels of each file, int64 ``[N, 1]``, or ``[N, L]`` of 0 and 1 where an image may have several."""
         folder = self.survey.folder
         if not folder.multi_label:
             return np.array([image.labels for image in folder.images], np.int64)
@@ -205,6 +221,11 @@ class FolderDataModule(ImageDataModule):
         ]
         known = [[*image, total] for image, total in zip(folder.images, working.sums, strict=True)]
         return FileSum(self.info.name, address(known, folder.class_names, changed))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a model that is trained on the images depends on: the files, how they are decoded, and who is measured on."""
+        seen = {"size": self.info.size, "values": list(self.working.values), "splits": address(self.split_of.tolist())}
+        return {**super().identity(), **seen}
 
     @property
     def word(self) -> str:
@@ -228,10 +249,21 @@ class FolderDataModule(ImageDataModule):
         return {**super().describe(), "folder": how}
 
 
+def check_size(size: int, argument: str = "size") -> None:
+    """Refuse a size in pixels that no model sees images at, with a ConfigurationError."""
+    if not 8 <= size <= 1024:
+        raise ConfigurationError(f"{argument}={size} is out of range; give 8 to 1024 pixels.")
+
+
 def default_size(found: Survey) -> int:
     """Return the working size of a folder: noise of a larger one than its images would be averaged away."""
+    return max(8, min(WORKING_SIZE, usual_side(found)))
+
+
+def usual_side(found: Survey) -> int:
+    """Return the median of the images' smaller sides."""
     sides = sorted(min(facts.height, facts.width) for facts in found.facts)
-    return max(8, min(WORKING_SIZE, sides[len(sides) // 2]))
+    return sides[len(sides) // 2]
 
 
 def _range(word: str | None, found: Survey) -> Range | None:

@@ -40,11 +40,10 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def short(name: str, width: int, lines: int = 2) -> str:
-    """Break a name into lines and cut what does not fit, first of all what stands in brackets."""
+    """Break a name into lines and cut what does not fit, first of all what stands in brackets; dollars begin no formula."""
     whole = textwrap.wrap(name, width, max_lines=lines, placeholder="…")
-    return "\n".join(
-        whole if "…" not in whole[-1] else textwrap.wrap(name.partition("(")[0], width, max_lines=lines, placeholder="…")
-    )
+    kept = whole if "…" not in whole[-1] else textwrap.wrap(name.partition("(")[0], width, max_lines=lines, placeholder="…")
+    return "\n".join(kept).replace("$", r"\$")
 
 
 def accuracy_axis(axes: Axes, majority: float, *, horizontal: bool = False) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from salm_lightning.checked import Count, Share, parse, read_json
+from salm_lightning.data.base import DatasetInfo
 from salm_lightning.data.sums import FileSum
 from salm_lightning.errors import ReleaseError
 from salm_lightning.files import flush
-from salm_lightning.release.manifest import FILES, MANIFEST, RELEASE
+from salm_lightning.release.manifest import FILES, MANIFEST, RELEASE, info_of, method_of
 
 PROTECTED = "protected"
 """Name of the published tree in a result."""
@@ -95,6 +96,16 @@ class FolderManifest:
     files: FileSum
     versions: dict[str, str]
 
+    @property
+    def info(self) -> DatasetInfo:
+        """The images as models see them at the working size."""
+        return info_of(self.dataset)
+
+    @property
+    def method_name(self) -> str:
+        """Name of the method that made the noise, such as ``salm``."""
+        return method_of(self.settings)
+
     @classmethod
     def read(cls, result: Path) -> FolderManifest:
         """Read the manifest of a result.
@@ -107,6 +118,12 @@ class FolderManifest:
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise ReleaseError(f"{path} is no manifest of a protected folder that this version reads; get the result again.")
         manifest: FolderManifest = parse(cls, raw, MANIFEST)
+        if len(manifest.range) != 2 or manifest.range[0] >= manifest.range[1]:
+            raise ReleaseError(
+                f"{MANIFEST}: range={list(manifest.range)} must be two numbers, black and white; get the result again."
+            )
+        if not manifest.images:
+            raise ReleaseError(f"{MANIFEST}: images=0, and nothing is protected; get the result again.")
         return manifest
 
 

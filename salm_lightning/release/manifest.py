@@ -223,9 +223,7 @@ class Manifest:
     @property
     def method_name(self) -> str:
         """Name of the method that made the noise, such as ``salm``."""
-        method = self.settings.get("method")
-        name = method.get("name") if isinstance(method, Mapping) else method
-        return name if isinstance(name, str) else "not recorded"
+        return method_of(self.settings)
 
     def to_json(self) -> str:
         """Return the file's text: keys sorted, two spaces, a line feed at the end."""
@@ -283,10 +281,7 @@ class Manifest:
         path = Path(folder) / MANIFEST
         for result in (Path(folder), Path(folder).parent):
             if is_folder_result(result):
-                raise ReleaseError(
-                    f"{folder} belongs to a protected folder of images, which verify {result} checks; what else looks into releases takes "
-                    ".npz ones."
-                )
+                raise ReleaseError(f"{folder} belongs to a protected folder of images; name the whole result, {result}.")
         if path.is_symlink() or not path.is_file():
             raise ReleaseError(f"{folder} is not a protected dataset: it has no {MANIFEST}. Name the folder that holds one.")
         if path.stat().st_size > _LARGEST:
@@ -300,6 +295,13 @@ class Manifest:
 def is_folder_result(path: Path) -> bool:
     """Return whether a folder may hold the result of a protected folder of images."""
     return all((path / RELEASE / name).is_file() for name in (MANIFEST, FILES))
+
+
+def method_of(settings: Mapping[str, Any]) -> str:
+    """Return the name of the method that made the noise, from the settings of a manifest."""
+    method = settings.get("method")
+    name = method.get("name") if isinstance(method, Mapping) else method
+    return name if isinstance(name, str) else "not recorded"
 
 
 def datamodule_fault(path: Path) -> str:

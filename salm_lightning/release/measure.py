@@ -23,7 +23,7 @@ _C1, _C2 = 0.01**2, 0.03**2  # the constants of Wang et al. (2004) at a data ran
 
 
 class Meter:
-    """Accumulates chunks of images and their protected versions.
+    """Accumulates chunks of images and their protected versions, integers from 0 to ``white``.
 
     Values are kept per image in float64 and summed exactly at the end, so where the chunks end does not matter.
 
@@ -31,15 +31,16 @@ class Meter:
         blackened: Positions of images that are all black and were not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, white: int = 255) -> None:
+        self._white = white
         self.blackened: list[int] = []
         self._pixels = 0
         self._images = 0
         self._mean_square = 0.0
         self._values: dict[str, list[Any]] = {"ssim": [], "psnr": [], "linf": [], "l0": []}
 
-    def update(self, original: NDArray[np.uint8], protected: NDArray[np.uint8]) -> None:
-        """Add consecutive images, both uint8 ``[B, H, W]`` or ``[B, H, W, C]``.
+    def update(self, original: NDArray[Any], protected: NDArray[Any]) -> None:
+        """Add consecutive images, both ``[B, H, W]`` or ``[B, H, W, C]``.
 
         Raises:
             ReleaseError: The shapes differ.
@@ -52,10 +53,10 @@ class Meter:
         for start in range(0, len(original), rows):
             self._update(original[start : start + rows], protected[start : start + rows])
 
-    def _update(self, original: NDArray[np.uint8], protected: NDArray[np.uint8]) -> None:
-        before, after = to_tensor(original), to_tensor(protected)
+    def _update(self, original: NDArray[Any], protected: NDArray[Any]) -> None:
+        before, after = (to_tensor(images).to(torch.int32) for images in (original, protected))
         self._pixels += before[:, 0].numel()
-        difference = (after.to(torch.int16) - before.to(torch.int16)).abs()
+        difference = (after - before).abs()
         self._values["linf"] += difference.flatten(1).amax(1).tolist()
         square = difference.flatten(1).to(torch.int64).square().sum(dim=1)
         self._mean_square = max(self._mean_square, int(square.max()) / difference[0].numel())
@@ -64,7 +65,7 @@ class Meter:
         black = after.flatten(1).amax(1).eq(0) & before.flatten(1).amax(1).ne(0)
         self.blackened += (black.nonzero()[:, 0] + self._images).tolist()
         self._images += len(original)
-        clean, noisy, differs = before.double() / 255, after.double() / 255, changed.ne(0)
+        clean, noisy, differs = before.double() / self._white, after.double() / self._white, changed.ne(0)
         self._values["ssim"] += ssim_per_image(noisy, clean).tolist()
         psnr = torch.full(differs.shape, math.inf, dtype=torch.float64)
         if differs.any():
@@ -79,7 +80,7 @@ class Meter:
         """Return the values of every image added so far, each ``[N]``.
 
         Returns:
-            ``ssim``, ``psnr`` (in dB; infinite for an image that equals its original), ``linf`` (in grey levels), ``l0`` (changed
+            ``ssim``, ``psnr`` (in dB; infinite for an image that equals its original), ``linf`` (in levels), ``l0`` (changed
             pixels) and ``changed_share`` (of the image's pixels); at least one image is needed.
         """
         values = {name: np.array(found, dtype=np.float64) for name, found in self._values.items()}
@@ -118,42 +119,41 @@ def ssim_per_image(a: Tensor, b: Tensor) -> Tensor:
     float64), but the Gaussian window is applied as products with the band of a matrix instead of an 11x11 convolution: many times
     faster in float64 on a CPU, which a large dataset needs.
     """
-    mean_a, mean_b = _smooth(a), _smooth(b)
+    rows, columns = (_bands(size, a.dtype) for size in a.shape[-2:])
+    # a strip at a time: large images would need a dozen times their size
+    strips = [_strip(a[..., source, :], b[..., source, :], weights, columns) for source, weights in rows]
+    return torch.stack(strips).sum(0) / a[0].numel()
+
+
+def _strip(a: Tensor, b: Tensor, rows: Tensor, columns: list[tuple[slice, Tensor]]) -> Tensor:
+    """Return the sum of the structural similarity over some rows, ``[B]``, from all rows that they depend on."""
+
+    def smooth(images: Tensor) -> Tensor:
+        return rows @ torch.cat([images[..., source] @ weights.T for source, weights in columns], dim=-1)
+
+    mean_a, mean_b = smooth(a), smooth(b)
     means = mean_a * mean_b
     squares = mean_a.square_().add_(mean_b.square_())
     # the two variances occur as their sum alone: one smoothing for both
-    variances = _smooth(a.square().add_(b.square())).sub_(squares)
-    covariance = _smooth(a * b).sub_(means)
+    variances = smooth(a.square().add_(b.square())).sub_(squares)
+    covariance = smooth(a * b).sub_(means)
     luminance = means.mul_(2).add_(_C1).div_(squares.add_(_C1))
     structure = covariance.mul_(2).add_(_C2).div_(variances.add_(_C2))
-    return luminance.mul_(structure).flatten(1).mean(1)
-
-
-def _smooth(images: Tensor) -> Tensor:
-    """Apply the window to ``[B, C, H, W]``, mirrored at the borders."""
-    rows, columns = (_bands(size, images.dtype) for size in images.shape[-2:])
-    images = torch.cat([images[..., source] @ weights.T for source, weights in columns], dim=-1)
-    return torch.cat([weights @ images[..., source, :] for source, weights in rows], dim=-2)
+    return luminance.mul_(structure).flatten(1).sum(1)
 
 
 @functools.lru_cache(maxsize=4)
 def _bands(size: int, dtype: torch.dtype) -> list[tuple[slice, Tensor]]:
     """Return for each block of places along an axis the places that it depends on and their weights, ``[block, places]``."""
-    window, bands = _window(size), []
+    window = np.exp(-((np.arange(-_SSIM_REACH, _SSIM_REACH + 1) / _SSIM_SIGMA) ** 2) / 2)
+    window /= window.sum()
+    # unlike torch's padding, NumPy's also mirrors images that are smaller than the window
+    mirrored, bands = np.pad(np.arange(size), _SSIM_REACH, mode="reflect"), []
     for start in range(0, size, _BLOCK):
         stop = min(start + _BLOCK, size)
         source = slice(max(0, start - _SSIM_REACH), min(size, stop + _SSIM_REACH))
-        bands.append((source, torch.from_numpy(window[start:stop, source].copy()).to(dtype)))
+        weights = np.zeros((stop - start, source.stop - source.start))
+        for shift, weight in enumerate(window):
+            weights[np.arange(stop - start), mirrored[start + shift : stop + shift] - source.start] += weight
+        bands.append((source, torch.from_numpy(weights).to(dtype)))
     return bands
-
-
-def _window(size: int) -> NDArray[np.float64]:
-    """Return the ``[size, size]`` matrix that smooths along one axis, mirrored at the borders."""
-    weights = np.exp(-((np.arange(-_SSIM_REACH, _SSIM_REACH + 1) / _SSIM_SIGMA) ** 2) / 2)
-    weights /= weights.sum()
-    # unlike torch's padding, NumPy's also mirrors images that are smaller than the window
-    mirrored = np.pad(np.eye(size), ((0, 0), (_SSIM_REACH, _SSIM_REACH)), mode="reflect")
-    window: NDArray[np.float64] = sum(
-        (weight * mirrored[:, shift : shift + size].T for shift, weight in enumerate(weights)), np.zeros((size, size))
-    )
-    return window

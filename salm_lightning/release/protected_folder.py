@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from salm_lightning.console import progress
 from salm_lightning.data.base import Split
@@ -15,8 +15,9 @@ from salm_lightning.data.original import images_of_release
 from salm_lightning.data.survey import survey
 from salm_lightning.data.working import decode
 from salm_lightning.errors import DataError, ReleaseError
-from salm_lightning.files import expanded
+from salm_lightning.files import expanded, file_sha256
 from salm_lightning.release.folder_manifest import PROTECTED, FolderManifest
+from salm_lightning.release.manifest import MANIFEST, RELEASE
 from salm_lightning.release.verify_folder import verify_folder
 
 
@@ -33,6 +34,14 @@ class StoredFolder(ImageDataModule):
         super().__init__(images.info, **loading)
         self.result = result
         self.images = images
+
+    def checksum(self) -> str:
+        """Return the SHA-256 of the result's manifest, which holds that of the table, which holds those of all files."""
+        return file_sha256(self.result / RELEASE / MANIFEST)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a model that is trained on the images depends on."""
+        return self.images.identity() | {"sha256": self.checksum()}
 
     def load_splits(self) -> dict[str, Split]:
         """Decode the files of the training split, whose sums are checked before.
@@ -72,12 +81,29 @@ class ProtectedFolderDataModule(StoredFolder):
 
     def __init__(self, root: str | Path, original: str | Path, **loading: Any) -> None:
         result = expanded(root)
-        manifest = FolderManifest.read(result)
-        images = images_of_release(str(original), manifest.dataset, manifest.settings)
-        if not isinstance(images, FolderDataModule):
-            raise DataError(f"original={original} is no folder; give the one that was protected.")
-        if images.checksum() != manifest.source.sha256:
-            raise DataError(
-                f"original={original} is not what {root} was made from: images or labels differ. Give the folder that was protected."
-            )
-        super().__init__(result, images.only_train(), **loading)
+        super().__init__(result, original_folder(result, str(original), "original"), **loading)
+
+
+def original_folder(result: Path, word: str, argument: str = "source", **options: Any) -> FolderDataModule:
+    """Return the folder that a result was made from, read as then; its training split is without what is measured on.
+
+    Args:
+        result: The result.
+        word: The user's word for the folder.
+        argument: What the user calls it.
+        **options: Further options of the DataModule.
+
+    Raises:
+        ReleaseError: There is no such result.
+        DataError: The folder is not there, or another one.
+    """
+    manifest = FolderManifest.read(result)
+    if not expanded(word).is_dir():
+        raise DataError(f"{argument}={word} is no folder; give the one that was protected.")
+    place = str(expanded(word).absolute())  # the name of a folder may be a dataset's, too
+    images = cast("FolderDataModule", images_of_release(place, manifest.dataset, manifest.settings, **options))
+    if images.checksum() != manifest.source.sha256:
+        raise DataError(
+            f"{argument}={word} is not what {result} was made from: images or labels differ. Give the folder that was protected."
+        )
+    return images.only_train()

@@ -14,7 +14,7 @@ from salm_lightning.data.keep_out import KEPT_OUT, Region, mask_of, together
 from salm_lightning.data.tables import Reading
 from salm_lightning.data.workers import in_processes
 from salm_lightning.errors import DataError, ReleaseError, SalmError
-from salm_lightning.files import file_sha256
+from salm_lightning.files import expanded, file_sha256
 from salm_lightning.release.folder_manifest import (
     COPIED,
     PROTECTED,
@@ -103,6 +103,18 @@ def verify_folder(
     checks += _identifiers(found, manifest)
     checks.append(_gathered("copies", found, f"{manifest.copied} files, byte for byte"))
     return checks
+
+
+def original_tree(source: str) -> Path:
+    """Return the folder that a user names as the originals.
+
+    Raises:
+        DataError: It is none.
+    """
+    path = expanded(source)
+    if not path.is_dir():
+        raise DataError(f"source={source} is no folder; give the one that was protected.")
+    return path
 
 
 def _table(result: Path, manifest: FolderManifest, records: list[FileRecord]) -> Iterator[Check]:

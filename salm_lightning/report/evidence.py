@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from salm_lightning.audit.releases import ArchiveRelease, FolderResult, open_release
 from salm_lightning.audit.results import AUDIT, PICTURES, QUALITY, AuditResult, Quality, audit_folder, beside
 from salm_lightning.checked import Count, Share, parse
-from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.errors import ConfigurationError, DataError, ReleaseError
 from salm_lightning.files import file_sha256
-from salm_lightning.release.manifest import MANIFEST, Manifest
-from salm_lightning.release.verify import Check, verify_release
+from salm_lightning.release.folder_manifest import FolderManifest
+from salm_lightning.release.manifest import Manifest
+from salm_lightning.release.verify import Check
+from salm_lightning.report.folder import Files, PairOfPictures, about_folder
 from salm_lightning.report.pictures import Picture, draw_sample, read_pictures
 from salm_lightning.sealed import read_sealed
 
@@ -55,12 +58,14 @@ class Proof:
 class Evidence:
     """A release, checked with good results, and what is known about it.
 
+    ``kind`` names it, ``files`` is what the table of a folder's result says, and ``pairs`` are some of its files beside their originals.
     ``proof`` are the two models of the command that made the release; ``pictures`` are those of the audit in the order in which they are
     shown, ``sample`` is one of some of the protected images. What was not measured is None, and so is what was not measured here: of
     the files in ``elsewhere``, which this installation did not write, nothing is used.
     """
 
-    manifest: Manifest
+    kind: str
+    manifest: Manifest | FolderManifest
     manifest_sha256: str
     checks: tuple[Check, ...]
     audit: AuditResult | None
@@ -69,20 +74,38 @@ class Evidence:
     pictures: tuple[Picture, ...]
     sample: Picture
     elsewhere: tuple[str, ...]
+    files: Files | None = None
+    pairs: tuple[PairOfPictures, ...] = ()
 
 
-def gather(release: Path, audit: Path | None = None) -> Evidence:
+def gather(
+    release: Path,
+    audit: Path | None = None,
+    source: str | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evidence:
     """Check a release and read what was found out about it.
 
-    ``audit`` is the folder of the audit: by default ``audit`` beside the release, which need not be there.
+    Args:
+        release: Its folder.
+        audit: The folder of the audit: by default ``audit`` beside the release, which need not be there.
+        source: The originals of a folder's result, with which every file is compared then.
+        on_progress: Takes how many files were looked at, and of how many.
 
     Raises:
         ReleaseError: The release is not what its manifest says, a file of the audit is not valid, or it is about another release.
-        ConfigurationError: ``audit`` is named and holds nothing of an audit.
+        DataError: ``source`` is not what it was made from.
+        ConfigurationError: ``audit`` is named and holds nothing of an audit, or ``source`` is given for a release of arrays.
     """
-    manifest = Manifest.read(release)
-    checks = tuple(verify_release(release))
-    if failed := [f"{check.name}: {check.detail}" for check in checks if not check.ok]:
+    opened = open_release(release)
+    manifest = opened.manifest
+    checks = tuple(opened.check(source, on_progress))
+    wrong = [check for check in checks if not check.ok]
+    if [check.name for check in wrong] == ["source"]:
+        raise DataError(
+            f"source={source} is not what {release} was made from ({wrong[0].detail}). Give the folder that was protected."
+        )
+    if failed := [f"{check.name}: {check.detail}" for check in wrong]:
         raise ReleaseError(
             f"release={release} is not what was released ({'; '.join(failed)}). Get it again, or protect anew; nothing was written."
         )
@@ -91,19 +114,24 @@ def gather(release: Path, audit: Path | None = None) -> Evidence:
         raise ConfigurationError(
             f"audit={audit} holds none of {AUDIT}, {QUALITY} and {PICTURES}; name the folder that salm-cli audit wrote, or leave it out."
         )
-    digest, manifest_sha256 = manifest.archive.sha256, file_sha256(release / MANIFEST)
+    digest, manifest_sha256 = opened.sha256, file_sha256(opened.manifest_path)
     tests = [beside(release) / f"victim-{name}/results.json" for name in _VICTIMS]
     files = [path for path in (*(folder / name for name in (AUDIT, QUALITY, PICTURES)), *tests) if path.exists()]
+    quality, about = Quality.read(folder, digest), {}
+    if isinstance(opened, FolderResult):
+        worst = quality.similarity.get("ssim") if quality else None
+        about = about_folder(opened, source, worst.worst_file if worst else "")
     return Evidence(
+        kind=opened.kind,
         manifest=manifest,
         manifest_sha256=manifest_sha256,
         checks=checks,
         audit=AuditResult.read(folder, digest),
-        quality=Quality.read(folder, digest),
+        quality=quality,
         proof=_read_proof(tests, manifest_sha256),
         pictures=read_pictures(folder, digest),
-        sample=draw_sample(release, manifest),
         elsewhere=tuple(f"{path.parent.name}/{path.name}" for path in files if not read_sealed(path)[1]),
+        **({"sample": draw_sample(release, opened.manifest)} if isinstance(opened, ArchiveRelease) else about),
     )
 
 

@@ -9,6 +9,7 @@ from math import inf
 from salm_lightning.audit.results import Attempt
 from salm_lightning.data.base import DatasetInfo
 from salm_lightning.metrics.learned import KEPT_LIMIT, Scale, floors_of
+from salm_lightning.release.folder_manifest import FolderManifest
 from salm_lightning.release.manifest import Manifest
 from salm_lightning.report.evidence import Evidence
 
@@ -60,8 +61,15 @@ def learned(evidence: Evidence) -> Learned | None:
     return _learned(info, proof.clean.majority, vars(proof.clean.test), vars(proof.protected.test), proof.clean.arch)
 
 
-def made(manifest: Manifest) -> tuple[Figure, ...]:
+def made(manifest: Manifest | FolderManifest) -> tuple[Figure, ...]:
     """Return figures of a release on which no model has been trained."""
+    if isinstance(manifest, FolderManifest):
+        low, high = manifest.range
+        return (
+            Figure("Image files with noise", f"{manifest.images}", f"beside {manifest.copied} that are published as they are"),
+            Figure("Largest change of any value", f"{manifest.largest}", f"of {high - low} from black to white"),
+            Figure("Noise that the files hold", percent(manifest.noise_kept, 0), "of what was made; JPEG loses some"),
+        )
     coverage, measured = manifest.coverage, manifest.measured
     return (
         Figure("Training images with noise", f"{coverage.selected}", f"of {coverage.samples}"),
@@ -94,7 +102,11 @@ def _learned(
 
 
 def _model(row: Attempt) -> str:
-    return row.arch + (f" · mean of {len(row.seeds)} trainings" if len(row.seeds) > 1 else "")
+    return (
+        row.arch
+        + (f" · {row.view}" if row.view else "")
+        + (f" · mean of {len(row.seeds)} trainings" if len(row.seeds) > 1 else "")
+    )
 
 
 def percent(value: float | None, digits: int = 1) -> str:

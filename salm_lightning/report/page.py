@@ -15,6 +15,7 @@ from salm_lightning.audit.results import AUDIT, AuditResult, Matrix, mean
 from salm_lightning.audit.words import named
 from salm_lightning.data.base import Task
 from salm_lightning.data.catalogue import MEDMNIST
+from salm_lightning.release.folder_manifest import FolderManifest
 from salm_lightning.release.manifest import Manifest
 from salm_lightning.report.evidence import Evidence
 from salm_lightning.report.figures import decimals, learned, made, measured, percent
@@ -75,14 +76,15 @@ def missing(evidence: Evidence, release: str) -> dict[str, str]:
     return {part: command for part, found in there.items() if not found}
 
 
-def placeholder(manifest: Manifest) -> str:
+def placeholder(manifest: Manifest | FolderManifest) -> str:
     """Return what to say of the placeholder for the originals in a command; nothing where a command names them by itself."""
     if manifest.source is None or _original(manifest) != PLACEHOLDER:
         return ""
-    return f"{PLACEHOLDER} stands for the file {manifest.source.name} of which the release was made."
+    kind = "folder" if isinstance(manifest, FolderManifest) else "file"
+    return f"{PLACEHOLDER} stands for the {kind} {manifest.source.name} of which the release was made."
 
 
-def _original(manifest: Manifest) -> str:
+def _original(manifest: Manifest | FolderManifest) -> str:
     """Return the word by which a command finds the originals wherever it is run, or the placeholder."""
     if manifest.source is None:
         return "synthetic"  # drawn, not read
@@ -117,21 +119,37 @@ def _recall(audit: AuditResult | None) -> list[tuple[str, int, float | None, flo
 def _setting_tables(evidence: Evidence) -> dict[str, list[tuple[str, str]]]:
     """Return every setting by table and dotted name."""
     manifest, audit = evidence.manifest, evidence.audit
-    coverage = asdict(manifest.coverage)
-    if coverage["selection"] is not None:
-        coverage["selection"] = "one bit per image, in manifest.json"
-    tables = {
+    tables: dict[str, Mapping[str, Any]] = {
         "Dataset": manifest.dataset,
         "Method and training of the noise": manifest.settings,
-        "Bound": manifest.bound.to_dict(),
-        "Measured on the stored bytes": asdict(manifest.measured),
-        "Coverage": coverage,
-        "Arrays": {name: f"{spec.dtype} {list(spec.shape)}" for name, spec in manifest.arrays.items()},
+        **(_files_tables(manifest) if isinstance(manifest, FolderManifest) else _arrays_tables(manifest)),
         "Versions": manifest.versions,
     }
     if audit is not None:
         tables |= {f"Audit ({AUDIT})": audit.settings, "Thresholds of the verdict": audit.verdict.thresholds}
     return {title: list(_flat(values)) for title, values in tables.items()}
+
+
+def _arrays_tables(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+    coverage = asdict(manifest.coverage)
+    if coverage["selection"] is not None:
+        coverage["selection"] = "one bit per image, in manifest.json"
+    return {
+        "Bound": manifest.bound.to_dict(),
+        "Measured on the stored bytes": asdict(manifest.measured),
+        "Coverage": coverage,
+        "Arrays": {name: f"{spec.dtype} {list(spec.shape)}" for name, spec in manifest.arrays.items()},
+    }
+
+
+def _files_tables(manifest: FolderManifest) -> dict[str, Mapping[str, Any]]:
+    def some(*names: str) -> dict[str, Any]:
+        return {name: value for name, value in asdict(manifest).items() if name in names}
+
+    return {
+        "Bound": {**some("radius", "bound", "scaling"), "range": list(manifest.range)},
+        "Files": some("images", "copied", "largest", "changed_share", "noise_kept"),
+    }
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -19,8 +20,10 @@ from salm_lightning.files import file_sha256
 from salm_lightning.release.manifest import Manifest
 from salm_lightning.sealed import read_sealed
 
-_SAMPLE = 4  # images
-_SIDE = 224  # pixels of one of them
+SAMPLE = 4
+"""Images of a sample."""
+SIDE = 224
+"""Pixels of one of them."""
 _GAP = 8
 
 
@@ -69,21 +72,30 @@ def draw_sample(release: Path, manifest: Manifest) -> Picture:
     Raises:
         ReleaseError: The archive is damaged.
     """
-    chosen = np.flatnonzero(manifest.coverage.mask())[:_SAMPLE]
+    chosen = np.flatnonzero(manifest.coverage.mask())[:SAMPLE]
     with NpzReader(release / manifest.archive.name) as archive:
         rows = chain.from_iterable(archive.chunks("train_images", 1))
         images = [image for number, image in enumerate(islice(rows, int(chosen.max(initial=0)) + 1)) if number in chosen]
-    factor = max(1, _SIDE // manifest.info.size)
+    factor = max(1, SIDE // manifest.info.size)
     tiles = [np.asarray(image).repeat(factor, 0).repeat(factor, 1) for image in images]
-    columns = min(2, len(tiles))
-    side = factor * manifest.info.size + _GAP
-    sheet = Image.new("RGB", (columns * side - _GAP, -(-len(tiles) // 2) * side - _GAP), "white")
+    sheet = sheet_of([Image.fromarray(tile) for tile in tiles], factor * manifest.info.size)
+    return drawn(sheet, "Protected images", f"The first {len(tiles)} images with noise, as they are published.")
+
+
+def sheet_of(tiles: Sequence[Image.Image], side: int) -> Image.Image:
+    """Return some images side by side, two in a row, each in a square of so many pixels."""
+    step, columns = side + _GAP, min(2, len(tiles))
+    sheet = Image.new("RGB", (columns * step - _GAP, -(-len(tiles) // 2) * step - _GAP), "white")
     for number, tile in enumerate(tiles):
-        sheet.paste(Image.fromarray(tile).convert("RGB"), (number % 2 * side, number // 2 * side))
+        sheet.paste(tile.convert("RGB"), (number % 2 * step, number // 2 * step))
+    return sheet
+
+
+def drawn(image: Image.Image, title: str, caption: str) -> Picture:
+    """Return an image as a picture of the page."""
     stream = io.BytesIO()
-    sheet.save(stream, "PNG")
-    caption = f"The first {len(tiles)} images with noise, as they are published."
-    return Picture("Protected images", caption, *sheet.size, _uri(stream.getvalue()))
+    image.save(stream, "PNG")
+    return Picture(title, caption, *image.size, _uri(stream.getvalue()))
 
 
 def _picture(folder: Path, entry: _Entry) -> Picture:

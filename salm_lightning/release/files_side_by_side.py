@@ -1,0 +1,81 @@
+"""A protected file and its original, decoded as people see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salm_lightning.data import formats
+from salm_lightning.errors import ReleaseError
+from salm_lightning.files import file_sha256
+from salm_lightning.release.folder_manifest import FileRecord
+
+_R = TypeVar("_R")
+
+
+class FilePair(NamedTuple):
+    """A file of a result: the two trees, what the table says of it, and what black and white are."""
+
+    tree: Path
+    originals: Path
+    record: FileRecord
+    values: tuple[int, int]
+
+
+class Pages(NamedTuple):
+    """Some pages of a file, by their numbers."""
+
+    pair: FilePair
+    pages: tuple[int, ...]
+
+
+def on_pages(work: Callable[[NDArray[Any], NDArray[Any]], _R], channels: int, pages: Pages) -> _R:
+    """Return what a function makes of the originals and the protected pixels of some pages; see :func:`decode_pair`."""
+    before, after = decode_pair(pages.pair, channels)
+    return work(before[list(pages.pages)], after[list(pages.pages)])
+
+
+def seen(path: Path, values: tuple[int, int]) -> NDArray[Any]:
+    """Return the pixels of a file as people see them, upright, ``[pages, H, W]`` or ``[pages, H, W, 3]``.
+
+    They are uint8; for other ``values`` of black and white than 0 and 255 uint16, black being 0.
+
+    Raises:
+        UnsupportedImage: It cannot be read.
+    """
+    low, high = values
+    pixels = formats.upright(formats.read(path), formats.facts(path).orientation)
+    if values != (0, 255):
+        pixels = (np.clip(pixels.astype(np.int32), low, high) - low).astype(np.uint16)
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
+def decode_pair(pair: FilePair, channels: int = 1) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return original and protected pixels, upright, ``[pages, H, W]`` or ``[pages, H, W, 3]``.
+
+    See :func:`seen`.
+
+    Args:
+        pair: The file.
+        channels: 3 gives grey files three equal ones.
+
+    Raises:
+        ReleaseError: A file is not the one that the table says.
+        UnsupportedImage: It cannot be read.
+    """
+    record, found = pair.record, []
+    for path, digest in ((pair.originals / record.file, record.before), (pair.tree / record.file, record.after)):
+        if file_sha256(path) != digest:
+            raise ReleaseError(
+                f"{path} is not the file that the table says; get the result again, or give the folder that was protected."
+            )
+        pixels = seen(path, pair.values)
+        found.append(np.repeat(pixels[..., None], 3, axis=-1) if channels == 3 and pixels.ndim == 3 else pixels)
+    before, after = found
+    if before.shape != after.shape:
+        raise ReleaseError(f"{pair.tree / record.file} has another size than its original; protect the folder anew.")
+    return before, after
