@@ -16,7 +16,7 @@ from salm_lightning.audit.shown import Stored
 from salm_lightning.data.folder_images import FolderDataModule
 from salm_lightning.data.workers import in_processes
 from salm_lightning.errors import ReleaseError
-from salm_lightning.release.files_side_by_side import FilePair, Pages, decode_pair, on_pages
+from salm_lightning.release.files_side_by_side import FilePair, Pages, decode_pair, on_pages, white_of
 from salm_lightning.release.folder_manifest import COPIED, PROTECTED, FolderManifest, read_records
 
 _R = TypeVar("_R")
@@ -55,7 +55,7 @@ class FilePairs(Compared):
         numbers = {image.path: number for number, image in enumerate(folder.images)}
         self.info = manifest.info
         self._values = originals.working.values
-        self.white = self._values.high - self._values.low
+        self.white = white_of(self._values)
         self._pages: list[_Page] = []
         for record in read_records(result):
             number = numbers.get(record.file)

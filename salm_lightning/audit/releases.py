@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm_lightning.audit.results import TrainedOn
+from salm_lightning.data import formats
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.release.folder_manifest import FolderManifest
@@ -182,9 +183,9 @@ class FolderResult(Release):
         originals = self.originals(source, root, batch_size or default_batch_size(first))
         sizes = sizes or [first, *(size for size in _SIZES if size <= usual_side(originals.survey))]
         ways: list[tuple[int, Range | None]] = [(size, None) for size in dict.fromkeys(sizes)]
-        bits = max(facts.bits for facts in originals.survey.facts)
-        if bits > 8:
-            ways.append((first, Range(0, 2**bits - 1)))
+        if any(facts.deep for facts in originals.survey.facts):
+            ends = [formats.in_units(np.array(facts.limits), facts) for facts in originals.survey.facts]
+            ways.append((first, Range.of(float(np.min(ends)), float(np.max(ends)))))
         views = []
         for size, values in ways:
             clean = originals.seen_at(size, values)

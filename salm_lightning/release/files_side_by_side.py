@@ -23,7 +23,7 @@ class FilePair(NamedTuple):
     tree: Path
     originals: Path
     record: FileRecord
-    values: tuple[int, int]
+    values: tuple[float, float]
 
 
 class Pages(NamedTuple):
@@ -39,18 +39,26 @@ def on_pages(work: Callable[[NDArray[Any], NDArray[Any]], _R], channels: int, pa
     return work(before[list(pages.pages)], after[list(pages.pages)])
 
 
-def seen(path: Path, values: tuple[int, int]) -> NDArray[Any]:
+def white_of(values: tuple[float, float]) -> int:
+    """Return what white is in integers from black, 0: as many as there are units in the range, if they are whole and 16 bits hold them."""
+    low, high = values
+    return int(high - low) if float(low).is_integer() and float(high).is_integer() and high - low < 2**16 else 2**16 - 1
+
+
+def seen(path: Path, values: tuple[float, float]) -> NDArray[Any]:
     """Return the pixels of a file as people see them, upright, ``[pages, H, W]`` or ``[pages, H, W, 3]``.
 
-    They are uint8; for other ``values`` of black and white than 0 and 255 uint16, black being 0.
+    They are uint8; for other ``values`` of black and white than 0 and 255, in units, uint16 from 0 to :func:`white_of` them.
 
     Raises:
         UnsupportedImage: It cannot be read.
     """
     low, high = values
-    pixels = formats.upright(formats.read(path), formats.facts(path).orientation)
-    if values != (0, 255):
-        pixels = (np.clip(pixels.astype(np.int32), low, high) - low).astype(np.uint16)
+    facts = formats.facts(path)
+    pixels = formats.upright(formats.read(path), facts.orientation)
+    if tuple(values) != (0, 255):
+        steps = white_of(values) / (high - low)
+        pixels = np.rint((formats.in_units(pixels, facts).clip(low, high) - low) * steps).astype(np.uint16)
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 

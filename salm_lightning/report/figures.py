@@ -67,7 +67,11 @@ def made(manifest: Manifest | FolderManifest) -> tuple[Figure, ...]:
         low, high = manifest.range
         return (
             Figure("Image files with noise", f"{manifest.images}", f"beside {manifest.copied} that are published as they are"),
-            Figure("Largest change of any value", f"{manifest.largest}", f"of {high - low} from black to white"),
+            Figure(
+                "Largest change of any value",
+                f"{manifest.largest}",
+                f"of {high - low:g} {manifest.units or 'levels'} from black to white",
+            ),
             Figure("Noise that the files hold", percent(manifest.noise_kept, 0), "of what was made; JPEG loses some"),
         )
     coverage, measured = manifest.coverage, manifest.measured

@@ -15,7 +15,7 @@ from PIL import Image
 
 from salm_lightning.audit.releases import FolderResult
 from salm_lightning.audit.shown import eight_bits, noise_image
-from salm_lightning.release.files_side_by_side import FilePair, decode_pair, seen
+from salm_lightning.release.files_side_by_side import FilePair, decode_pair, seen, white_of
 from salm_lightning.release.folder_manifest import COPIED, PROTECTED, FileRecord, read_records
 from salm_lightning.release.verify_folder import original_tree
 from salm_lightning.report.pictures import SAMPLE, SIDE, Picture, drawn, sheet_of
@@ -95,23 +95,23 @@ def _summed(result: FolderResult, records: Sequence[FileRecord], proven: bool) -
 
 
 def _sample(result: FolderResult, records: Sequence[FileRecord]) -> Picture:
-    low, high = result.manifest.range
+    values = _values(result)
     tiles = []
     for record in records[:SAMPLE]:
-        image = Image.fromarray(eight_bits(seen(result.path / PROTECTED / record.file, (low, high)), high - low)[0])
+        image = Image.fromarray(eight_bits(seen(result.path / PROTECTED / record.file, values), white_of(values))[0])
         image.thumbnail((SIDE, SIDE))
         tiles.append(image)
     return drawn(sheet_of(tiles, SIDE), "Protected images", f"The first {len(tiles)} files with noise, scaled down.")
 
 
 def _pair(result: FolderResult, originals: Path, record: FileRecord, is_worst: bool) -> PairOfPictures:
-    low, high = result.manifest.range
-    before, after = decode_pair(FilePair(result.path / PROTECTED, originals, record, (low, high)))
+    low, high = values = _values(result)
+    before, after = decode_pair(FilePair(result.path / PROTECTED, originals, record, values))
     height, width = before.shape[1:3]
-    before, after = (_middle(eight_bits(images, high - low)[0]) for images in (before, after))
+    before, after = (_middle(eight_bits(images, white_of(values))[0]) for images in (before, after))
     limit = max(1, int(np.abs(after.astype(np.int16) - before).max()))
     size = f"{width} x {height} pixels" + (", the middle of it" if max(height, width) > _LARGEST else "")
-    size += f"; black is {low}, white {high}" if (low, high) != (0, 255) else ""
+    size += f"; black is {low:g}, white {high:g} {result.manifest.units}".rstrip() if values != (0, 255) else ""
     least = " Of all that were compared, it is least like its original." if is_worst else ""
     amplified = f"amplified {127.5 / limit:.0f} times: grey is no change, black and white are {limit} of 255 levels."
     return PairOfPictures(
@@ -122,6 +122,11 @@ def _pair(result: FolderResult, originals: Path, record: FileRecord, is_worst: b
             drawn(Image.fromarray(noise_image(before, after, limit)), "Difference", f"The difference, {amplified}"),
         ),
     )
+
+
+def _values(result: FolderResult) -> tuple[float, float]:
+    low, high = result.manifest.range
+    return low, high
 
 
 def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
