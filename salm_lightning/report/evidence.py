@@ -117,7 +117,7 @@ def gather(
     digest, manifest_sha256 = opened.sha256, file_sha256(opened.manifest_path)
     tests = [beside(release) / f"victim-{name}/results.json" for name in _VICTIMS]
     files = [path for path in (*(folder / name for name in (AUDIT, QUALITY, PICTURES)), *tests) if path.exists()]
-    quality, about = Quality.read(folder, digest), {}
+    audited, quality, about = AuditResult.read(folder, digest), Quality.read(folder, digest), {}
     if isinstance(opened, FolderResult):
         worst = quality.similarity.get("ssim") if quality else None
         about = about_folder(opened, source, worst.worst_file if worst else "")
@@ -126,7 +126,7 @@ def gather(
         manifest=manifest,
         manifest_sha256=manifest_sha256,
         checks=checks,
-        audit=AuditResult.read(folder, digest),
+        audit=audited,
         quality=quality,
         proof=_read_proof(tests, manifest_sha256),
         pictures=read_pictures(folder, digest),
