@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ def protect(
     publish: Publish = "all",
     protect: Literal["all", "train"] = "all",
     uids: Literal["new", "keep"] = "new",
+    generator: Path | None = None,
     batch_size: int | None = None,
     yes: bool = False,
     overwrite: bool = False,
@@ -44,6 +46,8 @@ def protect(
         protect: Which images of a folder get noise: ``all`` that are published, or those of the training split alone.
         uids: Whether DICOM files get new identifiers, as derived images have, or ``keep`` theirs, for sets that no archive of images (PACS)
             ever holds beside the originals.
+        generator: Result of an earlier ``protect`` whose noise generator protects these images, too, without a training; they have to be of
+            the same classes, channels and range. How well, docs/owners.md says.
         batch_size: Images per step; 128 by default, 64 at 224 pixels.
         yes: Begin what takes more than a day without asking.
         overwrite: Replace a result that stands at ``out``.
@@ -60,9 +64,19 @@ def protect(
     from salm_lightning.data.original import kind_of
     from salm_lightning.runs.folder_protection import FolderProtection
     from salm_lightning.runs.protection import Protection, loaded
+    from salm_lightning.runs.stored_generator import StoredGenerator
 
-    is_folder = kind_of(data) is FolderDataModule
-    with loaded(data, size, root, batch_size, training, reading, **({"protects": protect} if is_folder else {})) as images:
+    kind = kind_of(data)
+    protects = {"protects": protect} if kind is FolderDataModule else {}
+    stored = None if generator is None else StoredGenerator.read(generator)
+    with ExitStack() as held:
+        if stored is not None:
+            method, training = stored.method(method), stored.training(training)
+            size, reading = stored.reading(kind, size, reading)
+        with nullcontext() if stored is None else stored.explaining():
+            images = held.enter_context(loaded(data, size, root, batch_size, training, reading, **protects))
+        if stored is not None:
+            stored.check(images)
         folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
-        kind: Any = partial(FolderProtection, uids=uids) if is_folder else Protection
-        kind(images, folder, method, training, proof, publish).run(yes, overwrite)
+        protection: Any = partial(FolderProtection, uids=uids) if protects else Protection
+        protection(images, folder, method, training, proof, publish, stored).run(yes, overwrite)

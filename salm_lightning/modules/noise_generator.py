@@ -59,6 +59,7 @@ class NoiseGeneratorModule(TrainedModule):
         seed: Settles the weights and every draw.
 
     Attributes:
+        made_by: SHA-256 of the checkpoint of another result that makes the noise; ``None`` for a generator of the result's own.
         trained: Steps, batch size, precision and updates per visit (where noise is kept) of the training; ``None`` without one.
 
     Raises:
@@ -108,6 +109,7 @@ class NoiseGeneratorModule(TrainedModule):
         self._from_checkpoint = False
         self._updates = pgd_steps
         self.trained: dict[str, Any] | None = None
+        self.made_by: str | None = None
 
     @property
     def network(self) -> nn.Module:  # type: ignore[override]

@@ -191,7 +191,8 @@ def _on_rank_zero(trainer: Trainer, work: Callable[[], None]) -> None:
 
 def promise(module: NoiseGeneratorModule) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return how the noise is made and what its method promises of every image, as a manifest has them."""
-    method, settings = module.method, module.settings() | ({"training": module.trained} if module.trained else {})
+    method, more = module.method, {"training": module.trained, "generator": module.made_by}
+    settings = module.settings() | {name: value for name, value in more.items() if value}
     pixels = method.max_changed_pixels(math.prod(module.image_shape[1:]), module.last_pass_steps)
     return settings, Bound(method.norm, method.radius, pixels).to_dict()
 

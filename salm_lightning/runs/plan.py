@@ -69,6 +69,13 @@ def generator_work(training: Training, method: Method, images: ImageDataModule, 
     return noise_work(*known, method, training.loop, updates)
 
 
+def only_last_pass(work: Work, method: Method, images: ImageDataModule) -> Work:
+    """Return what is left of the work of a noise generator that is trained already."""
+    chunks = math.ceil(len(images.split("train")) / work.network.batch_size)
+    steps = method.last_pass_steps * chunks * method.eot_samples
+    return work._replace(training=0, gradient=steps, reading=0, keeps_weights=False)
+
+
 def victim_work(training: Training, images: ImageDataModule, sizes: Mapping[str, int] | None = None) -> Work:
     """Return the work of a victim; the arguments are those of :func:`generator_work`."""
     return proof_work(*_known(training.victim, training.lengths.victim_steps, training, images, sizes))

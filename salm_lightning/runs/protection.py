@@ -33,8 +33,9 @@ from salm_lightning.runs.effort import Training
 from salm_lightning.runs.estimate import Files, Work
 from salm_lightning.runs.folder import clear_run
 from salm_lightning.runs.generation import generate
-from salm_lightning.runs.plan import announce, generator_work, victim_work
+from salm_lightning.runs.plan import announce, generator_work, only_last_pass, victim_work
 from salm_lightning.runs.record import DONE, FAILED, INTERRUPTED, Run, plain, read_run, resume
+from salm_lightning.runs.stored_generator import GENERATOR, RECORD, StoredGenerator
 from salm_lightning.runs.summary import print_release, proof_table, verdict
 from salm_lightning.runs.trainers import check_accelerator, facts_of, single_device_trainer
 from salm_lightning.runs.victims import RESULTS, VictimSettings, train_victim
@@ -42,8 +43,6 @@ from salm_lightning.sealed import read_sealed, write_sealed
 
 PROTECTED = "protected"
 """Folder of the release in that of a result."""
-GENERATOR = "generator"
-"""Folder of the noise generator's run in that of a result."""
 VICTIMS = ("clean", "protected")
 """What the victims of a proof are trained on."""
 
@@ -82,12 +81,13 @@ class Protection:
         training: How noise generators and victims are trained.
         proof: Train a clean and a protected victim and compare them.
         publish: Which splits go into the release.
+        generator: Makes the noise, without a training: that of another result, which fits the images.
 
     Attributes:
         goes_on: Whether what stands in the folder was made with the same settings and is used again; known once it runs.
     """
 
-    record: ClassVar[str] = "protect.json"
+    record: ClassVar[str] = RECORD
     keeps_parts: ClassVar[bool] = False
     """Whether what was made on the way with the same settings is used again even where a result is to be replaced."""
     numbering: ClassVar[tuple[str, str]] = ("[2/3] ", "[3/3] ")
@@ -99,6 +99,7 @@ class Protection:
     training: Training
     proof: bool = True
     publish: Publish = "all"
+    generator: StoredGenerator | None = None
 
     def __post_init__(self) -> None:
         self.release, self._file = self.folder / PROTECTED, self.folder / self.record
@@ -110,7 +111,8 @@ class Protection:
         file = self.images.source_file
         source = {"source": None if file is None else file.sha256, "batch_size": self.images.batch_size}
         data = {"dataset": self.images.describe(), **source, "publish": self.publish}
-        return {"method": self.method.settings(), **self.training.settings(), **data}
+        made_by = {} if self.generator is None else {"generator": self.generator.sum}
+        return {"method": self.method.settings(), **self.training.settings(), **data, **made_by}
 
     def run(self, yes: bool = False, overwrite: bool = False) -> None:
         """Say what is to be done and do it; what the same settings have left goes on, if unfinished, unless it is to ``overwrite``.
@@ -144,7 +146,10 @@ class Protection:
 
     def noise_works(self) -> list[Work]:
         """Return the works of the noise that is still to be made."""
-        return [] if self.is_released else [generator_work(self.training, self.method, self.images)]
+        if self.is_released:
+            return []
+        work = generator_work(self.training, self.method, self.images)
+        return [work if self.generator is None else only_last_pass(work, self.method, self.images)]
 
     def files_to_write(self) -> Files:
         """Return what files take that are still to be written one by one; an archive's time is lost in that of its noise."""
@@ -157,6 +162,7 @@ class Protection:
             say(f"{first} the noise: done before")
             return
         needs = f", {self.training.lengths.steps} steps" if self.method.trains_source_on else ", which needs no training"
+        needs = needs if self.generator is None else f", with the generator of {self.generator.result}"
         say(f"{first} making the noise: {self.method.name}{needs}")
         self.make_release(self.images, self.folder, overwrite=True, publish=self.publish)
         self.note_release()
@@ -187,7 +193,7 @@ class Protection:
         generate(trainer, module, images, folder / PROTECTED, saved, overwrite, publish)
 
     def train_generator(self, images: ImageDataModule, folder: Path) -> tuple[Trainer, NoiseGeneratorModule, Path | None]:
-        """Train a noise generator in ``folder/generator``, where an interrupted training goes on.
+        """Train a noise generator in ``folder/generator``, where an interrupted training goes on, or take the stored one.
 
         Returns:
             Its Trainer, the generator, and its last checkpoint; ``None`` for a method that needs no training.
@@ -204,6 +210,10 @@ class Protection:
             optimizer=default_optimizer(architecture, learning_rate=training.source_learning_rate),
             seed=training.seed,
         )
+        if self.generator is not None:
+            module.made_by = self.generator.sum
+            trainer = single_device_trainer(folder, GENERATOR, steps, [progress_bar()], training.accelerator, training.precision)
+            return trainer, module, self.generator.checkpoint
         callbacks = [Throughput(), progress_bar(), RunCheckpoint(max(1, steps // 10)), NoisePictures()]
         trainer = single_device_trainer(folder, GENERATOR, steps, callbacks, training.accelerator, training.precision)
         saved = folder / GENERATOR / "checkpoints"

@@ -27,7 +27,8 @@ from salm_lightning.release import Manifest, write_release
 from salm_lightning.release.parts import clear_chunks
 from salm_lightning.runs.estimate import Work
 from salm_lightning.runs.plan import generator_work
-from salm_lightning.runs.protection import GENERATOR, PROTECTED, Protection
+from salm_lightning.runs.protection import PROTECTED, Protection
+from salm_lightning.runs.stored_generator import GENERATOR
 
 _ROWS = 128
 
