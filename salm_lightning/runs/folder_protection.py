@@ -24,7 +24,8 @@ from salm_lightning.release.parts import clear_parts, parts_folder
 from salm_lightning.release.protected_folder import StoredFolder
 from salm_lightning.runs.estimate import Files
 from salm_lightning.runs.generation import fingerprint_of, last_pass, promise
-from salm_lightning.runs.protection import GENERATOR, Protection
+from salm_lightning.runs.protection import Protection
+from salm_lightning.runs.stored_generator import GENERATOR
 
 IDENTIFIERS = "identifiers.json"
 """File in the generator's folder of what new identifiers are made of."""
