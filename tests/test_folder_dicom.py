@@ -167,14 +167,16 @@ def test_a_scale_that_leaves_no_noise_is_refused(slices: Path, workplace: None, 
 
 def test_protect_and_verify_from_the_command_line(slices: Path, workplace: None, capsys: pytest.CaptureFixture[str]) -> None:
     fast = "--size 16 --width 0.1 --steps 2 --batch_size 8 --accelerator cpu --source_model cnn --method em --proof false"
-    assert main(["protect", str(slices), "--out", "out", *fast.split()]) == 0
+    Path("boxes.csv").write_text("file,x,y,width,height\na/0.dcm,3,4,5,6\n")
+    assert main(["protect", str(slices), "--out", "out", *fast.split(), "--keep_out", "boxes.csv"]) == 0
     said = capsys.readouterr().out
     assert "8/255 of -215.5 to 294.5 HU" in " ".join(said.split())
-    assert main(["verify", "out", "--source", str(slices)]) == 0
+    assert main(["verify", "out", "--source", str(slices), "--keep_out", "boxes.csv"]) == 0
     assert "new ones of 12 DICOM images in 3 series" in " ".join(capsys.readouterr().out.split())
     secret = Path("out/generator/identifiers.json")
     assert secret.stat().st_mode & 0o077 == 0
     first = pydicom.dcmread("out/protected/a/0.dcm").SOPInstanceUID
-    assert main(["protect", str(slices), "--out", "out", "--overwrite", "true", *fast.split()]) == 0
-    assert pydicom.dcmread("out/protected/a/0.dcm").SOPInstanceUID == first
+    assert main(["verify", "out", "--source", str(slices)]) == 1
+    assert "give with --keep_out what the result was made with" in " ".join(capsys.readouterr().out.split())
+    assert first != pydicom.dcmread(slices / "a/0.dcm").SOPInstanceUID
     assert FolderManifest.read(Path("out")).uids == "new"

@@ -45,7 +45,7 @@ def saved(mode: str = "RGB", form: str = "PNG", **options: object) -> bytes:
 def test_what_is_no_image_is_refused_by_its_content(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "scan 'ü'\n.jpg"
     path.write_bytes(content)
-    for call in (formats.facts, formats.read, formats.kept):
+    for call in (formats.facts, formats.read, formats.pixels_and_kept):
         with pytest.raises(UnsupportedImage) as error:
             call(path)
         assert str(error.value).startswith(f"{tmp_path}/scan 'ü'\\n.jpg {reason}")

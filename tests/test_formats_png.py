@@ -53,7 +53,7 @@ def with_chunks(content: bytes, *added: tuple[bytes, bytes], last: bool = False)
 
 
 def noisy(path: Path, radius: int = 8) -> np.ndarray:
-    pixels, known, still = formats.read(path), formats.facts(path), formats.kept(path)
+    pixels, known, still = formats.read(path), formats.facts(path), formats.pixels_and_kept(path)[1]
     noise = np.random.default_rng(0).integers(-radius, radius + 1, pixels.shape).astype(np.int32)
     return formats.added(pixels, noise, known, still)
 
@@ -101,15 +101,15 @@ def test_fully_transparent_pixels_are_kept_out(tmp_path: Path) -> None:
     image = picture("RGBA")
     image.putpixel((4, 5), (1, 2, 3, 0))
     image.save(path)
-    still = formats.kept(path)
+    still = formats.pixels_and_kept(path)[1]
     assert still is not None
     assert np.argwhere(still).tolist() == [[0, 5, 4]]
     pixels = formats.read(path)
     pixels[0, 5, 4, 0] += 1
-    with pytest.raises(ValueError, match="transparent"):
+    with pytest.raises(ValueError, match="keep their values"):
         formats.write(path, pixels, tmp_path / "b.png", 8)
     picture("RGBA").save(path)
-    assert formats.kept(path) is None
+    assert formats.pixels_and_kept(path)[1] is None
 
 
 def test_changes_of_anything_else_are_named(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from pathlib import Path
 
@@ -296,13 +295,6 @@ def test_a_kept_pixel_never_changes_in_a_thousand_files(tmp_path: Path) -> None:
         total += int(mask.sum())
     print(f"{total:,} pixels kept in 1,000 files")
     assert failed(tmp_path / "out", root) == []
-
-
-def test_protect_with_masks_from_the_command_line(lesions: Path, workplace: None, capsys: pytest.CaptureFixture[str]) -> None:
-    fast = "--size 16 --width 0.1 --steps 2 --batch_size 8 --accelerator cpu --source_model cnn --method em --proof false"
-    assert main(shlex.split(f"protect {lesions} --out out --masks '*_mask.png' {fast}")) == 0
-    assert main(shlex.split(f"verify out --source {lesions}")) == 0
-    assert "kept pixels: 1,584 have their values" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])

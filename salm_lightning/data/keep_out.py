@@ -26,6 +26,7 @@ _NO_BOX = Kind("boxes that are none", "Give x, y, width and height in whole pixe
 _OUTSIDE = Kind("boxes outside of their image", "Give them in pixels of the image as it is seen, from its left upper corner.")
 _OTHER_SIZE = Kind("masks of another size than their image", "Give masks with a pixel for each of the image as it is seen.")
 _UNREADABLE = Kind("masks that cannot be read", "Store them as PNG or TIFF.")
+_MASKS = ("PNG", "TIFF", "BMP", "GIF", "JPEG")
 _DAMAGED: tuple[type[Exception], ...] = (Image.DecompressionBombError, *DAMAGED)
 _CONVERTED = ("P", "PA", "LA", "La", "RGBA", "RGBa", "CMYK")
 """Modes in which a value that is not 0 may be black, or transparent."""
@@ -158,7 +159,7 @@ def misfits(regions: Mapping[str, tuple[Region, ...]], known: Mapping[str, Facts
                     problems.append(Problem(_OUTSIDE, path, f"{', '.join(map(str, region))} in {width} x {height}"))
                 continue
             try:
-                with Image.open(region) as image:
+                with Image.open(region, formats=_MASKS) as image:
                     size, pages = ImageOps.exif_transpose(image).size, getattr(image, "n_frames", 1)
             except _DAMAGED as error:
                 problems.append(Problem(_UNREADABLE, region.name, type(error).__name__))
@@ -203,7 +204,7 @@ def _seen(facts: Facts) -> tuple[int, int]:
 def _masks(path: Path) -> NDArray[np.bool_]:
     """Return the pages of a mask as they are seen, ``[pages, H, W]``."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_MASKS) as image:
             pages = []
             for number in range(getattr(image, "n_frames", 1)):
                 image.seek(number)

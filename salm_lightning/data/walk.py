@@ -102,7 +102,7 @@ def is_junk(name: str) -> bool:
 
 
 def kind_of_file(root: Path, path: str) -> str:
-    """Return what a file is by its ending, or where that says nothing by its first bytes."""
+    """Return what a file is by its ending, where that says nothing by its first bytes, and where it is DICOM by the class that it names."""
     ending = PurePosixPath(path).suffix.lower()
     if ending in _IMAGES and ending not in _DICOM:
         return IMAGE

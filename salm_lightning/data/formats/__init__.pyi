@@ -1,5 +1,5 @@
 from .base import Facts, UnsupportedImage, Written, added, by_plane, compared, in_units, stored, upright
-from .containers import CODECS, differences, facts, kept, pixels_and_kept, read, unexplained, without_noise, write
+from .containers import CODECS, differences, facts, pixels_and_kept, read, unexplained, without_noise, write
 
 __all__ = [
     "CODECS",
@@ -12,7 +12,6 @@ __all__ = [
     "differences",
     "facts",
     "in_units",
-    "kept",
     "pixels_and_kept",
     "read",
     "stored",

@@ -64,19 +64,10 @@ def read(path: Path) -> Pixels:
     return pixels_and_kept(path)[0]
 
 
-def kept(path: Path) -> NDArray[np.bool_] | None:
-    """Return which pixels ``[pages, H, W]`` must not change; ``None`` if there are none.
+def pixels_and_kept(path: Path) -> tuple[Pixels, NDArray[np.bool_] | None]:
+    """Return what :func:`read` does, and which pixels ``[pages, H, W]`` must not change; ``None`` if there are none.
 
     They are fully transparent, or of a DICOM file padding, or outside its ultrasound regions.
-
-    Raises:
-        UnsupportedImage: It cannot be read, or not be protected.
-    """
-    return pixels_and_kept(path)[1] if facts(path).alpha else None
-
-
-def pixels_and_kept(path: Path) -> tuple[Pixels, NDArray[np.bool_] | None]:
-    """Return what :func:`read` and :func:`kept` do, decoded once.
 
     Raises:
         UnsupportedImage: It cannot be read, or not be protected.
@@ -111,7 +102,7 @@ def write(
         target: Where it goes, completely or not at all.
         radius: Bound of each value's change, in stored integers.
         secret: What new identifiers are made of where files have some, as DICOM's have; empty keeps them.
-        still: Further pixels ``[pages, H, W]`` than :func:`kept` says that are not to change; see :func:`without_noise`.
+        still: Further pixels ``[pages, H, W]`` than :func:`pixels_and_kept` says that are not to change; see :func:`without_noise`.
 
     Raises:
         UnsupportedImage: The original cannot be read, or not be protected.

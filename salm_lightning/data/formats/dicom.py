@@ -73,7 +73,7 @@ class Dicom(Codec):
         return [
             ("preamble", content[:128]),
             *(
-                (named(one.tag), b"" if one.tag == Tag.PixelData else content[one.start : one.end])
+                (_called(elements, one.tag), b"" if one.tag == Tag.PixelData else content[one.start : one.end])
                 for one in found
                 if one.tag & 0xFFFF  # not lengths of groups, which change with what is in them
             ),
@@ -93,6 +93,11 @@ class Dicom(Codec):
         made = _assembled(before, _New(*uids, *_extremes(facts, pixels)), other[element.start : element.end])
         parts = (self.parts(one, blank=False) for one in (made, other))
         return (*strange, *(() if made == other else differing(*parts) or ("length of a group differs",)))
+
+
+def _called(elements: Elements, tag: int) -> str:
+    """Return what an element is called where files are compared; the transfer syntax with its value, which people look for."""
+    return f"{named(tag)} {syntax_of(elements).name}" if tag == Tag.TransferSyntaxUID else named(tag)
 
 
 class _New(NamedTuple):
