@@ -26,7 +26,9 @@ from salm_lightning.data import FolderDataModule, ImageDataModule, formats
 from salm_lightning.data.base import Split
 from salm_lightning.data.working import at_working_size
 from salm_lightning.noise import methods
-from salm_lightning.release.folder import Scaling, native_noise
+from salm_lightning.noise.transforms import CropFlip
+from salm_lightning.release.folder_manifest import Scaling
+from salm_lightning.release.noisy_file import native_noise
 from salm_lightning.release.parts import as_stored, parts_folder
 from salm_lightning.runs.effort import Training
 from salm_lightning.runs.generation import fingerprint_of, last_pass
@@ -108,6 +110,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[28, 64, 128], help="Working sizes in pixels.")
     parser.add_argument("--scalings", nargs="+", choices=get_args(Scaling), default=list(get_args(Scaling)))
     parser.add_argument("--victims", type=int, nargs="+", default=[28, 64, 224], help="Sizes of the victims in pixels.")
+    parser.add_argument("--resize", type=float, default=0.0, help="Share of the images that T scales while the noise is made.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=300, help="Training steps of the noise, in batches of 128.")
     parser.add_argument("--arch", default="resnet18", help="Architecture of the victims.")
@@ -118,9 +121,10 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     lines = given.out / "results.jsonl"
     before = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
-    done = {tuple(line[name] for name in ("seed", "method", "made_at", "scaling", "victim")) for line in before}
+    done = {tuple(line[name] for name in ("seed", "method", "resize", "made_at", "scaling", "victim")) for line in before}
     for seed, name, size, scaling in wanted(given):
-        todo = [victim for victim in given.victims if (seed, name, size, scaling, victim) not in done]
+        resize = 0.0 if name == "clean" else given.resize
+        todo = [victim for victim in given.victims if (seed, name, resize, size, scaling, victim) not in done]
         if not todo:
             continue
         at_size = {victim: FolderDataModule(given.folder, size=victim).load() for victim in todo}
@@ -128,12 +132,21 @@ def main() -> None:
         if name != "clean":
             training = Training("quick", steps=given.steps, accelerator="cpu", seed=seed)
             seed_everything(seed, verbose=False)
-            noise = made_noise(given.folder, size, getattr(methods, name)(), given.out / f"{name}-{size}-{seed}", training)
+            method = getattr(methods, name)(transform=CropFlip(resize=resize))
+            noise = made_noise(given.folder, size, method, given.out / f"{name}-{resize}-{size}-{seed}", training)
         images = seen(at_size[todo[0]], todo, noise, scaling or "bilinear")
         for victim in todo:
-            run = given.out / f"{name}-{size}-{scaling}-{victim}-{seed}"
+            run = given.out / f"{name}-{resize}-{size}-{scaling}-{victim}-{seed}"
             result = trained(at_size[victim], images[victim], run, given, seed)
-            line = {"seed": seed, "method": name, "made_at": size, "scaling": scaling, "victim": victim, **result}
+            line = {
+                "seed": seed,
+                "method": name,
+                "resize": resize,
+                "made_at": size,
+                "scaling": scaling,
+                "victim": victim,
+                **result,
+            }
             with lines.open("a") as stream:
                 stream.write(json.dumps(line) + "\n")
             print(line, flush=True)

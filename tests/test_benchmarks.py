@@ -48,7 +48,25 @@ def test_generator() -> None:
 def test_folder() -> None:
     printed = run("folder.py", "--images", "60", "--size", "8").splitlines()
     assert len(printed) == 1
-    assert re.fullmatch(r"60 images: [\d.]+ s, [\d.]+ ms an image, at most \d+ MB a process", printed[0])
+    assert re.fullmatch(
+        r"60 images: [\d.]+ s, [\d.]+ ms an image \([\d.]+ ms of a processor\), at most \d+ MB a process", printed[0]
+    )
+
+
+@pytest.mark.slow
+def test_working_size(tmp_path: Path) -> None:
+    for number in range(16):
+        pixels = np.random.default_rng(number).integers(0, 100, (20, 24, 3), np.uint8) + np.uint8(100 * (number % 2))
+        (tmp_path / "scans" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "scans" / "ab"[number % 2] / f"{number}.png")
+    small = "--sizes 8 --methods EM --scalings nearest bilinear --victims 12 --steps 2 --width 0.0625 --victim_steps 2"
+    command = ["working_size.py", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), *small.split()]
+    printed = [line for line in run(*command).splitlines() if line.startswith("{")]
+    assert [re.search(r"'scaling': '(\w*)'", line)[1] for line in printed] == ["", "nearest", "bilinear"]  # type: ignore[index]
+    noise = np.load(tmp_path / "out/EM-0.0-8-0/noise.npy")
+    assert noise.shape[1:] == (8, 8, 3)
+    assert 0 < np.abs(noise).max() <= 8
+    assert "{" not in run(*command)
 
 
 def test_frontier(tmp_path: Path) -> None:
