@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+from functools import partial
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,8 @@ from PIL import Image, ImageOps
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
+from salm_lightning.audit.file_pairs import FilePairs
+from salm_lightning.audit.measuring import joined, measure
 from salm_lightning.audit.quality import assess
 from salm_lightning.audit.releases import FolderResult, open_release
 from salm_lightning.audit.results import audit_folder
@@ -152,6 +155,7 @@ def test_a_row_for_each_size(colour: Made, tmp_path: Path, monkeypatch: pytest.M
         return Run(trial.identity, DONE, "", 1.0, results), SimpleNamespace(countermeasure=None, network=nn.Linear(1, 1))
 
     monkeypatch.setattr(Trial, "train", train)
+    monkeypatch.setattr("salm_lightning.audit.run.draw_audit", lambda *_: None)
     words = ["--source", str(colour.scans), "--sizes", "16,28", "--countermeasures", "[mean]", "--quality", "false"]
     assert main(["audit", str(colour.result), *words, "--out", str(tmp_path), "--accelerator", "cpu"]) == 0
     assert seen == [
@@ -216,21 +220,23 @@ def test_likeness_is_measured_on_the_pixels_of_each_file(colour: Made, tmp_path:
     assert worst.mean == pytest.approx(np.mean([float(line["ssim"]) for line in lines.values()]))
     assert result.linear_separability is not None
     assert result.linear_separability.images == 7, "of the training split, as models see it"
-    sample = assess(colour.result, source, tmp_path, max_images=3)
-    assert (sample.images, sample.protected_images) == (3, 13)
+    first, again, other = (FilePairs(colour.result, source, 3, seed) for seed in (0, 0, 1))  # type: ignore[arg-type]
+    assert (len(first), first.protected_images) == (3, 13)
+    assert first.rows.tolist() == again.rows.tolist() != other.rows.tolist()
 
 
-def test_above_8_bits_likeness_is_that_within_the_range(deep: Made, tmp_path: Path) -> None:
-    source = open_release(deep.result).originals(str(deep.scans))
-    result = assess(deep.result, source, tmp_path)
-    assert result.white == 4000
-    for line in csv.DictReader((tmp_path / "quality.csv").open()):
+def test_above_8_bits_likeness_is_that_within_the_range(deep: Made) -> None:
+    pairs = FilePairs(deep.result, open_release(deep.result).originals(str(deep.scans)))  # type: ignore[arg-type]
+    assert pairs.white == 4000
+    measured = joined([part.similarity for part in pairs.map(partial(measure, pairs.white, None))])
+    assert len(pairs) == len(measured["psnr"]) == 12
+    for place in range(len(pairs)):
         before, after = (
-            np.asarray(Image.open(root / line["file"])).clip(30000, 34000).astype(int)
+            np.asarray(Image.open(root / pairs.file(place))).clip(30000, 34000).astype(int)
             for root in (deep.scans, deep.result / "protected")
         )
-        assert float(line["psnr"]) == pytest.approx(peak_signal_noise_ratio(before, after, data_range=4000), abs=1e-4)
-        assert float(line["linf"]) == np.abs(before - after).max() > 8
+        assert measured["psnr"][place] == pytest.approx(peak_signal_noise_ratio(before, after, data_range=4000), abs=1e-4)
+        assert measured["linf"][place] == np.abs(before - after).max() > 8
 
 
 def test_torchscript_passes_between_processes(tmp_path: Path) -> None:
