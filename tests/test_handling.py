@@ -65,6 +65,13 @@ def test_jpeg_is_about_that_of_the_codec(quality: int, channels: int) -> None:
     assert errors.mean() < (0.5 if channels == 1 else 1.5)
 
 
+def test_jpeg_is_that_of_float32_under_any_precision() -> None:
+    images = blobs(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = CropFlip(0, flip=False, grey=1, jpeg=1, resize=1)(images, torch.arange(4), 0, "eot")
+    assert torch.equal(mixed, CropFlip(0, flip=False, grey=1, jpeg=1, resize=1)(images, torch.arange(4), 0, "eot"))
+
+
 def test_the_gradient_of_jpeg_vanishes_where_nothing_can_change() -> None:
     """A flat image of level v has the coefficient 8 (v - 128), whose step is 16 at quality 50."""
     for above in (0.0, 0.2, 0.9, 1.0, 2.0):

@@ -44,13 +44,19 @@ def resized(images: Tensor, share: float, kernel: str) -> Tensor:
 def jpeg(images: Tensor, quality: int) -> Tensor:
     """Return images ``[B, C, H, W]`` in [0, 1] as baseline JPEG leaves them, colours at half the resolution, unrounded.
 
-    Forward, coefficients are rounded as a codec does. Backward, the derivative of rounding ``x`` is taken to be ``3 (x - round(x))^2``,
-    that of Shin and Song (2017): a coefficient that lies near the middle of its step, where noise can change nothing, gets no gradient.
+    In float32 whatever the precision around it. Forward, coefficients are rounded as a codec does. Backward, the derivative of rounding
+    ``x`` is taken to be ``3 (x - round(x))^2``, that of Shin and Song (2017): a coefficient that lies near the middle of its step, where
+    noise can change nothing, gets no gradient.
     """
-    height, width = images.shape[-2:]
-    bottom, right = -height % 16, -width % 16
-    levels = pad(images.float() * 255, (0, right, 0, bottom), mode="replicate")
-    if images.shape[1] == 1:
+    with torch.autocast(images.device.type, enabled=False):  # whose matrix products would round coefficients to eight bits
+        return _jpeg(images.float() * 255, quality).to(images.dtype)
+
+
+def _jpeg(levels: Tensor, quality: int) -> Tensor:
+    """Return images in [0, 1] of images in levels 0 to 255."""
+    height, width = levels.shape[-2:]
+    levels = pad(levels, (0, -width % 16, 0, -height % 16), mode="replicate")
+    if levels.shape[1] == 1:
         made = _coded(levels, _LUMA_TABLE, quality)
     else:
         planes = torch.einsum("pc,bchw->bphw", levels.new_tensor(_TO_YCC), levels)
@@ -59,7 +65,7 @@ def jpeg(images: Tensor, quality: int) -> Tensor:
         chroma = interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
         back = torch.linalg.inv(levels.new_tensor(_TO_YCC, dtype=torch.float64)).to(levels)
         made = torch.einsum("cp,bphw->bchw", back, torch.cat([luma, chroma], dim=1))
-    return (made[..., :height, :width] / 255).clamp(0, 1).to(images.dtype)
+    return (made[..., :height, :width] / 255).clamp(0, 1)
 
 
 def _coded(planes: Tensor, table: tuple[tuple[int, ...], ...], quality: int) -> Tensor:
