@@ -12,6 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from test_folder_release import BOUND, SETTINGS, failed, noisy, save, smooth
 
+from salm_lightning.audit.file_pairs import FilePairs
+from salm_lightning.audit.pictures import Album, read_album
+from salm_lightning.audit.quality import _draw_kept
 from salm_lightning.data import FolderDataModule, formats
 from salm_lightning.data.base import Batch
 from salm_lightning.data.folder import read_folder
@@ -164,6 +167,18 @@ def test_verify_finds_a_kept_pixel_that_changed(lesions: Path, tmp_path: Path) -
     save(path, pixels)
     assert "kept pixels" in failed(tmp_path / "out", lesions)
     assert data.working.kept is not None
+
+
+def test_what_was_kept_is_drawn_for_the_report(lesions: Path, tmp_path: Path, workplace: None) -> None:
+    pairs = FilePairs(tmp_path / "out", written(lesions, tmp_path / "out", masks="*_mask.png"))
+    positions = pairs.with_kept_pixels(4)
+    assert len(positions) == 4
+    for position in positions:
+        if pairs.file(position) != "a/turned.jpg":
+            np.testing.assert_array_equal(pairs.kept(position), lesion(lesions / pairs.file(position)))
+    album = Album(tmp_path / "audit")
+    _draw_kept(album, pairs)
+    assert [entry["file"] for entry in read_album(tmp_path / "audit")] == ["pictures/kept.png"]
 
 
 @pytest.mark.parametrize(

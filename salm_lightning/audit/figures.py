@@ -140,6 +140,18 @@ def pairs_figure(original: Images, protected: Images, names: Sequence[str]) -> F
 
 
 @styled
+def kept_figure(original: Images, protected: Images, kept: Sequence[NDArray[np.bool_]], names: Sequence[str]) -> Figure:
+    """Draw a row for each pair: original, noise, and in colour the pixels ``[H, W]`` that keep their values."""
+    limit = noise_limit(original, protected)
+    noise = [noise_image(*pair, limit) for pair in zip(original, protected, strict=True)]
+    coloured = [
+        np.where(mask[..., None], _CHANGED, 128 + grey(image[None])[0][..., None] // 2).astype(np.uint8)
+        for mask, image in zip(kept, original, strict=True)
+    ]
+    return _rows_figure(names, ("original", "noise", "kept"), list(zip(original, noise, coloured, strict=True)))
+
+
+@styled
 def segmentation_figure(
     original: Images,
     protected: Images,

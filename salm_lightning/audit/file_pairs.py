@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from salm_lightning.audit.pairs import Compared, Some, check_sample, sampled
 from salm_lightning.audit.shown import Stored
+from salm_lightning.data import formats
 from salm_lightning.data.folder_images import FolderDataModule
+from salm_lightning.data.keep_out import mask_of, together
 from salm_lightning.data.workers import in_processes
 from salm_lightning.errors import ReleaseError
 from salm_lightning.release.files_side_by_side import FilePair, Pages, decode_pair, on_pages, white_of
@@ -56,6 +58,7 @@ class FilePairs(Compared):
         self.info = manifest.info
         self._values = originals.working.values
         self.white = white_of(self._values)
+        self._regions = folder.kept_out.regions
         self._pages: list[_Page] = []
         for record in read_records(result):
             number = numbers.get(record.file)
@@ -86,6 +89,20 @@ class FilePairs(Compared):
             original.append(before[page.page])
             protected.append(after[page.page])
         return original, protected
+
+    def with_kept_pixels(self, most: int) -> NDArray[np.intp]:
+        """Return at most so many positions of files of which pixels keep their values, evenly spread."""
+        found = np.flatnonzero([self._pages[row].pair.record.kept_out > 0 for row in self.rows])
+        places = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).astype(int))
+        return np.take(found, places)
+
+    def kept(self, position: int) -> NDArray[np.bool_]:
+        """Return which pixels of an image keep their values, upright, as far as its file and masks beside it say."""
+        page = self._pages[self.rows[position]]
+        path = page.pair.originals / page.pair.record.file
+        facts, (_, still) = formats.facts(path), formats.pixels_and_kept(path)
+        still = together(still, mask_of(self._regions.get(page.pair.record.file, ()), facts))
+        return np.zeros(0, bool) if still is None else formats.upright(still, facts.orientation)[page.page]
 
     def map(self, work: Callable[[Stored, Stored], _R]) -> Iterator[_R]:
         """Yield what ``work`` makes of each file's pages, in several processes."""

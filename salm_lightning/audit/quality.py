@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from salm_lightning.audit.figures import embed, examples_figure, pairs_figure, segmentation_figure, tsne_figure
+from salm_lightning.audit.figures import embed, examples_figure, kept_figure, pairs_figure, segmentation_figure, tsne_figure
 from salm_lightning.audit.file_pairs import FilePairs
 from salm_lightning.audit.measuring import joined, measure
 from salm_lightning.audit.pairs import Compared, Pairs
@@ -28,6 +28,9 @@ from salm_lightning.data import FolderDataModule, ImageDataModule
 from salm_lightning.errors import ReleaseError
 from salm_lightning.files import write_csv
 from salm_lightning.metrics.figures import short
+
+_KEPT_SHOWN = 4
+"""Images that are drawn of which pixels keep their values."""
 
 FILES = "quality.csv"
 """A line for each compared image of a folder."""
@@ -100,6 +103,8 @@ def assess(
     album = Album(out, opened.sha256)
     _draw_examples(album, shown)
     _draw_similarity(album, shown, similarity)
+    if isinstance(shown, FilePairs):
+        _draw_kept(album, shown)
     if segmenter is not None:
         _draw_segmentation(album, shown, segmenter, masks)
     if classifier is not None:
@@ -143,6 +148,21 @@ def _draw_examples(album: Album, pairs: Compared) -> None:
         "Original, noise and protected image",
         f"One training image of each class. The noise is amplified: grey is no change, black and white are {limit} of 255 grey levels.",
     )
+
+
+def _draw_kept(album: Album, pairs: FilePairs) -> None:
+    """Draw images of which pixels keep their values, if there are any."""
+    known = [(position, pairs.kept(position)) for position in pairs.with_kept_pixels(_KEPT_SHOWN)]
+    if shown := [(position, mask) for position, mask in known if mask.any()]:
+        positions = np.array([position for position, _ in shown])
+        names = [f"{short(pairs.name(position), 16)}\n{mask.mean():.0%} kept" for position, mask in shown]
+        album.add(
+            "kept",
+            kept_figure(*_seen(pairs, positions), [mask for _, mask in shown], names),
+            "What was kept as it is",
+            "In colour: pixels without noise, because they are transparent, padding or outside of ultrasound regions, or in a mask beside "
+            "the image. What was kept out by boxes, or masks that lie elsewhere, is not drawn.",
+        )
 
 
 def _draw_similarity(album: Album, pairs: Compared, similarity: PerImage) -> None:

@@ -100,7 +100,8 @@ def find_kept_out(
             f"masks={masks} has no * for an image's name without ending; give a pattern such as '*_mask.png'."
         )
     beside = {path: masked_by(path, masks) for path in files}
-    of_stem = {str(PurePosixPath(path).with_suffix("")): path for path in images}
+    known = list(images)
+    of_stem = {str(PurePosixPath(path).with_suffix("")): path for path in known} | {path: path for path in known}
     regions: dict[str, tuple[Region, ...]] = {}
     problems: list[Problem] = []
 

@@ -82,7 +82,8 @@ class FolderProtection(Protection):
         """Return what new identifiers are made of: kept with the generator, so that later images of a series get the same one."""
         if self.uids == "keep" or not any(facts.instance for facts in self.images.survey.facts):
             return b""
-        path = self.folder / GENERATOR / IDENTIFIERS
+        earlier = None if self.generator is None else self.generator.result / GENERATOR / IDENTIFIERS
+        path = earlier if earlier is not None and earlier.is_file() else self.folder / GENERATOR / IDENTIFIERS
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
