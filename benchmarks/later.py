@@ -48,6 +48,7 @@ class Way(NamedTuple):
 WAYS = {
     "A's generator": Way(),
     "3 times the steps": Way(steps=3),
+    "10 times the steps": Way(steps=10),
     "J = 5": Way(samples=5),
     "A's mean noise of the class as start": Way(class_start=True),
     "3 models": Way(models=3),
@@ -111,6 +112,7 @@ class Generator:
 
     def protected(self, data: Images, way: Way) -> Split:
         """Return the training images of a half with noise: of its own from the stored noise, of others from a random start."""
+        mean_noise = self.mean_noise if way.class_start else torch.empty(0)  # made by a pass of its own, before this one
         module, steps, samples, begin = (
             self.module,
             self.module.last_pass_steps,
@@ -120,7 +122,7 @@ class Generator:
         module.last_pass_steps, module.method.eot_samples = steps * way.steps, way.samples
         module.source = Ensemble(self.models) if way.models > 1 else self.models[-1]
         if way.class_start:
-            module.noise.begin_last = lambda batch: self.mean_noise[batch.labels]
+            module.noise.begin_last = lambda batch: mean_noise[batch.labels]
         predicted = self.trainer.predict(module, datamodule=data)
         module.last_pass_steps, module.method.eot_samples, module.noise.begin_last = steps, samples, begin
         images, labels = np.empty_like(data.split("train").images), data.split("train").labels
@@ -173,14 +175,14 @@ def trainings(method: str, data: ImageDataModule, seed: int, options: argparse.N
     def protected(name: str, half: str, way: Way = Way()) -> Split:  # noqa: B008 (a tuple)
         return generator(name).protected({"A": of_a, "B": of_b}[half], way)
 
-    plain, *others = WAYS
+    plain = next(iter(WAYS))
     yield CLEAN, "B", lambda: second
     yield OWN, "B", lambda: protected("B", "B")
     yield plain, "B", lambda: protected("A", "B")
     yield plain, "A and B", lambda: both(protected("A", "A"), protected("A", "B"))
     yield OWN, "A and B", lambda: both(protected("A", "A"), protected("B", "B"))
     yield CLEAN, "A and B", lambda: both(first, second)
-    for name in others if options.ways else ():
+    for name in options.ways:
         yield name, "B", lambda way=WAYS[name]: protected("A", "B", way)
 
 
@@ -216,9 +218,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", default=["EM", "SALM", "TAP"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument(
-        "--ways", action="store_true", help="also try what may help: more steps, J = 5, another start, several models"
-    )
+    parser.add_argument("--ways", nargs="*", default=[], choices=WAYS, help="what may help to protect B with A's generator")
     parser.add_argument("--images", type=int, help="of the training split; all of them by default")
     parser.add_argument("--test_images", type=int, help="of the test split; all of them by default")
     parser.add_argument("--size", type=int, help="working size of a folder")
