@@ -327,6 +327,8 @@ class NoiseGeneratorModule(TrainedModule):
                 sample, or the other way round.
             ReleaseError: The noise that belongs to the checkpoint is missing or damaged.
         """
+        if self.made_by is not None:  # whose last pass has a length of its own
+            checkpoint["settings"]["last_pass_steps"] = self.last_pass_steps
         super().on_load_checkpoint(checkpoint)
         saved, path = checkpoint.get("noise"), self.trainer.ckpt_path
         self._from_checkpoint, self.noise.last_start = True, None

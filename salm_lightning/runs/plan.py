@@ -69,11 +69,10 @@ def generator_work(training: Training, method: Method, images: ImageDataModule, 
     return noise_work(*known, method, training.loop, updates)
 
 
-def only_last_pass(work: Work, method: Method, images: ImageDataModule) -> Work:
-    """Return what is left of the work of a noise generator that is trained already."""
+def only_last_pass(work: Work, gradients: int, images: ImageDataModule) -> Work:
+    """Return what is left of the work of a noise generator that is trained already, with so many gradients an image."""
     chunks = math.ceil(len(images.split("train")) / work.network.batch_size)
-    steps = method.last_pass_steps * chunks * method.eot_samples
-    return work._replace(training=0, gradient=steps, reading=0, keeps_weights=False)
+    return work._replace(training=0, gradient=gradients * chunks, reading=0, keeps_weights=False)
 
 
 def victim_work(training: Training, images: ImageDataModule, sizes: Mapping[str, int] | None = None) -> Work:
