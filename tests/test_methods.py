@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,21 @@ def wandering_gradient(delta: Tensor, step: int) -> Tensor:
     return torch.where(noise.abs() < 0.1, 0.0, noise + 3 * delta)
 
 
+class Given:
+    """An objective of a given gradient, for images whose pixels may all change."""
+
+    samples = SimpleNamespace(free=None)
+
+    def __init__(self, gradient: Callable[[Tensor, int], Tensor]) -> None:
+        self.gradient = gradient
+
+    def __call__(self, delta: Tensor, step: int) -> Tensor:
+        return self.gradient(delta, step)
+
+
+WANDERING = Given(wandering_gradient)
+
+
 def changed_pixels(delta: Tensor) -> Tensor:
     return (delta != 0).any(dim=1).flatten(1).sum(1)
 
@@ -52,7 +68,7 @@ def test_all_pixels_give_the_bytes_of_an_em_without_mask_code() -> None:
         delta = torch.minimum(torch.maximum(delta, -images), 1 - images)
     expected = ((images + delta).clamp(0, 1) * 255).round().to(torch.uint8)
     for some in (method, EM(), *(SALM(percent=100, score=score) for score in Score)):
-        made = some.improve(images, some.start(images, INDICES, 5), wandering_gradient, 10)
+        made = some.improve(images, some.start(images, INDICES, 5), WANDERING, 10)
         assert torch.equal(made.delta, delta)
         assert torch.equal(release_images(images, made.delta, 8), expected)
         assert made.mask.min() == 1
@@ -69,7 +85,7 @@ def test_no_pixels_give_the_clean_bytes(setting: dict[str, Any]) -> None:
         raise AssertionError("K = 0 needs no gradient")
 
     # Noise from elsewhere is dropped, too.
-    made = method.improve(images, torch.full(SHAPE, 0.01), refused, 10)
+    made = method.improve(images, torch.full(SHAPE, 0.01), Given(refused), 10)
     assert not made.mask.any()
     assert torch.equal(release_images(images, made.delta, 8), (images * 255).round().to(torch.uint8))
 
@@ -83,12 +99,14 @@ def test_fixed_and_project_guarantee_the_number_of_changed_pixels(
 ) -> None:
     images, method = clean(), SALM(percent=percent, start=start, score=score, **setting)
     first = method.start(images, INDICES, 0)
-    made = method.improve(images, first, wandering_gradient, 10)
+    made = method.improve(images, first, WANDERING, 10)
     limit = max(1, round(percent / 100 * 256))
     assert method.max_changed_pixels(256, 10) == limit
     assert changed_pixels(made.delta).max() <= limit
     assert changed_pixels(made.delta).min() >= 1
-    again = method.improve(images, made.delta, lambda delta, step: wandering_gradient(delta, step + 50), 10)  # the next visit
+    again = method.improve(
+        images, made.delta, Given(lambda delta, step: wandering_gradient(delta, step + 50)), 10
+    )  # the next visit
     assert changed_pixels(again.delta).max() <= limit
 
 
@@ -104,7 +122,7 @@ def test_strict_masks_equal_hard_thresholding_in_numpy_and_hold_between_visits(p
         def gradient(noise: Tensor, step: int, visit: int = visit) -> Tensor:
             return wandering_gradient(torch.zeros_like(noise), 10 * visit + step)
 
-        delta = method.improve(images, delta, gradient, 4).delta
+        delta = method.improve(images, delta, Given(gradient), 4).delta
         for step in range(4):
             slope = gradient(delta, step).double().numpy()
             oracle = np.clip(oracle - 3 / 255 * np.sign(slope), -8 / 255, 8 / 255)
@@ -119,7 +137,7 @@ def test_strict_masks_equal_hard_thresholding_in_numpy_and_hold_between_visits(p
 
 def test_fixed_by_element_guarantees_the_number_of_changed_values() -> None:
     images, method = clean(), SALM(percent=10, score=Score.ELEMENT, mask="fixed")
-    made = method.improve(images, method.start(images, INDICES, 0), wandering_gradient, 10)
+    made = method.improve(images, method.start(images, INDICES, 0), WANDERING, 10)
     assert 1 <= (made.delta != 0).flatten(1).sum(1).max() <= round(0.1 * 768)
 
 
@@ -148,10 +166,10 @@ def test_only_what_is_guaranteed_is_promised() -> None:
 
 def test_project_keeps_the_largest_noise() -> None:
     images = torch.full(SHAPE, 0.5)
-    free = SALM(percent=30, start="zero").improve(images, torch.zeros(SHAPE), wandering_gradient, 6).delta
+    free = SALM(percent=30, start="zero").improve(images, torch.zeros(SHAPE), WANDERING, 6).delta
     kept = SALM(percent=10, start="zero", project=True)
     kept.percent = 30  # the same steps ...
-    made = kept.improve(images, torch.zeros(SHAPE), wandering_gradient, 6).delta
+    made = kept.improve(images, torch.zeros(SHAPE), WANDERING, 6).delta
     size = free.abs().amax(1)
     for image in range(len(images)):
         chosen = made[image].abs().amax(0) > 0
@@ -161,17 +179,15 @@ def test_project_keeps_the_largest_noise() -> None:
 
 def test_ranking_anew_at_each_step_reaches_more_than_k_percent() -> None:
     images, method = torch.full(SHAPE, 0.5), SALM(percent=10, start="zero")
-    once = method.improve(images, torch.zeros(SHAPE), wandering_gradient, 1)
+    once = method.improve(images, torch.zeros(SHAPE), WANDERING, 1)
     assert changed_pixels(once.delta).tolist() == [26] * 7
     assert torch.equal(once.mask[:, 0] > 0, (once.delta != 0).any(1))
-    assert changed_pixels(method.improve(images, torch.zeros(SHAPE), wandering_gradient, 10).delta).min() > 60
+    assert changed_pixels(method.improve(images, torch.zeros(SHAPE), WANDERING, 10).delta).min() > 60
 
 
 def test_signed_scores_only_ever_darken_where_every_channel_agrees() -> None:
     images = torch.full((4, 1, 16, 16), 0.5)
-    made = SALM(percent=10, score=Score.SIGNED, start="zero").improve(
-        images, torch.zeros(4, 1, 16, 16), lambda delta, step: wandering_gradient(delta, step), 5
-    )
+    made = SALM(percent=10, score=Score.SIGNED, start="zero").improve(images, torch.zeros(4, 1, 16, 16), WANDERING, 5)
     assert made.delta.max() == 0
     assert made.delta.min() < 0
 
@@ -209,7 +225,7 @@ def test_random_noise_is_its_start_within_the_bound() -> None:
     def refused(delta: Tensor, step: int) -> Tensor:
         raise AssertionError("random noise needs no gradient")
 
-    assert torch.equal(method.improve(images, start, refused, 10).delta, start)
+    assert torch.equal(method.improve(images, start, Given(refused), 10).delta, start)
     change = release_images(images, start, 8).int() - (images * 255).round().int()
     assert change.abs().max() == 8
     assert change.min() < 0
@@ -218,7 +234,7 @@ def test_random_noise_is_its_start_within_the_bound() -> None:
 @pytest.mark.parametrize("radius", [1, 2.5, 8, 16])
 def test_noise_stays_within_the_bound(radius: float) -> None:
     images, method = clean(), SALM(percent=50, radius=radius, step_size=radius / 2)
-    made = method.improve(images, method.start(images, INDICES, 0), wandering_gradient, 10).delta
+    made = method.improve(images, method.start(images, INDICES, 0), WANDERING, 10).delta
     assert made.abs().max() <= torch.tensor(radius / 255)
     assert (images + made).min() >= 0
     assert (images + made).max() <= 1
