@@ -115,7 +115,7 @@ def test_victims_see_the_files_as_they_are_stored_at_each_size(colour: Made) -> 
 
 def test_above_8_bits_victims_see_all_values_too(deep: Made) -> None:
     views = open_release(deep.result).views(str(deep.scans))
-    assert [view.words for view in views] == ["16 px", "28 px", "16 px, all values"]
+    assert [view.words for view in views] == ["16 px", "28 px", "16 px with all values"]
     first, _, full = (view.images["clean"].split("train").images for view in views)
     assert first.max() > 150
     stored = [np.asarray(Image.open(path)) for path in sorted(deep.scans.rglob("*.png"))]

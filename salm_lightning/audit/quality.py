@@ -146,7 +146,7 @@ def _draw_examples(album: Album, pairs: Compared) -> None:
         "examples",
         examples_figure(original, protected, names),
         "Original, noise and protected image",
-        f"One training image of each class. The noise is amplified: grey is no change, black and white are {limit} of 255 grey levels.",
+        f"One image of each class. The noise is amplified: grey is no change, black and white are {limit} of 255 grey levels.",
     )
 
 
@@ -173,8 +173,9 @@ def _draw_similarity(album: Album, pairs: Compared, similarity: PerImage) -> Non
 
     def draw(name: str, rows: Sequence[tuple[int, str]], title: str, which: str) -> None:
         original, protected = _seen(pairs, np.array([place for place, _ in rows]))
+        known_by = "names" if pairs.file(0) else "position in the training split"
         caption = (
-            f"The protected images {which}, with their position in the training split. Black and white in the noise are "
+            f"The protected images {which}, with their {known_by}. Black and white in the noise are "
             f"{noise_limit(original, protected)} of 255 grey levels."
         )
         album.add(name, pairs_figure(original, protected, [text for _, text in rows]), title, caption)
@@ -188,7 +189,7 @@ def _draw_similarity(album: Album, pairs: Compared, similarity: PerImage) -> Non
         summary = summarise(values, np.arange(len(values)), high_is_bad=name in DISTANCES)
         if summary is not None and (values != values[0]).any():
             place = summary.worst_index
-            found[place] = f"{found.get(place, short(pairs.name(place), 16))}\n{NAMES[name]} {summary.worst:.4g}"
+            found[place] = f"{found.get(place, short(pairs.name(place), 18, 3))}\n{NAMES[name]} {summary.worst:.4g}"
     if found:
         which = "that are least like their originals, each by the measures on its left"
         draw("worst", list(found.items()), "The worst image of each measure", which)
@@ -228,4 +229,4 @@ def _median_and_last(pairs: Compared, badness: NDArray[np.float64], text: Callab
     """Return the places of the median and of the worst image, and what stands beside them."""
     order = np.argsort(badness, kind="stable")
     chosen = {"typical": int(order[(len(order) - 1) // 2]), "worst": int(order[-1])}
-    return [(place, f"{kind}\n{short(pairs.name(place), 16)}\n{text(place)}") for kind, place in chosen.items()]
+    return [(place, f"{kind}\n{short(pairs.name(place), 18, 3)}\n{text(place)}") for kind, place in chosen.items()]

@@ -191,7 +191,7 @@ class FolderResult(Release):
             clean = originals.seen_at(size, values)
             stored = StoredFolder(self.path, clean, batch_size=clean.batch_size)
             stored.setup()
-            views.append(View(f"{size} px{'' if values is None else ', all values'}", {"protected": stored, "clean": clean}))
+            views.append(View(f"{size} px{'' if values is None else ' with all values'}", {"protected": stored, "clean": clean}))
         return views
 
     def compared(self, originals: ImageDataModule) -> tuple[Split, NDArray[np.int64]]:

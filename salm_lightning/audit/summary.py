@@ -116,7 +116,7 @@ class Summary:
                 images < _FEW_IMAGES
             ),
             f"Every victim had {victim.steps} steps at width {victim.width:g}; longer training and wider networks may learn more.": True,
-            f"Victims saw the images at {', '.join(views)}; others may scale them otherwise, cut them into parts, or see other values.": (
+            f"Victims saw the images at {' and '.join(views)}; others may scale or cut them otherwise, or see other values.": (
                 self.battery.trials[0].view
             ),
             "Countermeasures were tried one at a time; someone may combine them, or think of others.": True,

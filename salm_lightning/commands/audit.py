@@ -87,7 +87,7 @@ def audit(
     except Interrupted as interruption:
         say("Stopped; finished victims are kept. The same command goes on from there.")
         return interruption.code
-    _show(result, release, audit_folder(release, out), out)
+    _show(result, release, audit_folder(release, out), out, source if "views" in result.settings else None)
     return int(any(victim.status == "failed" for victim in result.skipped))
 
 
@@ -133,7 +133,8 @@ def read_countermeasures(values: Sequence[Any]) -> list[Any]:
     return made
 
 
-def _show(result: AuditResult, release: Path, folder: Path, out: Path | None) -> None:
+def _show(result: AuditResult, release: Path, folder: Path, out: Path | None, pictured: str | None) -> None:
+    """Show what was found, where it is, and how to report on it, with ``pictured``, the originals of a folder's result."""
     from rich.console import Console
 
     from salm_lightning.audit.summary import console_table
@@ -145,8 +146,10 @@ def _show(result: AuditResult, release: Path, folder: Path, out: Path | None) ->
     if result.skipped:
         lists = folder / "audit.md"
         say(f"{len(result.skipped)} victims have not finished; {lists} lists each with the command that trains it.")
+    given = {"--audit": out, "--source": pictured}
+    options = [word for name, value in given.items() if value is not None for word in (name, value)]
     say(
         f"Results: {folder / 'audit.md'}, audit.csv and audit.json beside it\n"
         f"Curves:  {command('tensorboard', '--logdir', folder / 'tensorboard')}\n"
-        f"Report:  {command('salm-cli', 'report', release, *(() if out is None else ('--audit', out)))}"
+        f"Report:  {command('salm-cli', 'report', release, *options)}"
     )
