@@ -51,6 +51,7 @@ WAYS = {
     "10 times the steps": Way(steps=10),
     "J = 5": Way(samples=5),
     "A's mean noise of the class as start": Way(class_start=True),
+    "that start and 3 times the steps": Way(steps=3, class_start=True),
     "3 models": Way(models=3),
 }
 CLEAN, OWN = "nothing (clean)", "its own generator"

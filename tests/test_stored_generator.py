@@ -176,3 +176,18 @@ def test_folders_are_read_as_the_generator_saw_them(
         capsys.readouterr()
         assert protect(words) == 2
         assert said in capsys.readouterr().err
+
+
+def test_later_noise_begins_with_the_mean_noise_of_the_class(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a step of the last pass that is what is released; the means are NumPy's, of the noise beside the checkpoint."""
+    monkeypatch.setattr("salm_lightning.runs.stored_generator._LATER", 0)
+    assert protect("later.npz") == 0
+    snapshot = work / "result/generator/checkpoints/noise/step=40"
+    indices, noise = (np.load(snapshot / f"rank=0.{name}.npy") for name in ("indices", "noise"))
+    with np.load("mine.npz") as file:
+        labels = file["train_labels"][indices, 0]
+    means = np.stack([noise[labels == label].mean(axis=0) for label in range(8)]) * 8 / 127
+    with np.load("later.npz") as file, np.load("new/protected/later.npz") as made:
+        expected = file["train_images"] + means[file["train_labels"][:, 0]].transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(made["train_images"], np.clip(expected, 0, 255), atol=0.51)  # rounded to bytes
+    assert np.abs(means).max() > 1

@@ -310,10 +310,21 @@ class NoiseGeneratorModule(TrainedModule):
             files = {name: checksum for part in parts for name, checksum in part.items()}
         return {"folder": name, "files": files}
 
+    def _class_noise(self) -> Tensor | None:
+        """Return the mean noise of each class, with which that of later images begins.
+
+        There is none with several labels an image, of noise that is a class's already, and from several ranks, each of which has a part.
+        """
+        store, several = self.noise.store, self.task is Task.MULTI_LABEL or self.trainer.world_size > 1
+        if store is None or several or self.noise.by_class:
+            return None
+        return store.class_means(self._data.split("train").labels[:, 0], self.num_classes)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write this rank's noise and name it, with checksums, in the checkpoint, beside settings and images."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["noise"] = self.save_noise()
+        checkpoint["class_noise"] = self._class_noise()
         checkpoint["trained"] = self.trained = {**(self.trained or {}), "steps": self.global_step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -329,6 +340,7 @@ class NoiseGeneratorModule(TrainedModule):
         """
         if self.made_by is not None:  # whose last pass has a length of its own
             checkpoint["settings"]["last_pass_steps"] = self.last_pass_steps
+            self.noise.class_start = checkpoint.get("class_noise")
         super().on_load_checkpoint(checkpoint)
         saved, path = checkpoint.get("noise"), self.trainer.ckpt_path
         self._from_checkpoint, self.noise.last_start = True, None

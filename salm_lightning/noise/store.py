@@ -24,7 +24,7 @@ from salm_lightning.data.base import Split, Task
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.files import file_sha256, replacing, writing
 from salm_lightning.noise.methods import Method
-from salm_lightning.noise.pgd import Samples
+from salm_lightning.noise.pgd import Samples, project
 from salm_lightning.noise.selection import Selection
 
 LEVELS = 127
@@ -101,6 +101,19 @@ class NoiseStore:
         rows = self._rows[indices.to(self._rows.device)]
         self._noise[rows] = quantise(delta, self.unit).to(self._noise.device)
         self.visited[rows] = True
+
+    def class_means(self, labels: NDArray[np.integer], num_classes: int) -> Tensor:
+        """Return the mean noise of each class over the samples visited so far, float32 ``[classes, C, H, W]`` in [0, 1] units.
+
+        ``labels`` ``[N]`` are those of all samples, by global index. A class of which none was visited has none.
+        """
+        owned = torch.from_numpy(np.asarray(labels)[self.indices].astype(np.int64)).to(self.visited.device)
+        sums = torch.zeros(num_classes, *self._noise.shape[1:])
+        for label in range(num_classes):
+            rows = (self.visited & (owned == label)).nonzero()[:, 0]
+            for slab in torch.split(rows, self._slab):
+                sums[label] += self._noise[slab].sum(dim=0, dtype=torch.int64).cpu() / len(rows)
+        return sums * self.unit
 
     def save(self, folder: Path, rank: int) -> dict[str, str]:
         """Write this rank's part of a snapshot, the noise of the samples visited so far, and return SHA-256 by file name."""
@@ -222,6 +235,7 @@ class Keeper:
         keeps: Whether noise is kept at all.
         store: The noise of a training; ``None`` where none is kept.
         last_start: What the last pass begins with; ``None`` is the method's own start.
+        class_start: What it begins with instead where images are others than those of the training: a noise for each class.
 
     Raises:
         ConfigurationError: Steps would be rounded away, or one noise for a class is not enough for the module's settings.
@@ -236,6 +250,7 @@ class Keeper:
         self.keeps = self.by_class or (loop == "persistent" and method.trains_source_on == "protected")
         self.store: NoiseStore | None = None
         self.last_start: Snapshot | NoiseStore | None = None
+        self.class_start: Tensor | None = None
         if self.by_class:
             _check_by_class(task, loop, selection, last_pass_steps)
         finest, step_size = method.radius / LEVELS, getattr(method, "step_size", None)
@@ -278,6 +293,9 @@ class Keeper:
 
     def begin_last(self, samples: Samples) -> Tensor:
         """Return the noise that the last pass begins with, ``[B, C, H, W]``."""
+        if self.class_start is not None and self.last_start is None:
+            start = self.class_start.to(samples.images.device)[samples.labels]
+            return project(start, samples.images, self.method.radius_unit)
         return self._stored(self.last_start, samples)
 
     def snapshot(self, checkpoint: Mapping[str, Any], path: Path) -> Snapshot:
