@@ -27,7 +27,7 @@ from salm_lightning.runs.record import plain, read_run
 RECORD, GENERATOR = "protect.json", "generator"
 """The record of a result, and the folder of the noise generator's run in it."""
 _LATER = 3
-"""Last-pass steps for later images, as a multiple: their noise begins at random, that of the generator's own images with what they have."""
+"""Last-pass steps for later images, as a multiple: their noise was not trained, as that of the generator's own images was."""
 _ITS_OWN = ("source_model", "width", "steps", "loop", "updates_per_visit", "source_learning_rate", "seed")
 """Options of a training that a stored generator settles."""
 
