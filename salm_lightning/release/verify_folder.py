@@ -136,7 +136,7 @@ def _table(result: Path, manifest: FolderManifest, records: list[FileRecord]) ->
 
 def _identifiers(found: Iterable[_Found], manifest: FolderManifest) -> Iterator[Check]:
     """Check that no image has an identifier that another has, in the tree or in the source, and that what was a series still is one."""
-    known = [one.uids for one in found if one.uids is not None]
+    known = [one.uids for one in found if one.uids is not None and one.uids[0]]
     if not known:
         return
     name = "identifiers"

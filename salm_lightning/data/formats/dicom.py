@@ -179,6 +179,7 @@ def _changed(elements: Elements, new: _New) -> dict[int, bytes]:
 
     def write(tag: int, kind: bytes, value: bytes) -> None:
         known = data.get(tag) or elements.meta.get(tag)
+        value += (b"\0" if kind == b"UI" else b" ") * (len(value) % 2)
         kind = known.kind if known is not None and known.kind else kind
         written[tag] = elements.made(tag, kind, value)
 

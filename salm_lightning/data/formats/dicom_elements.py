@@ -162,9 +162,8 @@ class Elements:
         return [{one.tag: one for one in self._run(item.at, item.end - 8 * item.undefined, explicit, 1)} for item in inner]
 
     def made(self, tag: int, kind: bytes, value: bytes, *, undefined: bool = False) -> bytes:
-        """Return an element of the dataset; ``undefined`` ends it with a delimiter instead of telling its length."""
-        fill = b"\0" if kind in (b"UI", b"OB", b"OW", b"UN") else b" "
-        value += fill * (len(value) % 2)
+        """Return an element, filled up with a zero to an even length; ``undefined`` ends it with a delimiter and tells no length."""
+        value += bytes(len(value) % 2)
         of_file = tag >> 16 == 2  # which is always explicit and in little endian
         order = "<" if of_file else self.order
         length, end = (_UNDEFINED, struct.pack(f"{order}HHL", *divmod(_END, 2**16), 0)) if undefined else (len(value), b"")
