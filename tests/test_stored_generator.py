@@ -133,6 +133,14 @@ def test_what_does_not_fit_is_refused_before_any_work(work: Path, capsys: pytest
     assert not (work / "new").exists()
 
 
+def test_an_archive_fits_the_generator_of_named_classes_by_their_numbers(work: Path) -> None:
+    """MedMNIST's datasets have names for their classes, and BloodMNIST's kind of labels, or RetinaMNIST's, is not in a file."""
+    record = json.loads((work / "result/protect.json").read_text())
+    record["identity"]["dataset"] |= {"class_names": list("abcdefgh"), "task": "ordinal-regression"}
+    (work / "result/protect.json").write_text(json.dumps(record))
+    assert protect("later.npz") == 0
+
+
 def test_a_class_that_somebody_else_names_is_not_run(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (work / "evil.py").write_text("raise SystemExit('run')")
     record = json.loads((work / "result/protect.json").read_text())

@@ -178,8 +178,10 @@ class StoredGenerator:
         """
         known, info = self.made_from, images.info
         reasons = []
-        if tuple(info.class_names) != known.class_names or info.task != known.task:
-            reasons.append(_classes(known, info.class_names, info.task))
+        if not _same_classes(known.class_names, info.class_names):
+            reasons.append(_classes(known.class_names, info.class_names))
+        if (info.task is Task.MULTI_LABEL) != (known.task is Task.MULTI_LABEL):
+            reasons.append(f"it knows {known.task} labels, theirs are {info.task}")
         if info.channels != known.channels:
             reasons.append(f"it sees {known.channels} channel(s), they have {info.channels}")
         if info.size != known.size:
@@ -193,12 +195,17 @@ class StoredGenerator:
             )
 
 
-def _classes(known: Dataset, names: tuple[str, ...], task: Task) -> str:
-    missing = [name for name in known.class_names if name not in names]
-    strange = [name for name in names if name not in known.class_names]
+def _same_classes(known: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    """Return whether classes are the same, as far as can be told: an archive has numbers in the place of names."""
+    numbers = tuple(map(str, range(len(known))))
+    return known == names or (len(known) == len(names) and numbers in (known, names))
+
+
+def _classes(known: tuple[str, ...], names: tuple[str, ...]) -> str:
+    missing = [name for name in known if name not in names]
+    strange = [name for name in names if name not in known]
     parts = [
         *([f"without {', '.join(missing[:5])}"] if missing else []),
         *([f"with {', '.join(strange[:5])}, which it does not know"] if strange else []),
     ]
-    theirs = " and ".join(parts) or ("in another order" if task == known.task else f"as {task} labels instead of {known.task}")
-    return f"it knows {len(known.class_names)} classes, they come {theirs}"
+    return f"it knows {len(known)} classes, they come {' and '.join(parts) or 'in another order'}"
