@@ -72,7 +72,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Made:
         Image.fromarray(drawn(number, 30 + number, 44)).save(folder / file)
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(drawn(20, 32, 48)).save(root / "scans/train/a/turned.jpg", exif=exif, quality=97, subsampling=0)
+    Image.fromarray(drawn(20, 32, 48)).save(root / "scans/train/a/0.jpg", exif=exif, quality=97, subsampling=0)
     (root / "scans/README.md").write_text("scans")
     return protected(root / "scans", root / "result")
 
@@ -263,7 +263,7 @@ def test_the_report_shows_files_at_their_own_size(colour: Made, tmp_path: Path, 
     assert main(["report", str(colour.result), "--source", str(colour.scans), "--out", str(page)]) == 0
     html = page.read_text()
     files = [unescape(file) for file in re.findall(r"<h3>((?:train|test)/[^<]+)</h3>", html)]
-    assert files == ["test/a/10.png", "train/a/0.png", f"train/b/{EVIL}"]
+    assert files == ["test/a/10.png", "train/a/0.jpg", f"train/b/{EVIL}"]
     for name, root in (("Before", colour.scans), ("After", colour.result / "protected")):
         for file, shown in zip(files, pictures_of(html, name), strict=True):
             np.testing.assert_array_equal(shown, upright(root / file))

@@ -140,7 +140,7 @@ class FolderProtection(Protection):
         table.add_row("noise that the files have kept", f"{manifest.noise_kept:.1%}")
         table.add_row("files with noise", f"{manifest.images}")
         table.add_row("files copied as they are", f"{manifest.copied}")
-        console = Console()
+        console, source = Console(), ("--source", self.images.path)
         console.print(table)
         if said:
             console.print(said, highlight=False, markup=False)
@@ -149,7 +149,9 @@ class FolderProtection(Protection):
             f"What each became:  {self.folder / RELEASE / FILES}",
             f"Its noise:         {manifest.settings.get('method', {}).get('name')}, made at {manifest.dataset['size']} pixels",
             *self._published(),
-            f"Check it:          {command('salm-cli', 'verify', self.folder, '--source', self.images.path)}",
+            f"Check it:          {command('salm-cli', 'verify', self.folder, *source)}",
+            f"Attack it:         {command('salm-cli', 'audit', self.folder, *source)}",
+            f"Report on it:      {command('salm-cli', 'report', self.folder, *source)}",
             f"Publish:           {self.release} alone; {self.folder / 'generator'} and {self.folder / RELEASE} stay with you",
         ):
             say(line)
