@@ -528,7 +528,7 @@ def test_the_input_gradient_is_scaled_in_fp16_alone(tmp_path: Path, purpose: str
     module = make_module(data)
     images = as_tensor(read(tmp_path)["train_images"][:6])
     batch = Batch(images, torch.arange(6) % 3, torch.arange(6))
-    module.trainer = SimpleNamespace(precision=precision)
+    module.trainer = SimpleNamespace(precision=precision, datamodule=data)
     gradient = module._input_gradient(module._samples(batch), purpose, 0)
     assert gradient.half is (precision == "16-mixed")
     plain = replace(gradient, half=False)
