@@ -286,9 +286,6 @@ def test_protect_a_folder(scans: Path, workplace: None, capsys: pytest.CaptureFi
     assert "holds a result with other settings (seed is 0 there and 1 here)" in capsys.readouterr().err
     assert main(shlex.split(f"protect {scans} --out out {FAST} --overwrite true --proof false")) == 0
     assert Path("out/release/manifest.json").read_bytes() == before
-    for command in ("audit out --source", "quality out --source", "report out"):
-        assert main([*shlex.split(command), *([str(scans)] if "source" in command else [])]) == 2
-        assert "belongs to a protected folder of images" in capsys.readouterr().err
     Path("out/protected/mine.txt").touch()
     assert main(shlex.split(f"protect {scans} --out out {FAST} --overwrite true")) == 2
     assert "holds mine.txt, which no result of ours says anything about" in capsys.readouterr().err

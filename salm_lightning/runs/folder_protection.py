@@ -157,6 +157,8 @@ class FolderProtection(Protection):
             say(line)
 
     def _published(self) -> list[str]:
-        carrying = self.images.carries_noise
-        clean = len(carrying) - int(carrying.sum()) + len(self.images.survey.folder.unlabelled)
-        return [f"It publishes:      {clean} images as they are, too; --protect all gives all of them noise"] if clean else []
+        carrying, unlabelled = self.images.carries_noise, len(self.images.survey.folder.unlabelled)
+        clean = len(carrying) - int(carrying.sum())
+        others = f"It publishes:      {clean} images as they are, too; --protect all gives all of them noise"
+        without = f"It publishes:      {unlabelled} images without a label as they are, too; --unlabelled skip leaves them out"
+        return [*([others] if clean else []), *([without] if unlabelled else [])]
