@@ -24,7 +24,7 @@ from salm_lightning.main import main
 from salm_lightning.release.folder import check_place, cost_of_files, write_folder
 from salm_lightning.release.folder_manifest import FolderManifest, read_records, stored_bound
 from salm_lightning.release.noisy_file import native_noise
-from salm_lightning.release.protected_folder import ProtectedFolderDataModule
+from salm_lightning.release.protected_folder import ProtectedFolderDataModule, StoredFolder
 from salm_lightning.release.verify_folder import verify_folder
 
 RNG = np.random.default_rng(0)
@@ -168,6 +168,17 @@ def test_sixteen_bits_keep_a_bound_of_their_range(tmp_path: Path) -> None:
     assert (manifest.range, manifest.bound) == ((30000, 34080), 128)
     assert 100 < manifest.largest <= 128
     assert failed(tmp_path / "out", tmp_path / "scans") == []
+
+
+def test_stored_files_are_seen_in_the_range_of_the_originals(tmp_path: Path) -> None:
+    """Also in 0 to 255, which is how files of 8 bits are seen."""
+    for number in range(12):
+        save(tmp_path / "scans" / "ab"[number % 2] / f"{number}.png", RNG.integers(0, 3000, (20, 20)).astype(np.uint16))
+    data = FolderDataModule(tmp_path / "scans", size=16, protects="all", range="0:255").load()
+    write_folder(tmp_path / "out", data, noisy(data), {"seed": 0, **SETTINGS}, BOUND, "first")
+    stored = StoredFolder(tmp_path / "out", data.only_train()).load()
+    seen, originals = (each.split("train").images[:].astype(int) for each in (stored, data.only_train()))
+    assert np.abs(seen - originals).max() <= 9
 
 
 def test_the_training_split_alone(scans: Path, tmp_path: Path) -> None:

@@ -81,6 +81,15 @@ def test_the_gradient_of_jpeg_vanishes_where_nothing_can_change() -> None:
         assert gradient.sum().item() == pytest.approx(256 * 3 * (value - round(value)) ** 2, rel=1e-3, abs=1e-3)
 
 
+def test_the_settings_of_a_subclass_are_kept() -> None:
+    class Blurred(CropFlip):
+        def __init__(self, blur: float) -> None:
+            super().__init__()
+            self.blur = blur
+
+    assert SALM(transform=Blurred(3.0)).settings()["transform"] == {"padding": None, "flip": True, "blur": 3.0}
+
+
 def test_shares_of_the_samples_are_handled_whatever_their_batch() -> None:
     images, indices = blobs(400, 3, 16), torch.arange(400)
     plain = CropFlip(0, flip=False)(images, indices, 0, "eot", 3)

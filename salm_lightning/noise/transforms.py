@@ -53,9 +53,9 @@ class CropFlip:
         self.grey, self.jpeg, self.quality, self.resize = grey, jpeg, quality, resize
 
     def settings(self) -> dict[str, Any]:
-        """Return what is on, as JSON values."""
-        more = {name: value for name in ("grey", "jpeg", "resize") if (value := getattr(self, name))}
-        return {"padding": self.padding, "flip": self.flip, **more, **({"quality": self.quality} if self.jpeg else {})}
+        """Return the settings as JSON values, those of a subclass among them, without what is off."""
+        off = [name for name in ("grey", "jpeg", "resize") if not getattr(self, name)]
+        return {name: value for name, value in vars(self).items() if name not in (*off, *(["quality"] if "jpeg" in off else []))}
 
     def __call__(self, images: Tensor, indices: Tensor, seed: int, purpose: str, *counters: int) -> Tensor:
         """Return the transformed batch, same shape and dtype; differentiable in ``images``.

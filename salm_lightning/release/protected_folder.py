@@ -58,9 +58,8 @@ class StoredFolder(ImageDataModule):
         refused = [header.path for header in found.headers if header.facts is None]
         if refused:
             raise ReleaseError(f"{self.result / PROTECTED / refused[0]} cannot be read; protect the folder anew.")
-        values = None if images.working.values == (0, 255) else images.working.values
         with progress("decoding protected images") as on_progress:
-            stored = decode(found, images.info.size, images.info.channels, values, on_progress=on_progress)
+            stored = decode(found, images.info.size, images.info.channels, images.working.values, on_progress=on_progress)
         train = Split(rows_of(stored.images, images.rows("train")), images.split("train").labels)
         return {"train": train, "val": images.split("val"), "test": images.split("test")}
 
