@@ -137,9 +137,10 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, completely or not at all."""
+def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
+    """Write a file, completely or not at all; a ``private`` one is its owner's alone to read."""
     with replacing(path) as temporary:
+        temporary.touch(0o600 if private else 0o666, exist_ok=False)
         temporary.write_bytes(content)
 
 
@@ -148,9 +149,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", errors="replace"))
 
 
-def write_json(path: Path, values: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Write JSON values, two spaces a level."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
+def write_json(path: Path, values: Mapping[str, Any] | Sequence[Any], private: bool = False) -> None:
+    """Write JSON values, two spaces a level; see :func:`write_bytes`."""
+    write_bytes(path, (json.dumps(values, indent=2) + "\n").encode(), private)
 
 
 def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> None:
@@ -172,8 +173,20 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         raise DataError(f"{path} is damaged ({error}); move it away, and the command writes it anew.") from error
 
 
+def overlap(first: Path, second: Path) -> bool:
+    """Return whether two folders are the same, or one lies in the other."""
+    first, second = first.resolve(), second.resolve()
+    return first.is_relative_to(second) or second.is_relative_to(first)
+
+
 def file_sha256(path: str | Path) -> str:
-    """Return a file's SHA-256 sum in hexadecimal."""
+    """Return a file's SHA-256 sum in hexadecimal.
+
+    Raises:
+        OSError: It cannot be read, or is a pipe, which would be waited for without an end.
+    """
+    if Path(path).is_fifo():
+        raise OSError(errno.EINVAL, "Is a pipe, and no file", str(path))
     total = hashlib.sha256()
     with Path(path).open("rb", buffering=0) as stream:
         while block := stream.read(_BLOCK):  # hashlib.file_digest would hold more in memory than a slab of noise has

@@ -20,16 +20,17 @@ _SEAL = "seal"
 _BYTES = 32
 
 
-def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+def write_sealed(path: Path, values: Mapping[str, Any], private: bool = False) -> None:
     """Write JSON values with a seal that only the key of this installation makes, for a file of this name.
 
-    What is not a number, such as the AUC of a single class, is written as null: JSON has no NaN.
+    What is not a number, such as the AUC of a single class, is written as null: JSON has no NaN. A
+    ``private`` file is its owner's alone to read.
 
     Raises:
         ConfigurationError: There is no key, and none can be made.
     """
     plain = json.loads(json.dumps(values), parse_constant=lambda name: None)
-    write_json(path, {**plain, _SEAL: _seal(path.name, plain, _key())})
+    write_json(path, {**plain, _SEAL: _seal(path.name, plain, _key())}, private)
 
 
 def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:

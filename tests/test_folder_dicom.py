@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,39 @@ def test_protect_and_verify_from_the_command_line(slices: Path, workplace: None,
     assert "give with --keep_out what the result was made with" in " ".join(capsys.readouterr().out.split())
     assert first != pydicom.dcmread(slices / "a/0.dcm").SOPInstanceUID
     assert FolderManifest.read(Path("out")).uids == "new"
+
+
+def test_a_secret_that_others_wrote_makes_no_identifiers(
+    slices: Path, workplace: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = "--size 16 --width 0.1 --steps 2 --batch_size 8 --accelerator cpu --proof false"
+    assert main(["protect", str(slices), "--out", "out", *fast.split(), "--method", "random"]) == 0
+
+    def later(out: str) -> tuple[str, set[str]]:
+        assert main(["protect", str(slices), "--out", out, "--generator", "out", *fast.split()]) == 0
+        found = {str(pydicom.dcmread(path).SeriesInstanceUID) for path in Path(out, "protected").rglob("?/*.dcm")}
+        return capsys.readouterr().out, found
+
+    first = {str(pydicom.dcmread(path).SeriesInstanceUID) for path in Path("out/protected").rglob("?/*.dcm")}
+    assert later("again")[1] == first
+    for number, content in enumerate(('{"secret": ""}', '{"secret": "zz"}', f'{{"secret": "{"0" * 64}"}}')):
+        Path("out/generator/identifiers.json").write_text(content)
+        said, series = later(f"later-{number}")
+        assert "identifiers.json was written elsewhere, and is not used" in " ".join(said.split())
+        assert not series & (first | {f"1.2.3.{number}" for number in range(3)})
+        assert Path(f"later-{number}/generator/identifiers.json").stat().st_mode & 0o077 == 0
+        assert main(["verify", f"later-{number}", "--source", str(slices)]) == 0
+
+
+def test_copies_and_files_without_an_identifier_verify(slices: Path, tmp_path: Path) -> None:
+    for number in (1, 3):
+        one = pydicom.dcmread(slices / f"b/{number}.dcm")
+        del one.SOPInstanceUID, one.file_meta.MediaStorageSOPInstanceUID
+        one.save_as(slices / f"b/{number}.dcm", enforce_file_format=False)
+    shutil.copy(slices / "a/0.dcm", slices / "a/copy.dcm")
+    data = FolderDataModule(slices, size=16, protects="all").load()
+    same = [np.clip(data.working.images.astype(np.int16) + 4, 0, 255).astype(np.uint8)]  # copies stay copies
+    write_folder(tmp_path / "out", data, same, SETTINGS, BOUND, "first", secret=b"secret")
+    after = [pydicom.dcmread(tmp_path / "out/protected/a" / name).SOPInstanceUID for name in ("0.dcm", "copy.dcm")]
+    assert after[0] == after[1]
+    assert failed(tmp_path / "out", slices) == []

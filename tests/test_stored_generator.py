@@ -133,6 +133,18 @@ def test_what_does_not_fit_is_refused_before_any_work(work: Path, capsys: pytest
     assert not (work / "new").exists()
 
 
+@pytest.mark.parametrize("out", ["result", "result/more", ".", "linked"])
+def test_a_result_never_takes_the_place_of_its_generator(out: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "linked").symlink_to("result")
+    before = {path: path.stat().st_mtime_ns for path in sorted(work.rglob("*"))}
+    words = f"protect later.npz --generator result --out {out} --overwrite true --batch_size 8 --accelerator cpu --proof false"
+    assert main(shlex.split(words)) == 2
+    error = capsys.readouterr().err
+    assert f"out={out} and generator=result are the same result, or lie in each other" in error
+    assert len(error.splitlines()) == 1
+    assert {path: path.stat().st_mtime_ns for path in sorted(work.rglob("*"))} == before
+
+
 def test_an_archive_fits_the_generator_of_named_classes_by_their_numbers(work: Path) -> None:
     """MedMNIST's datasets have names for their classes, and BloodMNIST's kind of labels, or RetinaMNIST's, is not in a file."""
     record = json.loads((work / "result/protect.json").read_text())

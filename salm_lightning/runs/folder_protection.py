@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from salm_lightning.checked import member, parse, read_json
 from salm_lightning.console import command, progress, say
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.folder_images import FolderDataModule
-from salm_lightning.errors import ConfigurationError
-from salm_lightning.files import replacing
+from salm_lightning.errors import ConfigurationError, ReleaseError
+from salm_lightning.files import overlap
 from salm_lightning.release.folder import check_place, cost_of_files, write_folder
 from salm_lightning.release.folder_manifest import FolderManifest, Uids, stored_bound
 from salm_lightning.release.manifest import FILES, MANIFEST, RELEASE, Publish
@@ -26,6 +24,7 @@ from salm_lightning.runs.estimate import Files
 from salm_lightning.runs.generation import fingerprint_of, last_pass, promise
 from salm_lightning.runs.protection import Protection
 from salm_lightning.runs.stored_generator import GENERATOR
+from salm_lightning.sealed import read_sealed, write_sealed
 
 IDENTIFIERS = "identifiers.json"
 """File in the generator's folder of what new identifiers are made of."""
@@ -41,7 +40,7 @@ class FolderProtection(Protection):
     def __post_init__(self) -> None:
         super().__post_init__()
         out, source = self.folder.resolve(), self.images.path.resolve()
-        if out == source or out.is_relative_to(source) or source.is_relative_to(out):
+        if overlap(out, source):
             inside = "the result would lie in the folder" if out.is_relative_to(source) else "the folder would lie in the result"
             raise ConfigurationError(f"out={self.folder}: {inside} {self.images.path}; name another folder with --out.")
         if self.method.norm != "linf":
@@ -82,14 +81,14 @@ class FolderProtection(Protection):
         """Return what new identifiers are made of: kept with the generator, so that later images of a series get the same one."""
         if self.uids == "keep" or not any(facts.instance for facts in self.images.survey.facts):
             return b""
-        earlier = None if self.generator is None else self.generator.result / GENERATOR / IDENTIFIERS
-        path = earlier if earlier is not None and earlier.is_file() else self.folder / GENERATOR / IDENTIFIERS
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                temporary.touch(0o600)
-                temporary.write_text(json.dumps({"secret": secrets.token_hex(32)}), encoding="utf-8")
-        return bytes.fromhex(parse(str, member(parse(dict, read_json(path), IDENTIFIERS), "secret", IDENTIFIERS), IDENTIFIERS))
+        own = self.folder / GENERATOR / IDENTIFIERS
+        earlier = [] if self.generator is None else [self.generator.result / GENERATOR / IDENTIFIERS]
+        for path in (*earlier, own):
+            if known := _secret_in(path):
+                return known
+        made = secrets.token_hex(32)
+        write_sealed(own, {"secret": made}, private=True)
+        return bytes.fromhex(made)
 
     @property
     def manifest_path(self) -> Path:
@@ -162,3 +161,17 @@ class FolderProtection(Protection):
         others = f"It publishes:      {clean} images as they are, too; --protect all gives all of them noise"
         without = f"It publishes:      {unlabelled} images without a label as they are, too; --unlabelled skip leaves them out"
         return [*([others] if clean else []), *([without] if unlabelled else [])]
+
+
+def _secret_in(path: Path) -> bytes:
+    """Return the secret in a file; empty where there is none, or one that others wrote and know."""
+    try:
+        values, ours = read_sealed(path)
+    except ReleaseError:
+        return b""
+    if ours:
+        return bytes.fromhex(values["secret"])
+    say(
+        f"{path} was written elsewhere, and is not used: DICOM files get identifiers of a new secret, and series other ones than before."
+    )
+    return b""

@@ -20,8 +20,8 @@ from salm_lightning.console import duration, say
 from salm_lightning.data import ImageDataModule
 from salm_lightning.data.original import named_images
 from salm_lightning.data.tables import FolderOptions
-from salm_lightning.errors import OutputExistsError
-from salm_lightning.files import file_sha256, locked
+from salm_lightning.errors import ConfigurationError, OutputExistsError
+from salm_lightning.files import file_sha256, locked, overlap
 from salm_lightning.models import Architecture
 from salm_lightning.modules import NoiseGeneratorModule
 from salm_lightning.modules.schedule import default_optimizer
@@ -102,6 +102,13 @@ class Protection:
     generator: StoredGenerator | None = None
 
     def __post_init__(self) -> None:
+        if self.generator is not None and overlap(
+            self.folder, self.generator.result
+        ):  # which would be taken for what is to be replaced
+            raise ConfigurationError(
+                f"out={self.folder} and generator={self.generator.result} are the same result, or lie in each other; name another folder "
+                "with --out."
+            )
         self.release, self._file = self.folder / PROTECTED, self.folder / self.record
         self._run = Run(plain(self.identity()))
         self.goes_on = False
