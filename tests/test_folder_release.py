@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 import shlex
 import shutil
 import signal
@@ -191,6 +193,16 @@ def test_the_training_split_alone(scans: Path, tmp_path: Path) -> None:
 Spoil = Callable[[Path, Path], object]
 
 
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _say(tree: Path, key: str, value: object) -> None:
+    manifest = tree.parent / "release/manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {key: value}))
+
+
 def _brighter(tree: Path, scans: Path) -> None:
     with Image.open(tree / "train/a/0.png") as file:
         pixels = np.asarray(file)
@@ -203,6 +215,11 @@ def _brighter(tree: Path, scans: Path) -> None:
         (lambda tree, scans: (tree / "train/a/0.png").unlink(), ["files"]),
         (lambda tree, scans: (tree / "more.png").touch(), ["files"]),
         (lambda tree, scans: (tree / ".hidden").touch(), ["files"]),
+        (lambda tree, scans: _pipe(tree / "train/a/0.png"), ["files"]),
+        (lambda tree, scans: _pipe(tree.parent / "release/files.csv"), ["manifest"]),
+        (lambda tree, scans: _say(tree, "radius", 1e308), ["manifest"]),
+        (lambda tree, scans: _say(tree, "range", [-1e308, 1e308]), ["manifest"]),
+        (lambda tree, scans: _say(tree, "range", [0, 1e308]), ["manifest"]),
         (_brighter, ["sums", "bound"]),
         (lambda tree, scans: shutil.copy(scans / "train/a/0.png", tree / "train/a/0.png"), ["sums", "bound"]),
         (lambda tree, scans: (tree / "README.md").write_text("other"), ["sums"]),

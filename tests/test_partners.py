@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -21,9 +22,10 @@ from PIL import Image
 from salm_lightning.data import FolderDataModule
 from salm_lightning.data.medmnist import NpzDataModule
 from salm_lightning.errors import SalmError
+from salm_lightning.files import write_bytes
 from salm_lightning.main import main
 from salm_lightning.partners.archive import SEGMENT, write_archive
-from salm_lightning.partners.keys import PASSPHRASE, public_key, public_of, secret_key
+from salm_lightning.partners.keys import PASSPHRASE, new_key, public_key, public_of, secret_key
 from salm_lightning.partners.patch import Contents, Original, add_partners, restore, write_patch
 from salm_lightning.release.folder import write_folder
 from salm_lightning.release.writer import write_release
@@ -389,6 +391,20 @@ def test_a_passphrase_is_asked_for_twice(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
     assert main(["key", "new", str(tmp_path / "key")]) == 0
     assert public_of(secret_key(tmp_path / "key")) == public_key(tmp_path / "key.pub")
+
+
+@pytest.mark.parametrize("broken", ["key", "key.pub"])
+def test_no_key_stands_without_the_other(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes, private: bool = False) -> None:
+        if path.name == broken:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_bytes(path, content, private)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("salm_lightning.partners.keys.write_bytes", full)
+        new_key(tmp_path / "key", "correct horse")
+    assert not list(tmp_path.iterdir())
+    new_key(tmp_path / "key", "correct horse")
 
 
 def test_keys_are_those_of_the_reference_implementation(keys: Path) -> None:

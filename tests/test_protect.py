@@ -258,6 +258,13 @@ def test_what_is_not_taken(data: str, expected: list[str], capsys: pytest.Captur
     assert not OUT.exists()
 
 
+@pytest.mark.parametrize("option", ["uids=keep", "protect=train"])
+def test_what_is_for_folders_is_refused_for_others(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _protect(f"synthetic {SHORT} --{option}") == 2
+    assert f"{option} is for folders of images, and data=synthetic is none." in capsys.readouterr().err
+    assert not OUT.exists()
+
+
 def test_size_is_refused_for_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     write_fake_npz(Path("mine.npz"), MEDMNIST["bloodmnist"], (16, 8, 8))
     assert _protect(f"mine.npz --size 64 {SHORT}") == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from salm_lightning.data.tables import FolderOptions
+from salm_lightning.errors import ConfigurationError
 from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release.manifest import Publish
 from salm_lightning.runs.effort import FolderTraining, Training
@@ -68,6 +69,9 @@ def protect(
 
     kind = kind_of(data)
     protects = {"protects": protect} if kind is FolderDataModule else {}
+    for name, value, usual in (("protect", protect, "all"), ("uids", uids, "new")):
+        if kind is not FolderDataModule and value != usual:
+            raise ConfigurationError(f"{name}={value} is for folders of images, and data={data} is none.")
     stored = None if generator is None else StoredGenerator.read(generator)
     with ExitStack() as held:
         if stored is not None:

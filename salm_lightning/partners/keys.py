@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from salm_lightning.errors import ConfigurationError, OutputExistsError
-from salm_lightning.files import replacing, write_bytes
+from salm_lightning.files import write_bytes
 
 PASSPHRASE = "SALM_PASSPHRASE"
 """Environment variable that holds the passphrase where nobody can be asked."""
@@ -69,10 +69,13 @@ def new_key(path: Path, passphrase: str) -> bytes:
             raise OutputExistsError(f"key={path}: {place} exists, and a key is never replaced; name another file.")
     secret = os.urandom(_LENGTH)
     public = public_of(secret)
-    write_bytes(public_path, _pem("PUBLIC", public))
-    with replacing(path) as temporary:
-        temporary.touch(0o600, exist_ok=False)
-        temporary.write_bytes(_pem("PRIVATE", library.keys.c4gh.encode_private_key(secret, passphrase.encode(), None)))
+    content = library.keys.c4gh.encode_private_key(secret, passphrase.encode(), None)
+    write_bytes(path, _pem("PRIVATE", content), private=True)  # first: a public key alone might be given away
+    try:
+        write_bytes(public_path, _pem("PUBLIC", public))
+    except OSError:
+        path.unlink()
+        raise
     return public
 
 

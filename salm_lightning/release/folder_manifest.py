@@ -21,6 +21,8 @@ PROTECTED = "protected"
 COPIED = "copied"
 """What stands for the format of a file that is published as it is."""
 FORMAT = "folder-2"
+_WIDEST = 2.0**64
+"""Units of a range that no image has: numbers near the largest that there are have no products."""
 Uids = Literal["new", "keep"]
 Scaling = Literal["nearest", "bilinear", "bicubic"]
 
@@ -118,7 +120,9 @@ class FolderManifest:
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise ReleaseError(f"{path} is no manifest of a protected folder that this version reads; get the result again.")
         manifest: FolderManifest = parse(cls, raw, MANIFEST)
-        if len(manifest.range) != 2 or manifest.range[0] >= manifest.range[1]:
+        if not 0 < manifest.radius <= 255:
+            raise ReleaseError(f"{MANIFEST}: radius={manifest.radius:g} must be above 0 and at most 255; get the result again.")
+        if len(manifest.range) != 2 or not 0 < manifest.range[1] - manifest.range[0] < _WIDEST:
             raise ReleaseError(
                 f"{MANIFEST}: range={list(manifest.range)} must be two numbers, black and white; get the result again."
             )
@@ -140,6 +144,8 @@ def read_records(result: Path) -> list[FileRecord]:
         ReleaseError: It is missing or damaged.
     """
     path = result / RELEASE / FILES
+    if not path.is_file():  # a pipe would be waited for
+        raise ReleaseError(f"{path} is no file; get the result again from where it came.")
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             return records_in(stream)

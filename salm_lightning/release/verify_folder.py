@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 
 from salm_lightning.data import formats
@@ -68,8 +69,8 @@ def verify_folder(
     checks += _table(result, manifest, records)
     present = set(files_below(result / PROTECTED))
     listed = {record.file for record in records}
-    links = sorted(path for path in present if (result / PROTECTED / path).is_symlink())
-    checks.append(_of("files", [*sorted(present ^ listed), *links], f"{len(records)}, none missing, none too many"))
+    strange = sorted(path for path in present if not S_ISREG((result / PROTECTED / path).lstat().st_mode))  # links, pipes
+    checks.append(_of("files", [*sorted(present ^ listed), *strange], f"{len(records)}, none missing, none too many"))
     if not checks[-1].ok:
         return checks
     known, regions = _regions(manifest, source, keep_out) if source is not None else (Check("", True, ""), {})
@@ -100,7 +101,7 @@ def verify_folder(
             "all but the pixels is as it was, but for embedded pictures, and what says that DICOM was derived",
         )
     )
-    checks += _identifiers(found, manifest)
+    checks += _identifiers(found, {record.file: record.after for record in records}, manifest)
     checks.append(_gathered("copies", found, f"{manifest.copied} files, byte for byte"))
     return checks
 
@@ -134,9 +135,13 @@ def _table(result: Path, manifest: FolderManifest, records: list[FileRecord]) ->
     yield Check("coverage", good, f"{len(noisy)} of {manifest.images} images carry noise, by at most {manifest.largest}")
 
 
-def _identifiers(found: Iterable[_Found], manifest: FolderManifest) -> Iterator[Check]:
-    """Check that no image has an identifier that another has, in the tree or in the source, and that what was a series still is one."""
-    known = [one.uids for one in found if one.uids is not None and one.uids[0]]
+def _identifiers(found: Iterable[_Found], sums: Mapping[str, str], manifest: FolderManifest) -> Iterator[Check]:
+    """Check that no image has an identifier that another has, in the tree or in the source, and that what was a series still is one.
+
+    Images that had no identifier need none, and copies of one file, by their ``sums``, may share theirs.
+    """
+    by_file = {one.file: one.uids for one in found if one.uids is not None and one.uids[0]}
+    known = list(by_file.values())
     if not known:
         return
     name = "identifiers"
@@ -147,7 +152,9 @@ def _identifiers(found: Iterable[_Found], manifest: FolderManifest) -> Iterator[
     before, after = {old for old, *_ in known} | {old for _, old, *_ in known}, {new for *_, new, _ in known}
     pairs = {(series, new) for _, series, _, new in known}
     whole = len({old for old, _ in pairs}) == len({new for _, new in pairs}) == len(pairs)
-    good = len(after) == len(known) and not (after | {new for _, new in pairs}) & before - {""} and whole
+    good = (
+        len(after) == len({sums[file] for file in by_file}) and not (after | {new for _, new in pairs}) & before - {""} and whole
+    )
     yield Check(
         name, good, f"new ones of {len(known)} DICOM images in {len(pairs)} series" if good else "are not new, or not one for one"
     )

@@ -104,7 +104,7 @@ class Protection:
     def __post_init__(self) -> None:
         if self.generator is not None and overlap(
             self.folder, self.generator.result
-        ):  # which would be taken for what is to be replaced
+        ):  # else overwriting would delete the generator
             raise ConfigurationError(
                 f"out={self.folder} and generator={self.generator.result} are the same result, or lie in each other; name another folder "
                 "with --out."
