@@ -400,10 +400,11 @@ def test_no_key_stands_without_the_other(broken: str, tmp_path: Path, monkeypatc
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write_bytes(path, content, private)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr("salm_lightning.partners.keys.write_bytes", full)
+    monkeypatch.setattr("salm_lightning.partners.keys.write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
         new_key(tmp_path / "key", "correct horse")
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("salm_lightning.partners.keys.write_bytes", write_bytes)
     new_key(tmp_path / "key", "correct horse")
 
 
