@@ -22,6 +22,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from salm_lightning.data import formats
 from salm_lightning.data.formats import UnsupportedImage
+from salm_lightning.data.formats.dicom_elements import Elements
 
 CHANGES = {
     *("MediaStorageSOPInstanceUID", "TransferSyntaxUID", "FileMetaInformationGroupLength"),
@@ -155,6 +156,7 @@ def prove(path: Path, target: Path) -> None:
     ):
         assert other.LossyImageCompression == "01"
     clean, noisy = seen_by_another_reader(path), seen_by_another_reader(target)
+    assert clean is None or noisy is not None
     if clean is not None and noisy is not None and clean.size == before.size and "YBR_F" not in one.PhotometricInterpretation:
         change = (noisy.astype(float) - clean) / (known.scale[0] if clean.dtype.kind == "f" else 1)
         expected = asked.astype(float) - before
@@ -205,8 +207,7 @@ def test_every_file_of_pydicom_is_proven_or_refused_by_name(tmp_path: Path) -> N
     for name, reason in images.items():
         print(f"{name}: {reason.split(' ', 1)[1]}")
     assert not wrong
-    assert len(proven) >= 120
-    assert len(images) <= 45
+    assert (len(proven), len(images), len(refused) - len(images)) == (123, 40, 67)
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("u1", 8), ("u2", 12), ("u2", 16), ("i2", 12), ("i2", 16), ("i1", 8)])
@@ -261,6 +262,22 @@ def test_outside_of_ultrasound_regions_nothing_changes(tmp_path: Path) -> None:
     assert not changed[~inside].any()
 
 
+def test_an_empty_list_of_regions_keeps_nothing_out(tmp_path: Path) -> None:
+    path = dicom(tmp_path / "a.dcm", slice_of("u1", 20, 200), SequenceOfUltrasoundRegions=Sequence([]))
+    assert formats.pixels_and_kept(path)[1] is None
+    assert protected(path, tmp_path / "b.dcm")[1].largest == 8
+
+
+def test_a_sequence_may_be_read_as_often_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its elements are counted once, so that many frames are no damage."""
+    reference = Dataset()
+    reference.ReferencedSOPInstanceUID = "1.2.3.9"
+    path = dicom(tmp_path / "a.dcm", slice_of(), 12, ReferencedImageSequence=Sequence([reference] * 10))
+    monkeypatch.setattr("salm_lightning.data.formats.dicom_elements._MOST", 60)
+    elements = Elements(path.read_bytes())
+    assert [len(elements.items(elements.data[0x00081140])) for _ in range(9)] == [10] * 9
+
+
 def test_bits_that_are_not_stored_are_kept(tmp_path: Path) -> None:
     """Older files hold an overlay in them."""
     words = slice_of("u2", 100, 4000) | np.where(RNG.random((24, 20)) < 0.2, np.uint16(0x8000), np.uint16(0))
@@ -310,6 +327,25 @@ def test_pictures_of_the_original_are_left_out(tmp_path: Path) -> None:
     after = pydicom.dcmread(tmp_path / "b.dcm")
     assert "IconImageSequence" not in after
     assert not any(after[0x0029, 0x1001].value[4:])
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_icons_within_sequences_become_zeros(syntax: str, tmp_path: Path) -> None:
+    icon, middle, reference = Dataset(), Dataset(), Dataset()
+    picture = bytes(range(100, 164))
+    icon.BitsAllocated, icon.PixelData = 8, picture
+    icon["PixelData"].VR = "OB"
+    middle.IconImageSequence = Sequence([icon, icon])
+    reference.ReferencedSOPInstanceUID, reference.PurposeOfReferenceCodeSequence = "1.2.3.9", Sequence([middle])
+    path = dicom(tmp_path / "a.dcm", slice_of(), 12, syntax, ReferencedImageSequence=Sequence([reference]))
+    assert path.read_bytes().count(picture) == formats.facts(path).thumbnails == 2
+    _, written = protected(path, tmp_path / "b.dcm")
+    assert any("(0008,1140)" in one for one in written.changed)
+    assert formats.unexplained(path, tmp_path / "b.dcm") == []
+    after = pydicom.dcmread(tmp_path / "b.dcm").ReferencedImageSequence[0]
+    assert after.ReferencedSOPInstanceUID == "1.2.3.9"
+    icons = after.PurposeOfReferenceCodeSequence[0].IconImageSequence
+    assert [one.PixelData for one in icons] == [bytes(64)] * 2
 
 
 def test_identifiers_are_of_the_secret_alone_and_may_stay(tmp_path: Path) -> None:
@@ -378,6 +414,8 @@ def spoilt(change: dict[str, Any], cut: slice = slice(None)) -> bytes:
         ({"HighBit": 14}, "has bits at a rare place"),
         ({"FloatPixelData": bytes(16)}, "holds floating-point numbers"),
         ({"RescaleSlope": "0"}, "is damaged (its rescale slope is 0"),
+        ({"RescaleSlope": "1e-320"}, "is damaged (its rescale slope is 9.9"),
+        ({"RescaleIntercept": "1e300"}, "is damaged (its rescale slope is 1, its intercept 1e+300)"),
         ({"NumberOfFrames": "0003"}, "is cut off"),
         ({"Rows": 0}, "has no pixels"),
         ({"Rows": 60000, "Columns": 60000}, "has 60000 x 60000 pixels"),

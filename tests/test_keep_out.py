@@ -78,8 +78,14 @@ def written(root: Path, result: Path, **options: object) -> FolderDataModule:
         ("a/1.png", "*_mask.png", None),
         ("a/_mask.png", "*_mask.png", None),
         ("a/1_mask.png", None, None),
+        ("a/1_m_x_m_y.png", "*_m*_m*.png", "a/1"),
+        ("a/1_m.png", "*_m*m.png", None),
+        ("a/mask-.png", "mask-*.png", None),
+        ("a/" + "x" * 200, "*" * 30 + "Z", None),
+        ("a/" + "x" * 200, "*x" * 90 + "Z", None),
     ],
 )
+@pytest.mark.timeout(5)
 def test_a_mask_is_told_by_its_name(path: str, pattern: str | None, image: str | None) -> None:
     assert masked_by(path, pattern) == image
 
@@ -158,6 +164,30 @@ def test_a_folder_of_masks_and_a_table_of_boxes(lesions: Path, tmp_path: Path) -
     assert "boxes.csv" not in text
 
 
+def test_a_mask_is_for_all_images_of_its_name(lesions: Path, tmp_path: Path) -> None:
+    shutil.copy(lesions / "a/0.png", lesions / "a/0.jpg")
+    mask = lesions / "a/0_mask.png"
+    assert {
+        path for path, regions in read_folder(lesions, Reading(masks="*_mask.png")).kept_out.regions.items() if mask in regions
+    } == {
+        "a/0.jpg",
+        "a/0.png",
+    }
+    (tmp_path / "masks/a").mkdir(parents=True)
+    shutil.copy(mask, tmp_path / "masks/a/0.bmp")
+    apart = read_folder(lesions, Reading(keep_out=str(tmp_path / "masks"), unlabelled="skip")).kept_out
+    assert set(apart.regions) == {"a/0.jpg", "a/0.png"}
+
+
+def test_masks_behind_links_stand_in_the_way(lesions: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks/a"
+    masks.mkdir(parents=True)
+    shutil.copy(lesions / "a/0_mask.png", masks / "0.png")
+    (masks / "2.png").symlink_to(lesions / "a/2_mask.png")
+    folder = read_folder(lesions, Reading(masks="*_mask.png", keep_out=str(tmp_path / "masks")))
+    assert [(problem.path, problem.why) for problem in folder.problems] == [(str(masks / "2.png"), "out of the folder")]
+
+
 def test_verify_finds_a_kept_pixel_that_changed(lesions: Path, tmp_path: Path) -> None:
     data = written(lesions, tmp_path / "out", masks="*_mask.png")
     path = tmp_path / "out/protected/a/0.png"
@@ -220,6 +250,7 @@ def test_boxes_that_do_not_fit_stand_in_the_way(line: str, said: str, lesions: P
         (Reading(masks="mask"), r"masks=mask has no \*"),
         (Reading(masks="*_lesion.png"), r"masks=\*_lesion.png keeps nothing out"),
         (Reading(keep_out="nowhere"), "keep_out=nowhere is not there"),
+        (Reading(keep_out="~nosuchuser/x"), "~nosuchuser/x: "),
         (Reading(keep_out="lesions/a"), "keep_out=lesions/a lies in the folder"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from salm_lightning.data.formats import Facts
 from salm_lightning.data.tables import column_of, read_lines
 from salm_lightning.data.walk import Kind, Problem, walk
 from salm_lightning.errors import DAMAGED, ConfigurationError, DataError
-from salm_lightning.files import address, file_sha256
+from salm_lightning.files import address, expanded, file_sha256
 
 KEPT_OUT = "kept_out"
 """What a description calls the sum of all regions; where they came from only their owner knows."""
@@ -65,12 +64,19 @@ def masked_by(path: str, pattern: str | None) -> str | None:
 
     The first ``*`` of a pattern such as ``*_mask*.png`` is the image's name.
     """
-    if pattern is None:
+    if pattern is None or "*" not in pattern:
         return None
-    start, *more = (re.escape(part) for part in pattern.split("*"))
+    start, *middle, end = pattern.split("*")
     file = PurePosixPath(path)
-    found = re.fullmatch(f"{start}(.+?){'.*'.join(more)}", file.name)
-    return str(file.with_name(found[1])) if found else None
+    name, stems_end, at, beyond = file.name, 0, len(start) + 1, len(file.name) - len(end)
+    for part in middle:  # each as early as it can be, so that nothing has to be tried twice
+        found = name.find(part, at, beyond)
+        if found < 0:
+            return None
+        stems_end, at = stems_end or found, found + len(part)
+    if at > beyond or not (name.startswith(start) and name.endswith(end)):
+        return None
+    return str(file.parent / name[len(start) : stems_end or beyond])
 
 
 def find_kept_out(
@@ -87,7 +93,7 @@ def find_kept_out(
         root: The folder.
         files: All files below it.
         images: Those that are images, without masks.
-        masks: Pattern of the names of masks that lie beside their images.
+        masks: Pattern of the names of masks that lie beside their images; one is for all images of its name, whatever their endings.
         keep_out: A folder of masks with the images' paths, whatever their endings, or a table of boxes.
         find: Returns the images that a word of a table may mean.
 
@@ -100,37 +106,45 @@ def find_kept_out(
             f"masks={masks} has no * for an image's name without ending; give a pattern such as '*_mask.png'."
         )
     beside = {path: masked_by(path, masks) for path in files}
-    known = list(images)
-    of_stem = {str(PurePosixPath(path).with_suffix("")): path for path in known} | {path: path for path in known}
+    known = dict.fromkeys(images)
+    of_stem: dict[str, list[str]] = {}
+    for path in known:
+        of_stem.setdefault(_stem(path), []).append(path)
     regions: dict[str, tuple[Region, ...]] = {}
     problems: list[Problem] = []
 
-    def note(path: str | None, region: Region, said: str) -> None:
-        if path is None:
+    def note(paths: Sequence[str], region: Region, said: str) -> None:
+        if not paths:
             problems.append(Problem(_NO_IMAGE, said))
-        else:
+        for path in paths:
             regions[path] = (*regions.get(path, ()), region)
 
     for path, stem in beside.items():
         if stem is not None:
-            note(of_stem.get(stem), root / path, path)
+            note([stem] if stem in known else of_stem.get(stem, []), root / path, path)
     if keep_out is not None:
-        place = Path(keep_out).expanduser()
+        place = expanded(keep_out)
         if place.is_dir():
             if place.resolve().is_relative_to(root.resolve()):
                 raise ConfigurationError(f"keep_out={keep_out} lies in the folder; masks among images are named with --masks.")
-            for path in walk(place)[0]:
-                note(of_stem.get(str(PurePosixPath(path).with_suffix(""))), place / path, path)
+            masks_there, unseen = walk(place)
+            problems += [problem._replace(path=str(place / problem.path)) for problem in unseen]
+            for path in masks_there:
+                note(of_stem.get(_stem(path), []), place / path, path)
         elif place.is_file():
             for word, box in _boxes(place, problems):
                 found = find(word)
-                note(found[0] if len(found) == 1 else None, box, word)
+                note(found if len(found) == 1 else [], box, word)
         else:
             raise ConfigurationError(f"keep_out={keep_out} is not there; give a folder of masks, or a table of boxes.")
     if (masks or keep_out) and not regions and not problems:
         word = f"masks={masks}" if keep_out is None else f"keep_out={keep_out}"
         raise ConfigurationError(f"{word} keeps nothing out of {root}: there is no mask or box of one of its images.")
     return KeptOut(regions, problems)
+
+
+def _stem(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix(""))
 
 
 def _boxes(path: Path, problems: list[Problem]) -> Iterable[tuple[str, Box]]:

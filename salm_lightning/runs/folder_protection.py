@@ -16,7 +16,7 @@ from salm_lightning.data.folder_images import FolderDataModule
 from salm_lightning.errors import ConfigurationError, ReleaseError
 from salm_lightning.files import overlap
 from salm_lightning.release.folder import check_place, cost_of_files, write_folder
-from salm_lightning.release.folder_manifest import FolderManifest, Uids, stored_bound
+from salm_lightning.release.folder_manifest import COPIED, FolderManifest, Uids, read_records, stored_bound
 from salm_lightning.release.manifest import FILES, MANIFEST, RELEASE, Publish
 from salm_lightning.release.parts import clear_parts, parts_folder
 from salm_lightning.release.protected_folder import StoredFolder
@@ -138,6 +138,9 @@ class FolderProtection(Protection):
         table.add_row("changed pixels per image", f"{manifest.changed_share:.1%}")
         table.add_row("noise that the files have kept", f"{manifest.noise_kept:.1%}")
         table.add_row("files with noise", f"{manifest.images}")
+        unchanged = sum(record.format != COPIED and record.largest == 0 for record in read_records(self.folder))
+        if unchanged:
+            table.add_row("of them without a changed pixel", f"{unchanged}: all of it is kept, or too little noise; see {FILES}")
         table.add_row("files copied as they are", f"{manifest.copied}")
         console, source = Console(), ("--source", self.images.path)
         console.print(table)

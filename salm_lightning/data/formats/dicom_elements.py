@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
+from math import inf
 from typing import NamedTuple
 
 from salm_lightning.data.formats.base import UnsupportedImage
@@ -113,7 +114,7 @@ class Elements:
 
     def __init__(self, content: bytes | Lazy) -> None:
         self.content = content
-        self._read = 0
+        self._left: float = _MOST
         self.order, self.explicit = "<", True
         found = []
         at = _START
@@ -132,6 +133,7 @@ class Elements:
             if element.tag in self.data:
                 raise UnsupportedImage(f"is damaged ({named(element.tag)} is there twice)", "copy it again")
             self.data[element.tag] = element
+        self._left = inf  # what was walked over once has an end
 
     def raw(self, element: Element) -> bytes:
         """Return the value of an element, without the delimiter of one of undefined length."""
@@ -153,13 +155,26 @@ class Elements:
         value = self.raw(element)
         return list(struct.unpack(f"{self.order}{len(value) // struct.calcsize('=' + code)}{code}", value))
 
-    def items(self, element: Element | None) -> list[dict[int, Element]]:
+    def items(self, element: Element | None, depth: int = 1) -> list[dict[int, Element]]:
         """Return the elements of each item of a sequence; none for one that is not there."""
         if element is None:
             return []
-        explicit = self.explicit and element.kind != b"UN"
-        inner = self._items(element.at, element.end, explicit, 1)
-        return [{one.tag: one for one in self._run(item.at, item.end - 8 * item.undefined, explicit, 1)} for item in inner]
+        explicit = self.explicit and element.kind not in (b"UN", b"")  # within UN all is implicit (PS3.5, 6.2.2)
+        inner = self._items(element.at, element.end, explicit, depth)
+        return [{one.tag: one for one in self._run(item.at, item.end - 8 * item.undefined, explicit, depth)} for item in inner]
+
+    def nested_pixels(self, element: Element, depth: int = 1) -> Iterator[tuple[int, int]]:
+        """Yield from where to where pixels lie within a sequence, however deep: values, or fragments of compressed ones."""
+        if element.kind not in (b"SQ", b"UN", b"") or self._tag(element.at) != _ITEM:
+            return
+        for item in self.items(element, depth):
+            for one in item.values():
+                if one.tag != Tag.PixelData:
+                    yield from self.nested_pixels(one, depth + 1)
+                elif one.undefined:
+                    yield from ((fragment.at, fragment.end) for fragment in self._items(one.at, one.end, False, depth))
+                else:
+                    yield one.at, one.end
 
     def made(self, tag: int, kind: bytes, value: bytes, *, undefined: bool = False) -> bytes:
         """Return an element, filled up with a zero to an even length; ``undefined`` ends it with a delimiter and tells no length."""
@@ -167,12 +182,16 @@ class Elements:
         of_file = tag >> 16 == 2  # which is always explicit and in little endian
         order = "<" if of_file else self.order
         length, end = (_UNDEFINED, struct.pack(f"{order}HHL", *divmod(_END, 2**16), 0)) if undefined else (len(value), b"")
-        head = struct.pack(f"{order}HH", *divmod(tag, 2**16))
+        head = self.packed(tag, order)
         if not (self.explicit or of_file):
             return head + struct.pack("<L", length) + value + end
         if kind in _LONG:
             return head + kind + struct.pack(f"{order}HL", 0, length) + value + end
         return head + kind + struct.pack(f"{order}H", length) + value + end
+
+    def packed(self, tag: int, order: str = "") -> bytes:
+        """Return the bytes of a tag, in the dataset's order if no other is given."""
+        return struct.pack(f"{order or self.order}HH", *divmod(tag, 2**16))
 
     def _run(self, at: int, end: int, explicit: bool, depth: int) -> Iterator[Element]:
         """Yield elements that follow each other up to a place."""
@@ -183,8 +202,8 @@ class Elements:
 
     def _element(self, at: int, end: int, explicit: bool, depth: int) -> Element:
         """Return the element at a place, which has to end before another."""
-        self._read += 1
-        if depth > _DEEPEST or self._read > _MOST:
+        self._left -= 1
+        if depth > _DEEPEST or self._left < 0:
             raise UnsupportedImage("is damaged (its elements have no end)", "copy it again")
         order = "<" if not depth and self.content[at : at + 2] == b"\2\0" else self.order
         head = self.content[at : min(at + 12, end)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from salm_lightning.data.formats import embedded
@@ -12,6 +10,8 @@ from salm_lightning.data.formats.dicom_elements import Element, Elements, Tag, n
 from salm_lightning.data.formats.dicom_syntaxes import SYNTAXES, Layout, Syntax
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
+_MOST_UNITS = 1e12
+"""No slope, intercept or window of an image is larger, and no slope smaller than its inverse; beyond that, bounds would overflow."""
 _TAKEN = "MONOCHROME1, MONOCHROME2, RGB, YBR_FULL, YBR_FULL_422, YBR_ICT and YBR_RCT"
 
 
@@ -116,13 +116,12 @@ def facts_of(elements: Elements, syntax: Syntax, layout: Layout) -> Facts:
         units=units or ("HU" if modality == "CT" else ""),
         window=_window(elements) if deep and Tag.ModalityLUTSequence not in data else None,
         padding=padding,
-        regions=Tag.SequenceOfUltrasoundRegions in data,
+        regions=bool(elements.items(data.get(Tag.SequenceOfUltrasoundRegions))),  # an empty list keeps nothing out
     )
     return Facts(
         *("DICOM", layout.rows, layout.columns, layout.samples, layout.bits, layout.frames),
         alpha=padding is not None or instance.regions,
-        thumbnails=(Tag.IconImageSequence in data)
-        + sum(without_pictures(elements, one)[1] for one in data.values() if one.tag >> 16 & 1),
+        thumbnails=sum(without_pictures(elements, one)[1] for one in data.values() if one.tag != Tag.PixelData),
         detail=syntax.name,
         signed=layout.signed,
         instance=instance,
@@ -152,7 +151,7 @@ def _rescale(elements: Elements) -> tuple[float, float]:
     if len(found) > 1:
         raise UnsupportedImage("rescales its frames in several ways", "store each frame as a file of its own")
     slope, intercept = found.pop()
-    if not (math.isfinite(slope) and math.isfinite(intercept) and slope):
+    if not (1 / _MOST_UNITS <= abs(slope) <= _MOST_UNITS and abs(intercept) <= _MOST_UNITS):
         raise UnsupportedImage(f"is damaged (its rescale slope is {slope:g}, its intercept {intercept:g})", "copy it again")
     return slope, intercept
 
@@ -170,7 +169,7 @@ def _window(elements: Elements) -> tuple[float, float] | None:
         linear = elements.text(item.get(Tag.VOILUTFunction)) in ("", "LINEAR")
         for center, width in zip(centers, widths, strict=False):
             middle, across = float(center), float(width)
-            if math.isfinite(middle) and math.isfinite(across) and across > 1:
+            if abs(middle) <= _MOST_UNITS and 1 < across <= _MOST_UNITS:
                 low = middle - across / 2
                 found.append((across, low, low + across - linear))
     return max(found)[1:] if found else None
@@ -196,6 +195,13 @@ def _padding(elements: Elements, layout: Layout) -> tuple[int, int] | None:
 
 
 def without_pictures(elements: Elements, element: Element) -> tuple[bytes, int]:
-    """Return an element without pictures in it, and their number; only makers' own ones hold some."""
-    whole = elements.content[element.start : element.end]
-    return embedded.blank(whole) if element.tag >> 16 & 1 else (whole, 0)
+    """Return an element without pictures in it, and their number: pixels in sequences, such as icons, and files in makers' own elements."""
+    whole, found = elements.content[element.start : element.end], 0
+    if elements.packed(Tag.PixelData) in whole:
+        made = bytearray(whole)
+        for first, beyond in elements.nested_pixels(element):
+            made[first - element.start : beyond - element.start] = bytes(beyond - first)
+            found += 1
+        whole = bytes(made)
+    blanked, more = embedded.blank(whole) if element.tag >> 16 & 1 else (whole, 0)
+    return blanked, found + more
