@@ -137,6 +137,7 @@ def _show(result: AuditResult, release: Path, folder: Path, out: Path | None, pi
     """Show what was found, where it is, and how to report on it, with ``pictured``, the originals of a folder's result."""
     from rich.console import Console
 
+    from salm_lightning.audit.results import QUALITY
     from salm_lightning.audit.summary import console_table
 
     console, verdict = Console(), result.verdict
@@ -153,3 +154,5 @@ def _show(result: AuditResult, release: Path, folder: Path, out: Path | None, pi
         f"Curves:  {command('tensorboard', '--logdir', folder / 'tensorboard')}\n"
         f"Report:  {command('salm-cli', 'report', release, *options)}"
     )
+    if (folder / QUALITY).exists():
+        say(f"Private: pictures in {folder} show original images; they are not for publication")

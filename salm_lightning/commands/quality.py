@@ -94,6 +94,7 @@ def quality(
         else "A linear model on the noise alone: too few images or classes to tell."
     )
     say(f"Results:  {folder}/quality.json\nPictures: {folder}/pictures ({command('tensorboard', '--logdir', folder / BOARD)})")
+    say("Private:  the pictures show original images; they are not for publication")
 
 
 def quality_table(result: Quality) -> Table:

@@ -69,6 +69,8 @@ def _seen_from(path: Path, release: Path) -> str:
 def _summary(path: Path, evidence: Evidence, release: Path) -> None:
     verdict = "none yet" if evidence.audit is None else f"{evidence.audit.verdict.word}. {evidence.audit.verdict.text}"
     say(f"Report:   {path} ({path.stat().st_size / 2**20:.1f} MiB)\nVerdict:  {verdict}")
+    if evidence.shows_originals:
+        say("Private:  the report shows original images; it is not for publication")
     if evidence.elsewhere:
         say(
             f"Not used: {', '.join(evidence.elsewhere)}: made elsewhere, not checked; what counts is what this installation has measured"

@@ -19,6 +19,8 @@ from salm_lightning.report.folder import Files, PairOfPictures, about_folder
 from salm_lightning.report.pictures import Picture, draw_sample, read_pictures
 from salm_lightning.sealed import read_sealed
 
+COMPARING = ("pictures/extremes.png", "pictures/examples.png")
+"""Pictures that each audit of images has of originals beside protected ones, the one for the first page first."""
 _VICTIMS = ("clean", "protected")
 
 
@@ -76,6 +78,11 @@ class Evidence:
     elsewhere: tuple[str, ...]
     files: Files | None = None
     pairs: tuple[PairOfPictures, ...] = ()
+
+    @property
+    def shows_originals(self) -> bool:
+        """Whether pictures of it hold original images, which are not for publication."""
+        return bool(self.pairs) or any(picture.file in COMPARING for picture in self.pictures)
 
 
 def gather(

@@ -17,11 +17,9 @@ from salm_lightning.data.base import Task
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.release.folder_manifest import FolderManifest
 from salm_lightning.release.manifest import Manifest
-from salm_lightning.report.evidence import Evidence
+from salm_lightning.report.evidence import COMPARING, Evidence
 from salm_lightning.report.figures import decimals, learned, made, measured, percent
 
-_COMPARING = ("pictures/extremes.png", "pictures/examples.png")
-"""Pictures of an audit that show originals beside protected images, the one for the first page first."""
 PLACEHOLDER = "ORIGINAL"
 """Stands in commands for the file of which a release was made, where nobody but its owner knows the place."""
 
@@ -33,7 +31,7 @@ def render(evidence: Evidence, release: str, today: date) -> str:
     browser so. ``release`` is the release's folder, as its commands are to name it.
     """
     manifest = evidence.manifest
-    picture = next((picture for file in _COMPARING for picture in evidence.pictures if picture.file == file), evidence.sample)
+    picture = next((picture for file in COMPARING for picture in evidence.pictures if picture.file == file), evidence.sample)
     environment = Environment(
         loader=PackageLoader("salm_lightning.report"),
         autoescape=True,
@@ -46,6 +44,7 @@ def render(evidence: Evidence, release: str, today: date) -> str:
     return environment.get_template("report.html").render(
         **vars(evidence),
         picture=picture,
+        shows_originals=evidence.shows_originals,
         others=[other for other in evidence.pictures if other is not picture],
         learned=learned(evidence),
         made=made(manifest),
