@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -32,6 +33,7 @@ from salm_lightning.data import FolderDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.main import main
 from salm_lightning.release.folder import write_folder
+from salm_lightning.report.folder import about_folder
 from salm_lightning.runs.record import DONE, Run
 from salm_lightning.sealed import write_sealed
 
@@ -273,7 +275,13 @@ def test_the_report_shows_files_at_their_own_size(colour: Made, tmp_path: Path, 
         np.testing.assert_allclose(shown, 127.5 + 127.5 * (after - before) / limit, atol=0.5)
         assert f"black and white are {limit} of 255 levels" in html
     assert "13 with noise: 1 JPEG, 7 PNG, 5 TIFF" in html
-    assert "Compared with the originals, file by file" in html
+    compared, claimed = html.split("Compared with the originals, file by file")[1].split("which nothing here has checked")
+    assert "changes by at most" in compared
+    assert "holds" not in compared
+    assert "PNG holds 100" in claimed
+    assert [text.count("differ on average") for text in (compared, claimed)] == [0, 1]
+    assert "This page shows original images: it is not for publication." in html
+    assert "Private:  the report shows original images; it is not for publication" in capsys.readouterr().out
     assert "1 .md" in html
     assert "Verdict: none yet" in html
     shutil.copytree(colour.result, tmp_path / "result")
@@ -281,6 +289,7 @@ def test_the_report_shows_files_at_their_own_size(colour: Made, tmp_path: Path, 
     html = (tmp_path / "result/report.html").read_text()
     assert "Nobody has compared the files with the originals for this page" in html
     assert pictures_of(html, "Before") == []
+    assert "not for publication" not in html + capsys.readouterr().out
 
 
 def test_the_report_windows_what_has_more_than_8_bits(deep: Made, tmp_path: Path) -> None:
@@ -292,6 +301,80 @@ def test_the_report_windows_what_has_more_than_8_bits(deep: Made, tmp_path: Path
         np.testing.assert_allclose(shown, (values.clip(30000, 34000) - 30000) * 255 / 4000, atol=0.5)
     assert "sees weaker noise" in html
     assert "black is 30000, white 34000" in html
+
+
+@pytest.mark.parametrize(("values", "planes"), [("0:255", 1), ("100:355", 3)])
+def test_a_range_of_255_values_above_8_bits_is_a_range(values: str, planes: int, tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / "scans" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = drawn(number, 33, 40, planes).astype(np.uint16) * 3  # up to 717
+        assert cv2.imwrite(str(tmp_path / "scans" / "ab"[number % 2] / f"{number}.png"), pixels)
+    made = protected(tmp_path / "scans", tmp_path / "result", range=values)
+    low, opened = int(values.split(":")[0]), open_release(made.result)
+    source, window = opened.originals(str(made.scans)), (lambda pixels: (pixels.astype(int) - low).clip(0, 255))
+
+    def stored(root: Path, file: str) -> np.ndarray:
+        return window(cv2.imread(str(root / file), cv2.IMREAD_UNCHANGED))
+
+    pairs = FilePairs(made.result, source)  # type: ignore[arg-type]
+    found = joined([part.similarity for part in pairs.map(partial(measure, pairs.white, None))])
+    for place in range(len(pairs)):
+        before, after = (stored(root, pairs.file(place)) for root in (made.scans, made.result / "protected"))
+        assert found["psnr"][place] == pytest.approx(peak_signal_noise_ratio(before, after, data_range=255), abs=1e-4)
+    view = opened.views(str(made.scans), sizes=[16])[0]
+    clean, noisy = (view.images[name].split("train").images[:].astype(int) for name in ("clean", "protected"))
+    assert 0 < np.abs(clean - noisy).max() <= 8, "both are seen from black to white of the range"
+    assert main(["report", str(made.result), "--source", str(made.scans)]) == 0
+    html = (made.result / "report.html").read_text()
+    assert f"black is {low}, white {low + 255}" in html
+    assert "sees weaker noise" in html
+    shown = zip(re.findall(r"<h3>([ab]/[^<]+)</h3>", html), pictures_of(html, "After"), strict=True)
+    for file, picture in shown:
+        assert picture.dtype == np.uint8
+        wanted = stored(made.result / "protected", file)
+        np.testing.assert_array_equal(picture, wanted[..., ::-1] if planes == 3 else wanted)
+
+
+def test_the_page_of_a_file_that_is_least_like_its_original_is_shown(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / "scans" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        first, *others = (Image.fromarray(drawn(10 * number + page, 33, 40)) for page in range(3))
+        first.save(tmp_path / "scans" / "ab"[number % 2] / f"{number}.tif", save_all=True, append_images=others)
+    made = protected(tmp_path / "scans", tmp_path / "result")
+    opened = open_release(made.result)
+    assert isinstance(opened, FolderResult)
+    pairs = FilePairs(made.result, opened.originals(str(made.scans)))  # type: ignore[arg-type]
+    worst = pairs.file(5)
+    assert worst.endswith("2.tif, page 3")
+    shown = about_folder(opened, str(made.scans), worst)["pairs"]
+    assert [pair.file for pair in shown] == [worst, "a/0.tif, page 1", "a/6.tif, page 1", "b/7.tif, page 1"]
+    assert ["least like" in pair.pictures[1].caption for pair in shown] == [True, False, False, False]
+    with (
+        Image.open(made.scans / "a/2.tif") as stored,
+        Image.open(io.BytesIO(base64.b64decode(shown[0].pictures[0].uri[22:]))) as seen,
+    ):
+        stored.seek(2)
+        np.testing.assert_array_equal(np.asarray(seen), np.asarray(stored))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("noise_kept", "nan"), ("noise_kept", "1e300"), ("changed_share", "-5"), ("changed_share", "inf")]
+)
+def test_numbers_that_no_file_has_are_refused(
+    name: str, value: str, colour: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "release").mkdir()
+    (tmp_path / "protected").mkdir()
+    shutil.copy(colour.result / "release/manifest.json", tmp_path / "release")
+    with (colour.result / "release/files.csv").open(newline="") as stream:
+        lines = list(csv.reader(stream))
+    lines[1][lines[0].index(name)] = value
+    with (tmp_path / "release/files.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(lines)
+    assert main(["report", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"{name}={float(value)} of {lines[1][0]} must be from" in error
+    assert "Traceback" not in error
 
 
 def test_nothing_of_a_delivered_result_is_trusted(

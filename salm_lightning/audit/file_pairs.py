@@ -18,7 +18,7 @@ from salm_lightning.data.folder_images import FolderDataModule
 from salm_lightning.data.keep_out import mask_of, together
 from salm_lightning.data.workers import in_processes
 from salm_lightning.errors import ReleaseError
-from salm_lightning.release.files_side_by_side import FilePair, Pages, decode_pair, on_pages, white_of
+from salm_lightning.release.files_side_by_side import FilePair, Pages, decode_pair, on_pages, page_name, white_of
 from salm_lightning.release.folder_manifest import COPIED, PROTECTED, FolderManifest, read_records
 
 _R = TypeVar("_R")
@@ -27,12 +27,12 @@ _FEW = 32
 
 
 class _Page(NamedTuple):
-    """A page: its file, the file's number among the images, and its own in the file, if that has several."""
+    """A page: its file, the file's number among the images, its own in the file, and how many that has."""
 
     pair: FilePair
     number: int
     page: int
-    several: bool
+    pages: int
 
 
 class FilePairs(Compared):
@@ -67,7 +67,7 @@ class FilePairs(Compared):
                 raise ReleaseError(f"source={originals.word} has no image {record.file}; give the folder that was protected.")
             if record.format != COPIED and number is not None and facts is not None:
                 pair = FilePair(result / PROTECTED, folder.root, record, self._values)
-                self._pages += [_Page(pair, number, page, facts.pages > 1) for page in range(facts.pages)]
+                self._pages += [_Page(pair, number, page, facts.pages) for page in range(facts.pages)]
         self.protected_images = len(self._pages)
         self.rows = sampled(np.arange(len(self._pages)), max_images, seed)
         self.labels = originals.labels[[self._pages[row].number for row in self.rows]]
@@ -79,7 +79,7 @@ class FilePairs(Compared):
     def file(self, position: int) -> str:
         """Return the file, and of several pages which one."""
         page = self._pages[self.rows[position]]
-        return f"{page.pair.record.file}, page {page.page + 1}" if page.several else page.pair.record.file
+        return page_name(page.pair.record.file, page.page, page.pages)
 
     def at(self, positions: NDArray[np.integer]) -> tuple[Some, Some]:
         """Decode the pairs at some positions."""

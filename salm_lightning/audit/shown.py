@@ -18,8 +18,8 @@ Stored = NDArray[Any]
 
 
 def eight_bits(images: Stored, white: int) -> NDArray[np.uint8]:
-    """Return images from 0 to ``white`` as they are shown, 0 to 255."""
-    if white == 255:
+    """Return images from 0 to ``white`` as they are shown, 0 to 255; those that are uint8 are already."""
+    if images.dtype == np.uint8:
         return images
     return np.rint(images * (255 / white)).astype(np.uint8)
 

@@ -26,6 +26,11 @@ class FilePair(NamedTuple):
     values: tuple[float, float]
 
 
+def page_name(file: str, page: int, pages: int) -> str:
+    """Return what a page, counted from 0, is called: its file, and of several pages which one."""
+    return f"{file}, page {page + 1}" if pages > 1 else file
+
+
 class Pages(NamedTuple):
     """Some pages of a file, by their numbers."""
 
@@ -48,7 +53,7 @@ def white_of(values: tuple[float, float]) -> int:
 def seen(path: Path, values: tuple[float, float]) -> NDArray[Any]:
     """Return the pixels of a file as people see them, upright, ``[pages, H, W]`` or ``[pages, H, W, 3]``.
 
-    They are uint8; for other ``values`` of black and white than 0 and 255, in units, uint16 from 0 to :func:`white_of` them.
+    They are uint8; of a file above 8 bits uint16 from 0 to :func:`white_of` the ``values`` of black and white, in units.
 
     Raises:
         UnsupportedImage: It cannot be read.
@@ -56,7 +61,7 @@ def seen(path: Path, values: tuple[float, float]) -> NDArray[Any]:
     low, high = values
     facts = formats.facts(path)
     pixels = formats.upright(formats.read(path), facts.orientation)
-    if tuple(values) != (0, 255):
+    if facts.deep:
         steps = white_of(values) / (high - low)
         pixels = np.rint((formats.in_units(pixels, facts).clip(low, high) - low) * steps).astype(np.uint16)
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from salm_lightning.checked import Count, Share, parse, read_json
+from salm_lightning.console import visible
 from salm_lightning.data.base import DatasetInfo
 from salm_lightning.data.sums import FileSum
 from salm_lightning.errors import ReleaseError
@@ -40,7 +41,7 @@ class FileRecord:
         largest: Largest change of a decoded value, in stored integers.
         changed_share: Share of the pixels of which any channel differs.
         kept_out: Pixels that were to keep their value, because they are transparent, padding, or were to be kept out.
-        noise_kept: Share of the noise that the container has kept; 1 where it keeps all.
+        noise_kept: Share of the noise that the container has kept; 1 where it keeps all. JPEG's rounding may add some, or turn it round.
         also: What else differs from the original, in words.
     """
 
@@ -157,7 +158,7 @@ def records_in(stream: Iterable[str], headings: bool = True) -> list[FileRecord]
     """Read lines of such a table.
 
     Raises:
-        ValueError: They are not.
+        ValueError: They are not, or hold a number that cannot be.
         csv.Error: Likewise.
     """
     names = [field.name for field in fields(FileRecord)]
@@ -171,7 +172,19 @@ def records_in(stream: Iterable[str], headings: bool = True) -> list[FileRecord]
         values: dict[str, Any] = dict(zip(names, cells, strict=True))
         values |= {name: int(values[name]) for name in ("bound", "largest", "kept_out")}
         found.append(FileRecord(**values | {name: float(values[name]) for name in ("changed_share", "noise_kept")}))
+        _check_numbers(found[-1])
     return found
+
+
+def _check_numbers(record: FileRecord) -> None:
+    """Refuse numbers that no file has; NaN is none of them."""
+    limits = {"bound": (0, math.inf), "largest": (0, 2**16 - 1), "kept_out": (0, math.inf), "changed_share": (0, 1)}
+    most = max(
+        1, record.largest
+    )  # the noise asked for is whole numbers, so its product with what came is at most so many times its own
+    for name, (low, high) in {**limits, "noise_kept": (-most, most)}.items():
+        if not low <= getattr(record, name) <= high:
+            raise ValueError(f"{name}={getattr(record, name)} of {visible(record.file)} must be from {low} to {high}")
 
 
 def write_table(path: Path, records: Iterable[FileRecord]) -> None:

@@ -72,7 +72,11 @@ def made(manifest: Manifest | FolderManifest) -> tuple[Figure, ...]:
                 f"{manifest.largest}",
                 f"of {high - low:g} {manifest.units or 'levels'} from black to white",
             ),
-            Figure("Noise that the files hold", percent(manifest.noise_kept, 0), "of what was made; JPEG loses some"),
+            Figure(
+                "Noise that the files hold",
+                percent(manifest.noise_kept, 0),
+                "of what was made, as the result says; JPEG loses some",
+            ),
         )
     coverage, measured = manifest.coverage, manifest.measured
     return (
