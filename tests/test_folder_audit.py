@@ -410,7 +410,35 @@ def test_nothing_of_a_delivered_result_is_trusted(
     assert "must be a whole number" in capsys.readouterr().err
 
 
-def test_options_of_one_kind_alone(colour: Made) -> None:
+def test_the_report_of_regions_that_were_kept_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(8):
+        (tmp_path / "scans" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn(number, 20, 24, 1)).save(tmp_path / "scans" / "ab"[number % 2] / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    Path("boxes.csv").write_text("file,x,y,width,height\na/0.png,8,5,12,7\n")
+    protected(tmp_path / "scans", tmp_path / "result", keep_out="boxes.csv")
+    assert main(["report", "result", "--source", "scans"]) == 2
+    assert "give with --keep_out what the result was made with" in capsys.readouterr().err
+    assert main(["report", "result", "--keep_out", "boxes.csv"]) == 2
+    assert "keep_out=boxes.csv needs the originals" in capsys.readouterr().err
+    assert main(["report", "result", "--source", "scans", "--keep_out", "boxes.csv"]) == 0
+    page = Path("result/report.html").read_text()
+    assert "--source ORIGINAL --keep_out REGIONS" in page
+    assert "REGIONS stands for the folder of masks, or the table of boxes" in page
+
+
+def test_options_of_one_kind_alone(colour: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = str(open_archive(colour).path)
+    for words, said in (
+        (["verify", archive, "--keep_out", "boxes.csv"], "keep_out=boxes.csv is for the results of folders"),
+        (["report", archive, "--keep_out", "boxes.csv"], "keep_out=boxes.csv is for the results of folders"),
+        (["verify", str(colour.result), "--root", "there"], "root=there is for MedMNIST names"),
+        (["verify", str(colour.result), "--keep_out", "boxes.csv"], "keep_out=boxes.csv needs the originals"),
+    ):
+        assert main(words) == 2, words
+        assert said in capsys.readouterr().err
     with pytest.raises(ConfigurationError, match=r"source=scans is for the results of folders"):
         open_archive(colour).check("scans")
     with pytest.raises(ConfigurationError, match=r"sizes=\[28\] is for the results of folders"):

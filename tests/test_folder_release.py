@@ -24,7 +24,7 @@ from salm_lightning.errors import DataError, OutputExistsError, ReleaseError
 from salm_lightning.files import file_sha256
 from salm_lightning.main import main
 from salm_lightning.release.folder import check_place, cost_of_files, write_folder
-from salm_lightning.release.folder_manifest import FolderManifest, read_records, stored_bound
+from salm_lightning.release.folder_manifest import FileRecord, FolderManifest, read_records, stored_bound, write_table
 from salm_lightning.release.noisy_file import native_noise
 from salm_lightning.release.protected_folder import ProtectedFolderDataModule, StoredFolder
 from salm_lightning.release.verify_folder import verify_folder
@@ -223,7 +223,7 @@ def _brighter(tree: Path, scans: Path) -> None:
         (_brighter, ["sums", "bound"]),
         (lambda tree, scans: shutil.copy(scans / "train/a/0.png", tree / "train/a/0.png"), ["sums", "bound"]),
         (lambda tree, scans: (tree / "README.md").write_text("other"), ["sums"]),
-        (lambda tree, scans: (scans / "train/a/1.jpg").unlink(), ["source"]),
+        (lambda tree, scans: (scans / "train/a/1.jpg").unlink(), ["images", "source"]),
         (lambda tree, scans: shutil.copy(scans / "train/b/0.png", scans / "train/a/0.png"), ["source"]),
     ],
 )
@@ -354,3 +354,66 @@ def test_only_noise_with_a_largest_value(scans: Path, workplace: None, capsys: p
     (Path("out") / "protected").mkdir(parents=True)
     with pytest.raises(OutputExistsError, match="--overwrite true"):
         check_place(Path("out"), overwrite=False)
+
+
+# What the source says of a result -----------------------------------------------------------------------------------------------
+
+
+def rewrite(result: Path, change: Callable[[list[FileRecord]], list[FileRecord]]) -> None:
+    """Change the table of files, and all counts and sums in the manifest, as somebody would who wants it to hold."""
+    records = change(read_records(result))
+    write_table(result / "release/files.csv", records)
+    carrying = [record for record in records if record.format != "copied"]
+    path = result / "release/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["sha256"] = file_sha256(result / "release/files.csv")
+    manifest |= {"images": len(carrying), "copied": len(records) - len(carrying)}
+    path.write_text(json.dumps(manifest | {"largest": max(record.largest for record in carrying)}))
+
+
+@pytest.mark.parametrize("how", [{}, {"protects": "train"}], ids=["all", "train"])
+def test_a_result_that_lost_images_or_holds_an_original(scans: Path, tmp_path: Path, how: dict[str, object]) -> None:
+    result = tmp_path / "out"
+    written(scans, result, **how)
+    assert failed(result, scans) == []
+    (result / "protected/train/b/0.png").unlink()
+    rewrite(result, lambda records: [record for record in records if record.file != "train/b/0.png"])
+    assert failed(result, None) == [], "the table is the only witness, and it was rewritten"
+    found = {check.name: check for check in verify_folder(result, scans)}
+    assert [name for name, check in found.items() if not check.ok] == ["images"]
+    assert found["images"].detail == "train/b/0.png of the source is missing"
+
+
+def test_an_original_in_the_place_of_its_image(scans: Path, tmp_path: Path) -> None:
+    result, other = tmp_path / "out", "train/a/0.png"
+    written(scans, result)
+    shutil.copy(scans / other, result / "protected" / other)
+
+    def copied(record: FileRecord) -> FileRecord:
+        return FileRecord(other, "copied", record.before, record.before) if record.file == other else record
+
+    rewrite(result, lambda records: [copied(record) for record in records])
+    assert failed(result, None) == []
+    found = {check.name: check for check in verify_folder(result, scans)}
+    assert [name for name, check in found.items() if not check.ok] == ["images"]
+    assert found["images"].detail == f"{other} has to carry noise, and is the original"
+
+
+def test_labels_count_and_twins_stay_together_where_images_are_held_out(tmp_path: Path) -> None:
+    scans, result = tmp_path / "scans", tmp_path / "out"
+    for number in range(24):
+        pixels = RNG.integers(60, 190, (20, 20, 3), np.uint8) if number % 4 < 2 else pixels_of(scans, number - 2)
+        save(scans / "ab"[number % 2] / f"{number}.png", pixels)
+    written(scans, result, protects="train")
+    assert failed(result, scans) == []
+    record = next(record for record in read_records(result) if record.format == "copied")
+    assert record.file.endswith(".png"), "what is held out is published as it is"
+    manifest = result / "release/manifest.json"
+    values = json.loads(manifest.read_text())
+    values["source"]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(values))
+    assert failed(result, scans) == ["images"]
+
+
+def pixels_of(scans: Path, number: int) -> np.ndarray:
+    return np.asarray(Image.open(scans / "ab"[number % 2] / f"{number}.png"))

@@ -54,8 +54,19 @@ class Release(ABC):
     sha256: str
 
     @abstractmethod
-    def check(self, source: str | None = None, on_progress: OnProgress = lambda done, total: None) -> list[Check]:
-        """Compare its files with the manifest, and with ``source`` those of a folder with the originals."""
+    def check(
+        self, source: str | None = None, on_progress: OnProgress = lambda done, total: None, keep_out: str | None = None
+    ) -> list[Check]:
+        """Compare its files with the manifest, and with ``source`` those of a folder with the originals.
+
+        Args:
+            source: The originals of a folder's result.
+            on_progress: Takes how many files were looked at, and of how many.
+            keep_out: Masks or boxes that a folder was protected with.
+
+        Raises:
+            ConfigurationError: An option is for another kind of release.
+        """
 
     @abstractmethod
     def originals(self, source: str, root: Path | None = None, batch_size: int | None = None) -> ImageDataModule:
@@ -98,16 +109,19 @@ class ArchiveRelease(Release):
         self.path, self.manifest, self.manifest_path = path, Manifest.read(path), path / MANIFEST
         self.sha256 = self.manifest.archive.sha256
 
-    def check(self, source: str | None = None, on_progress: OnProgress = lambda done, total: None) -> list[Check]:
+    def check(
+        self, source: str | None = None, on_progress: OnProgress = lambda done, total: None, keep_out: str | None = None
+    ) -> list[Check]:
         """Compare the archive with the manifest.
 
         Raises:
-            ConfigurationError: ``source`` is given: its pictures come from an audit.
+            ConfigurationError: ``source`` is given, whose pictures come from an audit, or ``keep_out``.
         """
-        if source is not None:
-            raise ConfigurationError(
-                f"source={source} is for the results of folders; {self.path} is an .npz release. Leave it out."
-            )
+        for name, value in {"source": source, "keep_out": keep_out}.items():
+            if value is not None:
+                raise ConfigurationError(
+                    f"{name}={value} is for the results of folders; {self.path} is an .npz release. Leave it out."
+                )
         return verify_release(self.path)
 
     def originals(self, source: str, root: Path | None = None, batch_size: int | None = None) -> ImageDataModule:
@@ -153,9 +167,11 @@ class FolderResult(Release):
         self.path, self.manifest, self.manifest_path = path, FolderManifest.read(path), path / RELEASE / MANIFEST
         self.sha256 = file_sha256(self.manifest_path)  # the manifest holds the sum of the table, and that the sums of all files
 
-    def check(self, source: str | None = None, on_progress: OnProgress = lambda done, total: None) -> list[Check]:
+    def check(
+        self, source: str | None = None, on_progress: OnProgress = lambda done, total: None, keep_out: str | None = None
+    ) -> list[Check]:
         """Compare each file with the manifest, and with ``source`` with its original."""
-        return verify_folder(self.path, None if source is None else original_tree(source), on_progress)
+        return verify_folder(self.path, None if source is None else original_tree(source), on_progress, keep_out)
 
     def originals(self, source: str, root: Path | None = None, batch_size: int | None = None) -> FolderDataModule:
         """Open the folder; its training split is without what is measured on."""

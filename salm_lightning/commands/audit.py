@@ -139,6 +139,7 @@ def _show(result: AuditResult, release: Path, folder: Path, out: Path | None, pi
 
     from salm_lightning.audit.results import QUALITY
     from salm_lightning.audit.summary import console_table
+    from salm_lightning.release.folder_manifest import REGIONS, REGIONS_NOTE, FolderManifest
 
     console, verdict = Console(), result.verdict
     console.print(console_table(result, console.width))
@@ -147,7 +148,8 @@ def _show(result: AuditResult, release: Path, folder: Path, out: Path | None, pi
     if result.skipped:
         lists = folder / "audit.md"
         say(f"{len(result.skipped)} victims have not finished; {lists} lists each with the command that trains it.")
-    given = {"--audit": out, "--source": pictured}
+    regions = pictured is not None and FolderManifest.read(release).needs_regions
+    given = {"--audit": out, "--source": pictured, "--keep_out": REGIONS if regions else None}
     options = [word for name, value in given.items() if value is not None for word in (name, value)]
     say(
         f"Results: {folder / 'audit.md'}, audit.csv and audit.json beside it\n"
@@ -156,3 +158,5 @@ def _show(result: AuditResult, release: Path, folder: Path, out: Path | None, pi
     )
     if (folder / QUALITY).exists():
         say(f"Private: pictures in {folder} show original images; they are not for publication")
+    if regions:
+        say(REGIONS_NOTE)

@@ -16,7 +16,12 @@ _ENDINGS = (".html", ".htm")
 
 
 def report(
-    release: Path, audit: Path | None = None, out: Path | None = None, overwrite: bool = False, source: str | None = None
+    release: Path,
+    audit: Path | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+    source: str | None = None,
+    keep_out: str | None = None,
 ) -> None:
     """Write one HTML file that tells what was protected, how, and whether it holds.
 
@@ -28,6 +33,7 @@ def report(
         out: The HTML file; ``report.html`` beside the release by default.
         overwrite: Replace a file that stands at ``out``.
         source: The folder that was protected, for its result: every file is compared with its original, and some are shown.
+        keep_out: Masks or boxes that a folder was protected with, whose pixels have to be as they were.
 
     Raises:
         SalmError: The release or a file of the audit is not valid, or another file stands at ``out``.
@@ -35,7 +41,7 @@ def report(
     path = beside(release) / "report.html" if out is None else out
     _check_path(path, release)
     with progress("comparing files") as on_progress:
-        evidence = gather(release, audit, source, on_progress)
+        evidence = gather(release, audit, source, on_progress, keep_out)
     page = render(evidence, _seen_from(path, release), datetime.now(UTC).date())
     if os.path.lexists(path) and not (overwrite or _holds(path, page)):
         raise OutputExistsError(f"{path} exists; name another file with --out, or pass --overwrite true to replace it.")

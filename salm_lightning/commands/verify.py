@@ -11,7 +11,7 @@ from rich.text import Text
 from salm_lightning import data
 from salm_lightning.console import progress, say, visible
 from salm_lightning.data.catalogue import archive_path
-from salm_lightning.errors import SalmError
+from salm_lightning.errors import ConfigurationError, SalmError
 from salm_lightning.release.manifest import Manifest, is_folder_result
 from salm_lightning.release.verify import Check, verify_release
 
@@ -28,9 +28,18 @@ def verify(release: Path, source: str | None = None, root: Path | None = None, k
 
     Returns:
         Exit code: 0 if all checks hold, else 1.
+
+    Raises:
+        ConfigurationError: An option is for another kind of release, or ``keep_out`` is given without ``source``.
     """
     if is_folder_result(release):
+        if root is not None:
+            raise ConfigurationError(f"root={root} is for MedMNIST names; {release} is the result of a folder. Leave it out.")
         return _folder(release, source, keep_out)
+    if keep_out is not None:
+        raise ConfigurationError(
+            f"keep_out={keep_out} is for the results of folders; {release} is an .npz release. Leave it out."
+        )
     original = None if source is None else _original(source, root, release)
     with progress("comparing images") as on_progress:
         checks = verify_release(release, original, on_progress)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
+from salm_lightning.checked import parse
 from salm_lightning.data.base import SPLITS
-from salm_lightning.data.keep_out import KeptOut, find_kept_out, masked_by
-from salm_lightning.data.tables import FOLDERS, TABLES, Reading, Row, Table, listed, read_table, split_of
+from salm_lightning.data.keep_out import KEPT_OUT, KeptOut, find_kept_out, masked_by
+from salm_lightning.data.tables import FOLDERS, TABLES, FolderOptions, Reading, Row, Table, listed, read_table, split_of
 from salm_lightning.data.walk import CONTAINER, IMAGE, OTHER, Kind, Problem, kind_of_file, walk
 from salm_lightning.errors import DataError
+from salm_lightning.files import address
 
 _UNLABELLED = "--unlabelled copy publishes them as they are, --unlabelled skip leaves them out."
 _NO_LABEL = Kind("images without a label", _UNLABELLED)
@@ -218,15 +220,26 @@ def _merged(row: Row, table: Table, folder: _Known) -> _Known:
     return _Known(labels, folder.split if table.columns.split is None else row.split, row.group)
 
 
-def regions_of(root: Path, reading: Reading) -> KeptOut:
-    """Find again the regions of a folder's images that keep their values; see :func:`read_folder`.
+def as_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a folder was read, from values of a manifest that anybody may have written: ``folder``, and where it says so ``protects``.
 
     Raises:
-        SalmError: They cannot be found as the reading says.
+        DataError: They are of another kind, or none.
     """
-    files, _ = walk(root)
-    images = [path for path, kind in _kinds(root, files, reading).items() if kind != OTHER]
-    return find_kept_out(root, files, images, reading.masks, reading.keep_out, _Names(images).find)
+    how: dict[str, Any] = parse(dict, dataset.get("folder", {}), "dataset.folder")
+    kinds = {field.name: (float if field.name == "holdout" else type(field.default)) for field in fields(FolderOptions)}
+    wrong = [name for name in how if name not in kinds and name not in ("protects", KEPT_OUT)]
+    if wrong:
+        raise DataError(f"dataset.folder.{wrong[0]} is no option of a folder; get the release again from where it came.")
+    known = {name: value for name, value in how.items() if name in kinds}
+    options = parse(FolderOptions, known, "dataset.folder")
+    return {"folder": options, **({"protects": how["protects"]} if how.get("protects") in ("train", "all") else {})}
+
+
+def sum_of(folder: ImageFolder, sums: Iterable[str], changed: Sequence[str] = ()) -> str:
+    """Return the sum of a folder's images, whose files have these sums, with their labels, and of what was changed since."""
+    known = [[*image, total] for image, total in zip(folder.images, sums, strict=True)]
+    return address(known, folder.class_names, list(changed))
 
 
 def _kinds(root: Path, files: Iterable[str], reading: Reading) -> dict[str, str]:

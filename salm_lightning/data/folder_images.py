@@ -17,7 +17,7 @@ from torch import Tensor
 from salm_lightning.console import command, progress
 from salm_lightning.data.base import SPLITS, DatasetInfo, Split, Task
 from salm_lightning.data.datamodule import ImageDataModule
-from salm_lightning.data.folder import read_folder
+from salm_lightning.data.folder import read_folder, sum_of
 from salm_lightning.data.holdout import holdout
 from salm_lightning.data.keep_out import KEPT_OUT
 from salm_lightning.data.mapped import rows_of
@@ -219,8 +219,7 @@ class FolderDataModule(ImageDataModule):
             for image, stat in zip(folder.images, working.stats, strict=True)
             if stat_of(self.path / image.path) != stat
         ]
-        known = [[*image, total] for image, total in zip(folder.images, working.sums, strict=True)]
-        return FileSum(self.info.name, address(known, folder.class_names, changed))
+        return FileSum(self.info.name, sum_of(folder, working.sums, changed))
 
     def identity(self) -> dict[str, Any]:
         """Return what a model that is trained on the images depends on: the files, how they are decoded, and who is measured on."""

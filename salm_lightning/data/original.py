@@ -11,8 +11,8 @@ from salm_lightning.checked import Count, member, parse
 from salm_lightning.data.base import ANY_FINDING, SPLITS, Task
 from salm_lightning.data.catalogue import MEDMNIST
 from salm_lightning.data.datamodule import ImageDataModule
+from salm_lightning.data.folder import as_read
 from salm_lightning.data.folder_images import FolderDataModule
-from salm_lightning.data.keep_out import KEPT_OUT
 from salm_lightning.data.medmnist import MedMNISTDataModule, NpzDataModule
 from salm_lightning.data.synthetic import SYNTHETIC, SyntheticDataModule
 from salm_lightning.data.tables import FolderOptions
@@ -96,7 +96,7 @@ def images_of_release(
     elif kind is MedMNISTDataModule:
         known = {"size": dataset["size"], "any_finding": derived}
     elif kind is FolderDataModule:
-        known = {"size": dataset["size"], **_as_read(dataset)}
+        known = {"size": dataset["size"], **as_read(dataset)}
     elif kind is NpzDataModule and derived:
         raise ConfigurationError(
             f"source={word}: its labels were derived from several per image; give the MedMNIST name, and its folder with --root."
@@ -104,18 +104,6 @@ def images_of_release(
     elif kind is NpzDataModule:
         known = {"task": dataset["task"]}
     return named_images(word, root=root, argument="source", **{**known, **options})
-
-
-def _as_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a folder was read, from values of a manifest that anybody may have written."""
-    how: dict[str, Any] = parse(dict, dataset.get("folder", {}), "dataset.folder")
-    kinds = {field.name: (float if field.name == "holdout" else type(field.default)) for field in fields(FolderOptions)}
-    wrong = [name for name in how if name not in kinds and name not in ("protects", KEPT_OUT)]
-    if wrong:
-        raise DataError(f"dataset.folder.{wrong[0]} is no option of a folder; get the release again from where it came.")
-    known = {name: value for name, value in how.items() if name in kinds}
-    options = parse(FolderOptions, known, "dataset.folder")
-    return {"folder": options, **({"protects": how["protects"]} if how.get("protects") in ("train", "all") else {})}
 
 
 def _drawn(dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

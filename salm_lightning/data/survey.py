@@ -105,12 +105,7 @@ def survey(
         on_progress: Takes how many images were looked at, and of how many.
         patients: Whether the patients that DICOM files name are groups, where the folder has none.
     """
-    paths = [image.path for image in folder.images]
-    tasks = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
-    headers: list[Header] = []
-    for part in in_processes(partial(_headers, folder.root), tasks, _FEW):
-        headers += part
-        on_progress(len(headers), len(paths))
+    headers = _all_headers(folder, on_progress)
     problems, notes = (
         [*_refused(headers), *_depths(headers), *_same_uids(folder.root, headers)],
         [*folder.notes, *_remarks(folder, headers)],
@@ -120,9 +115,7 @@ def survey(
     }
     problems += misfits(folder.kept_out.regions, known)
     if patients and not folder.groups:
-        named = [header.facts.instance.patient if header.facts and header.facts.instance else "" for header in headers]
-        images = (image._replace(group=group) for image, group in zip(folder.images, named, strict=True))
-        folder = replace(folder, images=tuple(images))
+        folder = _by_patient(folder, headers)
         leaks, remarks = group_leaks(folder, allow_leak)
         problems, notes = [*problems, *leaks], [*notes, *remarks]
     same, checked = _same_pictures(folder, headers)
@@ -135,6 +128,27 @@ def survey(
     sample, broken = _sample(folder, headers)
     problems += broken
     return Survey(folder, tuple(headers), sample, (*folder.problems, *problems), tuple(notes))
+
+
+def grouped(folder: ImageFolder) -> ImageFolder:
+    """Return a folder with its groups, or else those that the patients are whom its DICOM files name."""
+    return folder if folder.groups else _by_patient(folder, _all_headers(folder))
+
+
+def _by_patient(folder: ImageFolder, headers: Iterable[Header]) -> ImageFolder:
+    named = [header.facts.instance.patient if header.facts and header.facts.instance else "" for header in headers]
+    images = (image._replace(group=group) for image, group in zip(folder.images, named, strict=True))
+    return replace(folder, images=tuple(images))
+
+
+def _all_headers(folder: ImageFolder, on_progress: Callable[[int, int], None] = lambda done, total: None) -> list[Header]:
+    paths = [image.path for image in folder.images]
+    tasks = [paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE)]
+    headers: list[Header] = []
+    for part in in_processes(partial(_headers, folder.root), tasks, _FEW):
+        headers += part
+        on_progress(len(headers), len(paths))
+    return headers
 
 
 def _headers(root: Path, paths: Sequence[str]) -> list[Header]:

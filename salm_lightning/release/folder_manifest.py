@@ -12,6 +12,7 @@ from typing import Any, Literal
 from salm_lightning.checked import Count, Share, parse, read_json
 from salm_lightning.console import visible
 from salm_lightning.data.base import DatasetInfo
+from salm_lightning.data.keep_out import KEPT_OUT
 from salm_lightning.data.sums import FileSum
 from salm_lightning.errors import ReleaseError
 from salm_lightning.files import flush
@@ -21,6 +22,9 @@ PROTECTED = "protected"
 """Name of the published tree in a result."""
 COPIED = "copied"
 """What stands for the format of a file that is published as it is."""
+REGIONS = "REGIONS"
+"""What stands, in commands, for the masks or boxes that a result was made with, whose place no manifest holds."""
+REGIONS_NOTE = f"{REGIONS} stands for the folder of masks, or the table of boxes, that was given with --keep_out."
 FORMAT = "folder-2"
 _WIDEST = 2.0**64
 """Units of a range that no image has: numbers near the largest that there are have no products."""
@@ -103,6 +107,21 @@ class FolderManifest:
     def info(self) -> DatasetInfo:
         """The images as models see them at the working size."""
         return info_of(self.dataset)
+
+    @property
+    def kept_out(self) -> str:
+        """Sum of the regions that keep their values; empty if there are none."""
+        return str(self._reading.get(KEPT_OUT, ""))
+
+    @property
+    def needs_regions(self) -> bool:
+        """Whether the originals alone do not hold the regions: ``--keep_out`` named them, and no masks lie beside the images."""
+        return bool(self.kept_out) and "masks" not in self._reading
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        reading: dict[str, Any] = parse(dict, self.dataset.get("folder", {}), "dataset.folder")
+        return reading
 
     @property
     def method_name(self) -> str:

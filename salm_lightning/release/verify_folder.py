@@ -9,12 +9,10 @@ from stat import S_ISREG
 from typing import NamedTuple
 
 from salm_lightning.data import formats
-from salm_lightning.data.folder import regions_of
 from salm_lightning.data.formats import Facts, UnsupportedImage
-from salm_lightning.data.keep_out import KEPT_OUT, Region, mask_of, together
-from salm_lightning.data.tables import Reading
+from salm_lightning.data.keep_out import Region, mask_of, together
 from salm_lightning.data.workers import in_processes
-from salm_lightning.errors import DataError, ReleaseError, SalmError
+from salm_lightning.errors import ConfigurationError, DataError, ReleaseError
 from salm_lightning.files import expanded, file_sha256
 from salm_lightning.release.folder_manifest import (
     COPIED,
@@ -26,6 +24,7 @@ from salm_lightning.release.folder_manifest import (
     stored_bound,
 )
 from salm_lightning.release.manifest import FILES, RELEASE
+from salm_lightning.release.originals import faults, read_originals
 from salm_lightning.release.verify import Check
 
 _SHOWN = 3
@@ -60,7 +59,13 @@ def verify_folder(
 
     Returns:
         The checks in the order in which they were made; the result is good if all are ok.
+
+    Raises:
+        ConfigurationError: ``keep_out`` is given without ``source``, or cannot work.
+        DataError: The originals cannot be read as the manifest says.
     """
+    if keep_out is not None and source is None:
+        raise ConfigurationError(f"keep_out={keep_out} needs the originals; give with --source the folder that was protected.")
     try:
         manifest, records = FolderManifest.read(result), read_records(result)
     except ReleaseError as error:
@@ -73,9 +78,15 @@ def verify_folder(
     checks.append(_of("files", [*sorted(present ^ listed), *strange], f"{len(records)}, none missing, none too many"))
     if not checks[-1].ok:
         return checks
-    known, regions = _regions(manifest, source, keep_out) if source is not None else (Check("", True, ""), {})
-    if not known.ok:
-        return [*checks, known]
+    regions: Mapping[str, tuple[Region, ...]] = {}
+    if source is not None:
+        folder = read_originals(source, manifest, keep_out)
+        if folder.kept_out.sum() != manifest.kept_out:
+            said = "the regions that were kept out are others; give with --keep_out what the result was made with"
+            return [*checks, Check("kept pixels", False, said)]
+        regions, every = folder.kept_out.regions, len(folder.images)
+        good = f"{manifest.images} of the {every} of the source carry noise, as they have to"
+        checks.append(_of("images", faults(folder, manifest, records), good))
     work = partial(_look, result / PROTECTED, source, manifest, regions)
     found = []
     for some in in_processes(work, [records[start : start + 8] for start in range(0, len(records), 8)], few=4):
@@ -158,21 +169,6 @@ def _identifiers(found: Iterable[_Found], sums: Mapping[str, str], manifest: Fol
     yield Check(
         name, good, f"new ones of {len(known)} DICOM images in {len(pairs)} series" if good else "are not new, or not one for one"
     )
-
-
-def _regions(manifest: FolderManifest, source: Path, keep_out: str | None) -> tuple[Check, dict[str, tuple[Region, ...]]]:
-    """Find the regions that keep their values again, and check that they are those that the result was made with."""
-    how = manifest.dataset.get("folder")
-    how = how if isinstance(how, dict) else {}
-    masks = how.get("masks")
-    reading = Reading(masks=masks if isinstance(masks, str) else None, keep_out=keep_out, unlabelled="skip")
-    try:
-        found = regions_of(source, reading)
-    except SalmError as error:
-        return Check("kept pixels", False, str(error)), {}
-    same = found.sum() == how.get(KEPT_OUT, "")
-    said = "the regions that were kept out are others; give with --keep_out what the result was made with"
-    return Check("kept pixels", same, "" if same else said), found.regions
 
 
 def _look(

@@ -90,6 +90,7 @@ def gather(
     audit: Path | None = None,
     source: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    keep_out: str | None = None,
 ) -> Evidence:
     """Check a release and read what was found out about it.
 
@@ -98,17 +99,18 @@ def gather(
         audit: The folder of the audit: by default ``audit`` beside the release, which need not be there.
         source: The originals of a folder's result, with which every file is compared then.
         on_progress: Takes how many files were looked at, and of how many.
+        keep_out: Masks or boxes that it was made with.
 
     Raises:
         ReleaseError: The release is not what its manifest says, a file of the audit is not valid, or it is about another release.
         DataError: ``source`` is not what it was made from.
-        ConfigurationError: ``audit`` is named and holds nothing of an audit, or ``source`` is given for a release of arrays.
+        ConfigurationError: ``audit`` is named and holds nothing of an audit, or ``source`` or ``keep_out`` for a release of arrays.
     """
     opened = open_release(release)
     manifest = opened.manifest
-    checks = tuple(opened.check(source, on_progress))
+    checks = tuple(opened.check(source, on_progress, keep_out))
     wrong = [check for check in checks if not check.ok]
-    if [check.name for check in wrong] == ["source"]:
+    if any(check.name == "source" for check in wrong) and {check.name for check in wrong} <= {"images", "source"}:
         raise DataError(
             f"source={source} is not what {release} was made from ({wrong[0].detail}). Give the folder that was protected."
         )

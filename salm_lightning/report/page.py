@@ -15,7 +15,7 @@ from salm_lightning.audit.results import AUDIT, AuditResult, Matrix, mean
 from salm_lightning.audit.words import named
 from salm_lightning.data.base import Task
 from salm_lightning.data.catalogue import MEDMNIST
-from salm_lightning.release.folder_manifest import FolderManifest
+from salm_lightning.release.folder_manifest import REGIONS_NOTE, FolderManifest
 from salm_lightning.release.manifest import Manifest
 from salm_lightning.report.evidence import COMPARING, Evidence
 from salm_lightning.report.figures import decimals, learned, made, measured, percent
@@ -54,6 +54,7 @@ def render(evidence: Evidence, release: str, today: date) -> str:
         several=manifest.info.task is Task.MULTI_LABEL,
         verify=f"salm-cli verify {shlex.quote(release)}",
         original=_original(manifest),
+        regions=REGIONS_NOTE if isinstance(manifest, FolderManifest) and manifest.needs_regions else "",
         today=today,
         recall=_recall(evidence.audit),
         tables=_setting_tables(evidence),

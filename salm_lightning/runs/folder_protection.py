@@ -142,7 +142,9 @@ class FolderProtection(Protection):
         if unchanged:
             table.add_row("of them without a changed pixel", f"{unchanged}: all of it is kept, or too little noise; see {FILES}")
         table.add_row("files copied as they are", f"{manifest.copied}")
-        console, source = Console(), ("--source", self.images.path)
+        regions = self.images.reading.keep_out
+        against: list[str | Path] = ["--source", self.images.path, *([] if regions is None else ["--keep_out", regions])]
+        console = Console()
         console.print(table)
         if said:
             console.print(said, highlight=False, markup=False)
@@ -151,9 +153,9 @@ class FolderProtection(Protection):
             f"What each became:  {self.folder / RELEASE / FILES}",
             f"Its noise:         {manifest.settings.get('method', {}).get('name')}, made at {manifest.dataset['size']} pixels",
             *self._published(),
-            f"Check it:          {command('salm-cli', 'verify', self.folder, *source)}",
-            f"Attack it:         {command('salm-cli', 'audit', self.folder, *source)}",
-            f"Report on it:      {command('salm-cli', 'report', self.folder, *source)}",
+            f"Check it:          {command('salm-cli', 'verify', self.folder, *against)}",
+            f"Attack it:         {command('salm-cli', 'audit', self.folder, *against)}",
+            f"Report on it:      {command('salm-cli', 'report', self.folder, *against)}",
             f"Publish:           {self.release} alone; {self.folder / 'generator'} and {self.folder / RELEASE} stay with you",
         ):
             say(line)
