@@ -46,7 +46,7 @@ WRONG = [
         [
             "command='fitt' is not known",
             "did you mean 'fit'",
-            "predict, inspect, protect, classwise, sweep, reproduce, verify, audit, quality, report",
+            "predict, inspect, protect, classwise, sweep, reproduce, verify, audit, quality, key, patch, restore, report",
         ],
     ),
     (

@@ -143,7 +143,8 @@ class FolderProtection(Protection):
             table.add_row("of them without a changed pixel", f"{unchanged}: all of it is kept, or too little noise; see {FILES}")
         table.add_row("files copied as they are", f"{manifest.copied}")
         regions = self.images.reading.keep_out
-        against: list[str | Path] = ["--source", self.images.path, *([] if regions is None else ["--keep_out", regions])]
+        source = ("--source", self.images.path)
+        against: tuple[str | Path, ...] = (*source, *(() if regions is None else ("--keep_out", regions)))
         console = Console()
         console.print(table)
         if said:
@@ -154,7 +155,7 @@ class FolderProtection(Protection):
             f"Its noise:         {manifest.settings.get('method', {}).get('name')}, made at {manifest.dataset['size']} pixels",
             *self._published(),
             f"Check it:          {command('salm-cli', 'verify', self.folder, *against)}",
-            f"Attack it:         {command('salm-cli', 'audit', self.folder, *against)}",
+            f"Attack it:         {command('salm-cli', 'audit', self.folder, *source)}",
             f"Report on it:      {command('salm-cli', 'report', self.folder, *against)}",
             f"Publish:           {self.release} alone; {self.folder / 'generator'} and {self.folder / RELEASE} stay with you",
         ):
