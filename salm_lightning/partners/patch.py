@@ -20,8 +20,8 @@ from salm_lightning.files import building, file_sha256, flush, replacing, writin
 from salm_lightning.partners.archive import Archive, add_readers, write_archive
 from salm_lightning.release.folder_manifest import PROTECTED, read_records
 from salm_lightning.release.manifest import Manifest, is_folder_result
-from salm_lightning.release.verify import Check, verify_release
-from salm_lightning.release.verify_folder import verify_folder
+from salm_lightning.release.verify import refuse_failed, verify_release
+from salm_lightning.release.verify_folder import original_tree, verify_folder
 
 _BLOCK = 2**20
 OnProgress = Callable[[int, int], None]
@@ -193,9 +193,8 @@ def _check_present(patch: Path) -> None:
 
 
 def _of_folder(result: Path, source: Path) -> list[Original]:
-    if not source.is_dir():
-        raise DataError(f"source={source} is no folder; give the one that was protected.")
-    _refuse_failed(result, verify_folder(result))
+    original_tree(str(source))
+    refuse_failed(str(result), verify_folder(result))
     return [Original(record.file, record.file, record.before, record.after) for record in read_records(result)]
 
 
@@ -205,14 +204,8 @@ def _of_archive(release: Path, source: Path) -> list[Original]:
         raise DataError(
             f"source={source} is no file that {release} was made from; patches are for .npz files and for protected folders."
         )
-    _refuse_failed(release, verify_release(release))
+    refuse_failed(str(release), verify_release(release))
     return [Original(source.name, manifest.archive.name, manifest.source.sha256, manifest.archive.sha256)]
-
-
-def _refuse_failed(result: Path, checks: Iterable[Check]) -> None:
-    failed = "; ".join(f"{check.name}: {check.detail}" for check in checks if not check.ok)
-    if failed:
-        raise ReleaseError(f"{result} is not what was released ({failed}). Get it again, or protect anew.")
 
 
 def _size(path: Path) -> int:

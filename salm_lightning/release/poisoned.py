@@ -12,10 +12,10 @@ from salm_lightning.data.base import SPLITS, Split
 from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.mapped import rows_of
 from salm_lightning.data.original import images_of_release
-from salm_lightning.errors import ConfigurationError, DataError, ReleaseError, look_up
+from salm_lightning.errors import ConfigurationError, DataError, look_up
 from salm_lightning.files import expanded
 from salm_lightning.release.manifest import Manifest, archive_name
-from salm_lightning.release.verify import verify_release
+from salm_lightning.release.verify import refuse_failed, verify_release
 
 Part = Literal["all", "protected", "clean"]
 
@@ -82,10 +82,7 @@ class PoisonedDataModule(ImageDataModule):
 
     def load_splits(self) -> dict[str, Split]:
         """Check the files against the manifest and read them."""
-        failed = [check for check in verify_release(self.root) if not check.ok]
-        if failed:
-            problems = "; ".join(f"{check.name}: {check.detail}" for check in failed)
-            raise ReleaseError(f"root={self.root} is not what was released ({problems}). Get it again, or protect anew.")
+        refuse_failed(f"root={self.root}", verify_release(self.root))
         splits = read_npz(self.source_path, self.info, self._resident_limit(), self.manifest.published)
         if self.part != "all":
             selected, train = self.manifest.coverage.mask(), splits["train"]

@@ -18,7 +18,8 @@ from salm_lightning.errors import DataError, ReleaseError
 from salm_lightning.files import expanded, file_sha256
 from salm_lightning.release.folder_manifest import PROTECTED, FolderManifest
 from salm_lightning.release.manifest import MANIFEST, RELEASE
-from salm_lightning.release.verify_folder import verify_folder
+from salm_lightning.release.verify import refuse_failed
+from salm_lightning.release.verify_folder import original_tree, verify_folder
 
 
 class StoredFolder(ImageDataModule):
@@ -49,10 +50,7 @@ class StoredFolder(ImageDataModule):
         Raises:
             ReleaseError: A file was changed, is missing, or is one too many.
         """
-        failed = [check for check in verify_folder(self.result) if not check.ok]
-        if failed:
-            problems = "; ".join(f"{check.name}: {check.detail}" for check in failed)
-            raise ReleaseError(f"{self.result} is not what was released ({problems}). Get it again, or protect anew.")
+        refuse_failed(str(self.result), verify_folder(self.result))
         images = self.images
         found = survey(replace(images.survey.folder, root=self.result / PROTECTED), allow_leak=True, patients=False)
         refused = [header.path for header in found.headers if header.facts is None]
@@ -97,9 +95,7 @@ def original_folder(result: Path, word: str, argument: str = "source", **options
         DataError: The folder is not there, or another one.
     """
     manifest = FolderManifest.read(result)
-    if not expanded(word).is_dir():
-        raise DataError(f"{argument}={word} is no folder; give the one that was protected.")
-    place = str(expanded(word).absolute())  # the name of a folder may be a dataset's, too
+    place = str(original_tree(word, argument).absolute())  # the name of a folder may be a dataset's, too
     images = cast("FolderDataModule", images_of_release(place, manifest.dataset, manifest.settings, **options))
     if images.checksum() != manifest.source.sha256:
         raise DataError(

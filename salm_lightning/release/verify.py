@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
@@ -52,6 +52,17 @@ class Check:
     name: str
     ok: bool
     detail: str
+
+
+def refuse_failed(named: str, checks: Iterable[Check]) -> None:
+    """Refuse a release that a user has ``named`` if any of its checks does not hold.
+
+    Raises:
+        ReleaseError: It is not what was released.
+    """
+    problems = "; ".join(f"{check.name}: {check.detail}" for check in checks if not check.ok)
+    if problems:
+        raise ReleaseError(f"{named} is not what was released ({problems}). Get it again, or protect anew.")
 
 
 def verify_release(

@@ -117,15 +117,15 @@ def verify_folder(
     return checks
 
 
-def original_tree(source: str) -> Path:
-    """Return the folder that a user names as the originals.
+def original_tree(source: str, argument: str = "source") -> Path:
+    """Return the folder that a user names as the originals, with an argument of that name.
 
     Raises:
         DataError: It is none.
     """
     path = expanded(source)
     if not path.is_dir():
-        raise DataError(f"source={source} is no folder; give the one that was protected.")
+        raise DataError(f"{argument}={source} is no folder; give the one that was protected.")
     return path
 
 
