@@ -238,6 +238,12 @@ def pack(folder: Path, data: Path, datasets: Sequence[str]) -> None:
     print(f"{folder}: {size / 1e6:.1f} MB")
 
 
+def finished(lines: Sequence[Line]) -> set[str]:
+    """Return the parts that need not be done again; one that failed halfway ends with the line that says so."""
+    last = {line["group"]: line for line in lines}
+    return {group for group, line in last.items() if not {"failed", "skipped", "stopped"} & line.keys()}
+
+
 def _quieten() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -278,7 +284,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     file, end, failed = options.out / "results.jsonl", begin + 60 * options.minutes, []
     before = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
-    done = {line["group"] for line in before if not {"failed", "skipped", "stopped"} & line.keys()}
+    done = finished(before)
 
     def say(line: Line, group: str = "") -> None:
         line = {"group": group or line["part"], "at": round(time.monotonic() - begin, 1), **line}

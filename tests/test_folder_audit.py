@@ -32,7 +32,9 @@ from salm_lightning.audit.trials import Trial, title_of
 from salm_lightning.data import FolderDataModule
 from salm_lightning.errors import ConfigurationError
 from salm_lightning.main import main
+from salm_lightning.release import protected_folder
 from salm_lightning.release.folder import write_folder
+from salm_lightning.release.verify_folder import verify_folder
 from salm_lightning.report.folder import about_folder
 from salm_lightning.runs.record import DONE, Run
 from salm_lightning.sealed import write_sealed
@@ -113,6 +115,13 @@ def test_victims_see_the_files_as_they_are_stored_at_each_size(colour: Made) -> 
                 scaled = [Image.fromarray(file).resize((size, size), Image.Resampling.BILINEAR) for file in files]
                 np.testing.assert_array_equal(images.split(split).images, np.stack([np.asarray(each) for each in scaled]))
         assert stored.batch_size == clean.batch_size == 128
+
+
+def test_the_sums_of_the_files_are_checked_once_for_all_sizes(colour: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = []
+    monkeypatch.setattr(protected_folder, "verify_folder", lambda *given: checks.append(given) or verify_folder(*given))
+    open_release(colour.result).views(str(colour.scans), sizes=[16, 28, 40])
+    assert len(checks) == 1
 
 
 def test_above_8_bits_victims_see_all_values_too(deep: Made) -> None:

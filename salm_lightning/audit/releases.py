@@ -202,12 +202,11 @@ class FolderResult(Release):
         if any(facts.deep for facts in originals.survey.facts):
             ends = [formats.in_units(np.array(facts.limits), facts) for facts in originals.survey.facts]
             ways.append((first, Range.of(float(np.min(ends)), float(np.max(ends)))))
-        views = []
+        views, files = [], StoredFolder(self.path, originals, batch_size=originals.batch_size)
         for size, values in ways:
-            clean = originals.seen_at(size, values)
-            stored = StoredFolder(self.path, clean, batch_size=clean.batch_size)
+            stored = files.seen_at(size, values)
             stored.setup()
-            views.append(View(f"{size} px{'' if values is None else ' with all values'}", {"protected": stored, "clean": clean}))
+            views.append(View(f"{size} px{'' if values is None else ' with all values'}", {"protected": stored, "clean": stored.images}))
         return views
 
     def compared(self, originals: ImageDataModule) -> tuple[Split, NDArray[np.int64]]:

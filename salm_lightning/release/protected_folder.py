@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from salm_lightning.console import progress
 from salm_lightning.data.base import Split
@@ -12,8 +13,8 @@ from salm_lightning.data.datamodule import ImageDataModule
 from salm_lightning.data.folder_images import FolderDataModule
 from salm_lightning.data.mapped import rows_of
 from salm_lightning.data.original import images_of_release
-from salm_lightning.data.survey import survey
-from salm_lightning.data.working import decode
+from salm_lightning.data.survey import Survey, survey
+from salm_lightning.data.working import Range, decode
 from salm_lightning.errors import DataError, ReleaseError
 from salm_lightning.files import expanded, file_sha256
 from salm_lightning.release.folder_manifest import PROTECTED, FolderManifest
@@ -44,20 +45,36 @@ class StoredFolder(ImageDataModule):
         """Return what a model that is trained on the images depends on."""
         return self.images.identity() | {"sha256": self.checksum()}
 
+    @cached_property
+    def checked(self) -> Survey:
+        """The files as they are stored, their sums checked.
+
+        Raises:
+            ReleaseError: A file was changed, is missing, is one too many, or cannot be read.
+        """
+        refuse_failed(str(self.result), verify_folder(self.result))
+        found = survey(replace(self.images.survey.folder, root=self.result / PROTECTED), allow_leak=True, patients=False)
+        refused = [header.path for header in found.headers if header.facts is None]
+        if refused:
+            raise ReleaseError(f"{self.result / PROTECTED / refused[0]} cannot be read; protect the folder anew.")
+        return found
+
+    def seen_at(self, size: int, values: Range | None = None) -> Self:
+        """Return the same files as another user decodes them, see :meth:`FolderDataModule.seen_at`; they are not checked again."""
+        other = self.variant()
+        other.checked, other.images = self.checked, self.images.seen_at(size, values)
+        other.info, other._splits = other.images.info, None
+        return other
+
     def load_splits(self) -> dict[str, Split]:
         """Decode the files of the training split, whose sums are checked before.
 
         Raises:
-            ReleaseError: A file was changed, is missing, or is one too many.
+            ReleaseError: A file was changed, is missing, is one too many, or cannot be read.
         """
-        refuse_failed(str(self.result), verify_folder(self.result))
         images = self.images
-        found = survey(replace(images.survey.folder, root=self.result / PROTECTED), allow_leak=True, patients=False)
-        refused = [header.path for header in found.headers if header.facts is None]
-        if refused:
-            raise ReleaseError(f"{self.result / PROTECTED / refused[0]} cannot be read; protect the folder anew.")
         with progress("decoding protected images") as on_progress:
-            stored = decode(found, images.info.size, images.info.channels, images.working.values, on_progress=on_progress)
+            stored = decode(self.checked, images.info.size, images.info.channels, images.working.values, on_progress=on_progress)
         train = Split(rows_of(stored.images, images.rows("train")), images.split("train").labels)
         return {"train": train, "val": images.split("val"), "test": images.split("test")}
 
