@@ -82,7 +82,12 @@ def test_noise_comes_before_its_victims_and_the_largest_question_first() -> None
 def test_a_part_that_failed_halfway_is_done_again() -> None:
     from gpu import finished
 
-    lines = [{"group": "parity", "part": "16-mixed"}, {"group": "parity", "failed": "no"}, {"group": "speed"}, {"group": "a", "failed": "x"}]
+    lines = [
+        {"group": "parity", "part": "16-mixed"},
+        {"group": "parity", "failed": "no"},
+        {"group": "speed"},
+        {"group": "a", "failed": "x"},
+    ]
     assert finished(lines) == {"speed"}
     assert finished([*lines, {"group": "a", "acc": 0.5}]) == {"speed", "a"}
 

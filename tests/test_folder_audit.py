@@ -443,6 +443,10 @@ def test_options_of_one_kind_alone(colour: Made, capsys: pytest.CaptureFixture[s
     for words, said in (
         (["verify", archive, "--keep_out", "boxes.csv"], "keep_out=boxes.csv is for the results of folders"),
         (["report", archive, "--keep_out", "boxes.csv"], "keep_out=boxes.csv is for the results of folders"),
+        (
+            ["quality", archive, "--source", "any.npz", "--keep_out", "boxes.csv"],
+            "keep_out=boxes.csv is for the results of folders",
+        ),
         (["verify", str(colour.result), "--root", "there"], "root=there is for MedMNIST names"),
         (["verify", str(colour.result), "--keep_out", "boxes.csv"], "keep_out=boxes.csv needs the originals"),
     ):

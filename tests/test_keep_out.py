@@ -30,6 +30,7 @@ from salm_lightning.noise.methods import EM, SALM, TAP
 from salm_lightning.release.folder import write_folder
 from salm_lightning.release.folder_manifest import read_records
 from salm_lightning.release.noisy_file import native_noise
+from salm_lightning.release.protected_folder import original_folder
 from salm_lightning.release.verify_folder import verify_folder
 
 RNG = np.random.default_rng(8)
@@ -208,7 +209,29 @@ def test_what_was_kept_is_drawn_for_the_report(lesions: Path, tmp_path: Path, wo
             np.testing.assert_array_equal(pairs.kept(position), lesion(lesions / pairs.file(position)))
     album = Album(tmp_path / "audit")
     _draw_kept(album, pairs)
-    assert [entry["file"] for entry in read_album(tmp_path / "audit")] == ["pictures/kept.png"]
+    (entry,) = read_album(tmp_path / "audit")
+    assert entry["file"] == "pictures/kept.png"
+    assert "--keep_out" not in entry["caption"]
+
+
+def test_boxes_are_drawn_by_who_knows_them(lesions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes, others = tmp_path / "boxes.csv", tmp_path / "others.csv"
+    boxes.write_text("file,x,y,width,height\na/0.png,8,5,12,7\n")
+    others.write_text("file,x,y,width,height\na/0.png,8,5,12,8\n")
+    result = tmp_path / "out"
+    written(lesions, result, masks="*_mask.png", keep_out=str(boxes))
+    pairs = FilePairs(result, original_folder(result, str(lesions), keep_out=str(boxes)))
+    (place,) = [place for place in pairs.with_kept_pixels(99) if pairs.file(place) == "a/0.png"]
+    expected = lesion(lesions / "a/0.png")
+    expected[5:12, 8:20] = True
+    np.testing.assert_array_equal(pairs.kept(place), expected)
+    for known, drawn in ((str(boxes), False), (None, True)):
+        album = Album(tmp_path / "audit")
+        _draw_kept(album, FilePairs(result, original_folder(result, str(lesions), keep_out=known)))
+        assert ("--keep_out" in read_album(tmp_path / "audit")[0]["caption"]) is drawn
+    command = ["quality", str(result), "--source", str(lesions), "--keep_out", str(others)]
+    assert main(command) == 2
+    assert f"keep_out={others} is not what {result} was made with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,9 @@ class FilePairs(Compared):
         max_images: Take a random sample of at most so many pages.
         seed: Settles the sample.
 
+    Attributes:
+        regions_missing: Whether regions were kept out that ``originals`` do not know.
+
     Raises:
         ReleaseError: The table is not about these originals.
         ConfigurationError: ``max_images`` is less than 1.
@@ -59,6 +62,7 @@ class FilePairs(Compared):
         self._values = originals.working.values
         self.white = white_of(self._values)
         self._regions = folder.kept_out.regions
+        self.regions_missing = folder.kept_out.sum() != manifest.kept_out
         self._pages: list[_Page] = []
         for record in read_records(result):
             number = numbers.get(record.file)
@@ -97,7 +101,7 @@ class FilePairs(Compared):
         return np.take(found, places)
 
     def kept(self, position: int) -> NDArray[np.bool_]:
-        """Return which pixels of an image keep their values, upright, as far as its file and masks beside it say."""
+        """Return which pixels of an image keep their values, upright, as far as its file and the regions that are known say."""
         page = self._pages[self.rows[position]]
         path = page.pair.originals / page.pair.record.file
         facts, (_, still) = formats.facts(path), formats.pixels_and_kept(path)

@@ -160,8 +160,12 @@ def _draw_kept(album: Album, pairs: FilePairs) -> None:
             "kept",
             kept_figure(*_seen(pairs, positions), [mask for _, mask in shown], names),
             "What was kept as it is",
-            "In colour: pixels without noise, because they are transparent, padding or outside of ultrasound regions, or in a mask beside "
-            "the image. What was kept out by boxes, or masks that lie elsewhere, is not drawn.",
+            "In colour: pixels without noise, because they are transparent, padding or outside of ultrasound regions, or were kept out."
+            + (
+                " Boxes, or masks that lie elsewhere, are drawn by salm-cli quality with --keep_out."
+                if pairs.regions_missing
+                else ""
+            ),
         )
 
 

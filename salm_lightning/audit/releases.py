@@ -69,11 +69,13 @@ class Release(ABC):
         """
 
     @abstractmethod
-    def originals(self, source: str, root: Path | None = None, batch_size: int | None = None) -> ImageDataModule:
-        """Open what it was made from, as the user names it.
+    def originals(
+        self, source: str, root: Path | None = None, batch_size: int | None = None, keep_out: str | None = None
+    ) -> ImageDataModule:
+        """Open what it was made from, as the user names it, and with ``keep_out`` the regions of a folder that were to be as they are.
 
         Raises:
-            SalmError: There is nothing of that name, or it is something else.
+            SalmError: There is nothing of that name, or it is something else, or an option is for another kind of release.
         """
 
     @abstractmethod
@@ -117,17 +119,27 @@ class ArchiveRelease(Release):
         Raises:
             ConfigurationError: ``source`` is given, whose pictures come from an audit, or ``keep_out``.
         """
-        for name, value in {"source": source, "keep_out": keep_out}.items():
+        self._refuse(source=source, keep_out=keep_out)
+        return verify_release(self.path)
+
+    def _refuse(self, **options: str | None) -> None:
+        for name, value in options.items():
             if value is not None:
                 raise ConfigurationError(
                     f"{name}={value} is for the results of folders; {self.path} is an .npz release. Leave it out."
                 )
-        return verify_release(self.path)
 
-    def originals(self, source: str, root: Path | None = None, batch_size: int | None = None) -> ImageDataModule:
-        """Open a MedMNIST name, an archive, a folder or drawn images."""
+    def originals(
+        self, source: str, root: Path | None = None, batch_size: int | None = None, keep_out: str | None = None
+    ) -> ImageDataModule:
+        """Open a MedMNIST name, an archive, a folder or drawn images.
+
+        Raises:
+            ConfigurationError: ``keep_out`` is given.
+        """
         from salm_lightning.release.poisoned import PoisonedDataModule
 
+        self._refuse(keep_out=keep_out)
         return PoisonedDataModule(self.path).open_original(source, root, batch_size=batch_size)
 
     def views(
@@ -173,11 +185,13 @@ class FolderResult(Release):
         """Compare each file with the manifest, and with ``source`` with its original."""
         return verify_folder(self.path, None if source is None else original_tree(source), on_progress, keep_out)
 
-    def originals(self, source: str, root: Path | None = None, batch_size: int | None = None) -> FolderDataModule:
+    def originals(
+        self, source: str, root: Path | None = None, batch_size: int | None = None, keep_out: str | None = None
+    ) -> FolderDataModule:
         """Open the folder; its training split is without what is measured on."""
         from salm_lightning.release.protected_folder import original_folder
 
-        return original_folder(self.path, source, batch_size=batch_size)
+        return original_folder(self.path, source, keep_out=keep_out, batch_size=batch_size)
 
     def views(
         self, source: str | None, root: Path | None = None, batch_size: int | None = None, sizes: Sequence[int] | None = None
@@ -206,7 +220,9 @@ class FolderResult(Release):
         for size, values in ways:
             stored = files.seen_at(size, values)
             stored.setup()
-            views.append(View(f"{size} px{'' if values is None else ' with all values'}", {"protected": stored, "clean": stored.images}))
+            views.append(
+                View(f"{size} px{'' if values is None else ' with all values'}", {"protected": stored, "clean": stored.images})
+            )
         return views
 
     def compared(self, originals: ImageDataModule) -> tuple[Split, NDArray[np.int64]]:

@@ -38,6 +38,7 @@ def quality(
     max_images: int | None = None,
     root: Path | None = None,
     seed: int = 0,
+    keep_out: str | None = None,
 ) -> None:
     """Measure whether protected images are still useful: similarity, segmentation, pictures.
 
@@ -51,6 +52,7 @@ def quality(
             500 of a folder's, which are compared at their own size.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
         seed: Settles the sample and what is held out of it.
+        keep_out: Masks or boxes that a folder was protected with, to draw them.
 
     Raises:
         SalmError: An argument is wrong, or ``source`` is not what the release was made from.
@@ -72,7 +74,7 @@ def quality(
     check_sample(max_images)
     chosen = open_segmenter(segmenter)
     opened = open_release(release)
-    images = opened.originals(source, root)
+    images = opened.originals(source, root, keep_out=keep_out)
     chosen(np.asarray(images.split("train").images[:1]))  # refuses what it cannot take
     folder, most = audit_folder(release, out), max_images or opened.most_compared
     with locked(folder, "audit"), progress("comparing images") as on_progress:

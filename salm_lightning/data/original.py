@@ -63,7 +63,7 @@ def named_images(
             f"{did_you_mean(word, [*MEDMNIST, SYNTHETIC]) or '.'} Names: {', '.join(MEDMNIST)}."
         )
     if kind is FolderDataModule:
-        return FolderDataModule(word, size, **asdict(folder), **options)
+        return FolderDataModule(word, size, **asdict(folder) | options)
     given = [field.name for field in fields(folder) if getattr(folder, field.name) != field.default]
     if given:
         raise ConfigurationError(

@@ -98,22 +98,28 @@ class ProtectedFolderDataModule(StoredFolder):
         super().__init__(result, original_folder(result, str(original), "original"), **loading)
 
 
-def original_folder(result: Path, word: str, argument: str = "source", **options: Any) -> FolderDataModule:
+def original_folder(
+    result: Path, word: str, argument: str = "source", keep_out: str | None = None, **options: Any
+) -> FolderDataModule:
     """Return the folder that a result was made from, read as then; its training split is without what is measured on.
 
     Args:
         result: The result.
         word: The user's word for the folder.
         argument: What the user calls it.
+        keep_out: Masks or boxes that the result was made with, where somebody wants to know them.
         **options: Further options of the DataModule.
 
     Raises:
         ReleaseError: There is no such result.
-        DataError: The folder is not there, or another one.
+        DataError: The folder is not there, or another one, or the regions are others.
     """
     manifest = FolderManifest.read(result)
     place = str(original_tree(word, argument).absolute())  # the name of a folder may be a dataset's, too
-    images = cast("FolderDataModule", images_of_release(place, manifest.dataset, manifest.settings, **options))
+    regions = {} if keep_out is None else {"keep_out": keep_out}
+    images = cast("FolderDataModule", images_of_release(place, manifest.dataset, manifest.settings, **regions, **options))
+    if regions and images.survey.folder.kept_out.sum() != manifest.kept_out:
+        raise DataError(f"keep_out={keep_out} is not what {result} was made with: the regions that were kept out are others.")
     if images.checksum() != manifest.source.sha256:
         raise DataError(
             f"{argument}={word} is not what {result} was made from: images or labels differ. Give the folder that was protected."
