@@ -35,7 +35,7 @@ SHORT = {
         "--trainer.precision",
         "32-true",
     ],
-    "sweep": ["--dry_run", "true"],
+    "sweep": ["--dry_run", "true", "--generator.model.width", "0.0625", "--victim.model.width", "0.0625"],
     "verify": [],
     "audit": [
         "--countermeasures",
