@@ -41,6 +41,7 @@ def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _short_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time the steps of an estimate on a few images: nearly every command estimates, and few tests look at what comes out."""
     monkeypatch.setattr("salm_lightning.runs.estimate._PATIENCE", 0.0)
+    monkeypatch.setattr("salm_lightning.runs.estimate._CEILING", 0.0)
 
 
 @pytest.fixture

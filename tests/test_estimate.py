@@ -35,6 +35,25 @@ def test_estimates_follow_timed_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(timed) == steps, "what takes no steps is not timed"
 
 
+def test_steps_that_wait_more_than_they_work_are_timed_on_more_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second of waiting a step, of a network of which 128 images take 2 s: a few images, extrapolated, would take 32."""
+    monkeypatch.setattr(estimate, "_PATIENCE", 0.3)
+    monkeypatch.setattr(estimate, "_CEILING", 10.0)
+    tried: list[int] = []
+
+    def once(self: Estimator, model: object, optimizer: object, kind: str, images: object) -> float:
+        tried.append(len(images))  # type: ignore[arg-type]
+        return waiting + 2 * tried[-1] / 128
+
+    monkeypatch.setattr(Estimator, "_once", once)
+    waiting = 0.5
+    assert Estimator("cpu", "32-true").seconds([Work(NETWORK, training=1)]) == pytest.approx(2.5)
+    tried.clear()
+    waiting = 0.0
+    assert Estimator("cpu", "32-true").seconds([Work(NETWORK, training=1)]) == pytest.approx(2.0)
+    assert max(tried) == 32, "what does not wait is extrapolated"
+
+
 def test_real_steps_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """In processor time, the least of some tries: what else the machine does has no say."""
     monkeypatch.setattr(estimate, "_PATIENCE", 0.0)

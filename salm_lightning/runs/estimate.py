@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -15,8 +16,9 @@ from torch.optim import SGD, Optimizer
 from salm_lightning.models import Architecture
 from salm_lightning.noise.transforms import CropFlip
 
-_CLASSES, _FIRST_BATCH = 10, 4  # of drawn labels and images
+_CLASSES, _FIRST_BATCH = 10, 2  # of drawn labels and images
 _PATIENCE = 0.3  # seconds that one timed step may take; a larger batch is extrapolated
+_CEILING = 10.0  # seconds that it may take where most of them are no images'
 _STATE_BYTES = 8  # of a checkpoint for each weight: float32, and its momentum
 
 
@@ -83,12 +85,20 @@ class Estimator:
         return self._units[network]
 
     def _time(self, model: nn.Module, kind: str, network: Network) -> float:
-        """Return the seconds of a step on a whole batch, from the largest part of it that does not take long."""
-        count, took, optimizer = 0, 0.0, SGD(model.parameters(), lr=0.0, momentum=0.9)
-        while count < network.batch_size and 2 * took <= _PATIENCE:
-            count = min(2 * count or _FIRST_BATCH, network.batch_size)
+        """Return the seconds of a step on a whole batch, from the largest part of it that does not take long.
+
+        On cores that other programs use, too, threads wait for each other at every layer, and a step on a few images takes as long as
+        one on many. What it takes beside that for each image shows on larger parts alone, and those take hardly longer.
+        """
+        optimizer, count, before = SGD(model.parameters(), lr=0.0, momentum=0.9), 0, math.inf
+        while True:
+            count = min(4 * count or _FIRST_BATCH, network.batch_size)
             images = torch.full((count, network.channels, network.size, network.size), 0.5, device=self._fabric.device)
             took = self._once(model, optimizer, kind, images)
+            waits = took < min(2 * before, _CEILING)
+            if count == network.batch_size or (2 * took > _PATIENCE and not waits):
+                break
+            before = took
         # That one chose kernels, and any may have waited for another process's turn on the same cores.
         return min(self._once(model, optimizer, kind, images) for _ in range(3)) * network.batch_size / count
 
