@@ -63,7 +63,7 @@ class StoredFolder(ImageDataModule):
         """Return the same files as another user decodes them, see :meth:`FolderDataModule.seen_at`; they are not checked again."""
         other = self.variant()
         other.checked, other.images = self.checked, self.images.seen_at(size, values)
-        other.info, other._splits = other.images.info, None
+        other.info, other.image_size, other._splits = other.images.info, size, None
         return other
 
     def load_splits(self) -> dict[str, Split]:
