@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from torch import Tensor, nn
+from source_models import Turns
+from torch import Tensor
 
 from salm_lightning.models.backbones import vit
 from salm_lightning.models.cnn import CNN
@@ -57,8 +58,8 @@ class Noisy(CropFlip):
         return seen + (2 * drawn - 1) * (self.levels / 255)
 
 
-class WithViT(nn.Module):
-    """A tiny CNN and a small vision transformer in turn: each PGD step goes against the next one, each source step trains the next one.
+class WithViT(Turns):
+    """A tiny CNN and a small vision transformer in turn.
 
     Args:
         num_classes: Length of the logits.
@@ -67,13 +68,4 @@ class WithViT(nn.Module):
     """
 
     def __init__(self, num_classes: int, channels: int, image_size: int) -> None:
-        super().__init__()
-        self.models = nn.ModuleList([CNN(num_classes, channels), vit(num_classes, channels, image_size, 0.25)])
-        self._turns = {True: 0, False: 0}
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of the next one, ``[B, num_classes]``."""
-        turn = self._turns[self.training]
-        self._turns[self.training] = turn + 1
-        logits: Tensor = self.models[turn % 2](images)
-        return logits
+        super().__init__(CNN(num_classes, channels), vit(num_classes, channels, image_size, 0.25))

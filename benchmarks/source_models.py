@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor, nn
 
 from salm_lightning.models.backbones import resnet18
@@ -41,19 +39,16 @@ class StridedResNet18(nn.Module):
         return logits
 
 
-class InTurn(nn.Module):
-    """Tiny CNNs taken in turn: each PGD step goes against the next one, each source step trains the next one.
+class Turns(nn.Module):
+    """Networks taken in turn: each PGD step goes against the next one, each source step trains the next one.
 
     Args:
-        num_classes: Length of the logits.
-        channels: 1 (grey) or 3 (RGB).
-        features: Channels of the first convolution of each.
+        models: The networks.
     """
 
-    def __init__(self, num_classes: int, channels: int, features: tuple[int, ...] = (8, 16, 24)) -> None:
+    def __init__(self, *models: nn.Module) -> None:
         super().__init__()
-        make = partial(CNN, num_classes, channels)
-        self.models = nn.ModuleList([make(features=count, depth=2 + index % 2) for index, count in enumerate(features)])
+        self.models = nn.ModuleList(models)
         self._turns = {True: 0, False: 0}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,3 +57,16 @@ class InTurn(nn.Module):
         self._turns[self.training] = turn + 1
         logits: Tensor = self.models[turn % len(self.models)](images)
         return logits
+
+
+class InTurn(Turns):
+    """Tiny CNNs in turn.
+
+    Args:
+        num_classes: Length of the logits.
+        channels: 1 (grey) or 3 (RGB).
+        features: Channels of the first convolution of each.
+    """
+
+    def __init__(self, num_classes: int, channels: int, features: tuple[int, ...] = (8, 16, 24)) -> None:
+        super().__init__(*(CNN(num_classes, channels, count, depth=2 + index % 2) for index, count in enumerate(features)))
