@@ -116,9 +116,9 @@ def original_folder(
     """
     manifest = FolderManifest.read(result)
     place = str(original_tree(word, argument).absolute())  # the name of a folder may be a dataset's, too
-    regions: dict[str, Any] = {} if keep_out is None else {"keep_out": keep_out}
-    images = cast("FolderDataModule", images_of_release(place, manifest.dataset, manifest.settings, **regions, **options))
-    if regions and images.survey.folder.kept_out.sum() != manifest.kept_out:
+    opened = images_of_release(place, manifest.dataset, manifest.settings, keep_out=keep_out, **options)
+    images = cast("FolderDataModule", opened)
+    if keep_out is not None and images.survey.folder.kept_out.sum() != manifest.kept_out:
         raise DataError(f"keep_out={keep_out} is not what {result} was made with: the regions that were kept out are others.")
     if images.checksum() != manifest.source.sha256:
         raise DataError(
