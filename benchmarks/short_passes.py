@@ -1,11 +1,14 @@
-"""PGD only where noise still has something to do, for ``benchmarks/short.yaml``."""
+"""Cheaper PGD passes, for ``benchmarks/short.yaml``: only where noise still has something to do, and with batch norm folded."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
 
 from salm_lightning.noise.methods import EM, Perturbation
 from salm_lightning.noise.pgd import Objective, descend
@@ -37,3 +40,21 @@ class WhereSteep(EM):
         for step in range(1, steps):
             moved = descend(moved, steep(moved, step), some.images, self.step_size / 255, self.radius_unit)
         return Perturbation(delta.index_copy(0, rows, moved), torch.ones_like(delta[:, :1]))
+
+
+class Folded(EM):
+    """EM whose PGD steps see each batch norm folded into the convolution before it; the network is a ``Sequential`` of such pairs."""
+
+    def improve(self, images: Tensor, delta: Tensor, objective: Objective, steps: int) -> Perturbation:
+        """Take the steps."""
+        return super().improve(images, delta, replace(objective, network=folded(objective.network)), steps)
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """Return a copy whose batch norms are part of the convolutions before them; the network is in evaluation mode."""
+    network = deepcopy(network)
+    for layers in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        for index, (first, second) in enumerate(pairwise(layers)):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                layers[index], layers[index + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
+    return network

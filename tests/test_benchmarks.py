@@ -72,7 +72,7 @@ def test_source_models_of_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_methods_of_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     from robust_methods import Noisy, Tied
-    from short_passes import WhereSteep
+    from short_passes import Folded, WhereSteep, folded
 
     images = torch.rand(6, 3, 28, 28) / 2 + 0.25
     samples = Samples(images, torch.arange(6), torch.arange(6), Task.MULTI_CLASS, 8, 0)
@@ -91,6 +91,11 @@ def test_methods_of_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     half, once, whole = improved(WhereSteep(0.5), 3), improved(EM(), 1), improved(EM(), 3)
     as_once, as_whole = (((half - other).abs().amax(dim=(1, 2, 3)) < 1e-6).sum() for other in (once, whole))
     assert (as_once, as_whole) == (3, 3)
+    network.train()(images)  # statistics that are not those of its start
+    network.eval()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded(network).modules())
+    torch.testing.assert_close(folded(network)(images), network(images), rtol=1e-3, atol=1e-4)
+    assert (improved(Folded(), 1) - improved(EM(), 1)).abs().lt(1e-6).float().mean() > 0.99  # a few signs turn
 
 
 @pytest.mark.slow
@@ -125,6 +130,26 @@ def test_frontier(tmp_path: Path) -> None:
     printed = run("frontier.py", str(tmp_path / "results.csv"), "--out", str(picture)).splitlines()
     assert printed[2:] == ["| SALM percent=10 | 10.0 | 41.2 | 0.990 | 70.0 |", "| SALM percent=30 | 30.0 | 36.5 | 0.980 | 60.0 |"]
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_width(tmp_path: Path) -> None:
+    columns = ("generator.model.method", "victim.model.width", "accuracy", "majority", "status")
+    rows = {
+        0.125: [
+            ("EM", "0.125", "0.5", "0.2", "done"),
+            ("SALM", "0.125", "0.625", "0.2", "done"),
+            ("", "0.125", "0.875", "0.2", "done"),
+        ],
+        0.25: [("EM", "0.25", "0.375", "0.2", "done"), ("SALM", "0.25", "", "0.2", "failed")],
+    }
+    files = [tmp_path / f"{width}.csv" for width in rows]
+    for file, some in zip(files, rows.values(), strict=True):
+        with file.open("w") as stream:
+            csv.writer(stream).writerows([columns, *some])
+    printed = run("width.py", *map(str, files), "--out", str(tmp_path / "new/width.png")).splitlines()
+    assert printed[0] == "| trained on | 0.125 | 0.25 | 1, the paper |"
+    assert printed[2:] == ["| clean images | 87.5 |  | 95.8 |", "| EM | 50.0 | 37.5 | 30.5 |", "| SALM, K = 10 | 62.5 |  | 7.1 |"]
+    assert (tmp_path / "new/width.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_overview_shows_what_a_result_holds(tmp_path: Path) -> None:
