@@ -255,7 +255,7 @@ def main() -> None:
                         writer.writeheader()
                     writer.writerow(row)
                 print(*row.values(), sep=", ", flush=True)
-    majority = majority_baseline(data.split("test").labels, data.task, data.num_classes)["acc"]
+    majority = majority_baseline(data.split("test").labels, data.task, data.num_classes)
     print(f"{table(rows)}\n\nmajority class {majority:.1%}")
 
 

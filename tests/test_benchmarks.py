@@ -114,6 +114,19 @@ def test_working_size(tmp_path: Path) -> None:
     assert "{" not in run(*command)
 
 
+@pytest.mark.slow
+def test_later(tmp_path: Path) -> None:
+    write_fake_npz(tmp_path / "mine.npz", DatasetInfo("mine", Task.MULTI_CLASS, ("a", "b"), 3, 28), (16, 4, 8))
+    small = "--methods EM --seeds 0 --steps 2 --victim_steps 2 --source_width 0.0625 --width 0.0625"
+    command = ["later.py", str(tmp_path / "mine.npz"), "--out", str(tmp_path / "later.csv"), *small.split(), "--ways"]
+    printed = run(*command, "3 times the steps")
+    assert "| EM | 3 times the steps |" in re.sub(" +", " ", printed)
+    assert re.search(r"majority class \d+\.\d%", printed)
+    rows = list(csv.DictReader((tmp_path / "later.csv").open()))
+    assert [row["trained_on"] for row in rows] == ["B", "B", "B", "A and B", "A and B", "A and B", "B"]
+    assert len(run(*command, "A's mean noise of the class as start").split("EM, 0, ")) == 2
+
+
 def test_frontier(tmp_path: Path) -> None:
     grid = yaml.safe_load((BENCHMARKS.parent / "configs/sweep/strict.yaml").read_text())["grid"]
     (method,) = columns_of(grid).values()

@@ -35,7 +35,7 @@ def test_what_is_given_beside_an_effort_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpu", "accelerator", "effort"), [(True, "auto", "paper"), (False, "auto", "quick"), (True, "cpu", "quick")]
+    ("gpu", "accelerator", "effort"), [(True, "auto", "normal"), (False, "auto", "quick"), (True, "cpu", "quick")]
 )
 def test_the_default_effort_fits_the_machine(gpu: bool, accelerator: str, effort: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
