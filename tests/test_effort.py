@@ -30,7 +30,7 @@ def images(tmp_path: Path) -> ImageDataModule:
 
 def test_what_is_given_beside_an_effort_wins() -> None:
     assert Training(effort="normal").lengths == EFFORTS["normal"]
-    assert Training(effort="paper", width=0.25, victim_steps=7).lengths == ("resnet18", 0.25, 5000, 7)
+    assert Training(effort="paper", width=0.25, victim_steps=7).lengths == ("resnet18", 0.25, 5000, "auto", 7)
     assert Training(effort="paper").settings()["steps"] == Training(width=1.0, steps=5000, victim_steps=20000).settings()["steps"]
 
 
@@ -57,7 +57,8 @@ def test_numbers_have_to_be_positive(option: str) -> None:
     ("method", "options", "training", "gradient"),
     [
         (SALM(), {"updates_per_visit": 3}, 10, 10 * 3 + 10 * 3),  # three batches
-        (SALM(), {}, 10, 10 * 8 + 10 * 3),  # ceil(30 * 20 / (10 * 8))
+        (SALM(), {}, 10, 10 * 5 + 10 * 3),
+        (SALM(), {"updates_per_visit": "auto"}, 10, 10 * 8 + 10 * 3),  # ceil(30 * 20 / (10 * 8))
         (SALM(eot_samples=2), {"loop": "fresh"}, 10, 2 * (10 * 10 + 10 * 3)),
         (EM(noise_per="class"), {"updates_per_visit": 1}, 10, 10),
         (TAP(), {}, 10, 250 * 3),

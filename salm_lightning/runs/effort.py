@@ -14,19 +14,22 @@ Effort = Literal["quick", "normal", "paper"]
 
 
 class Lengths(NamedTuple):
-    """Source model, width factor of it and the victims, training steps of the noise generator, and of each victim."""
+    """Source model, width factor of it and the victims, training steps of the noise generator, PGD steps a visit, steps of each victim."""
 
     source_model: str | dict  # type: ignore[type-arg]  # a class of torch's would load it
     width: float
     steps: int
+    updates_per_visit: int | Literal["auto"]
     victim_steps: int
 
 
 EFFORTS: dict[Effort, Lengths] = {
     # Within half an hour on two CPU cores for each dataset of MedMNIST at 28 pixels: the last pass alone has ten gradients an image.
-    "quick": Lengths("cnn", width=0.125, steps=600, victim_steps=1000),
-    "normal": Lengths("cnn", width=0.5, steps=2000, victim_steps=5000),
-    "paper": Lengths("resnet18", width=1.0, steps=5000, victim_steps=20000),  # Section 4.1, Appendix B.2
+    "quick": Lengths("cnn", width=0.125, steps=1500, updates_per_visit=5, victim_steps=1000),
+    "normal": Lengths("cnn", width=0.5, steps=2000, updates_per_visit=5, victim_steps=5000),
+    "paper": Lengths(
+        "resnet18", width=1.0, steps=5000, updates_per_visit="auto", victim_steps=20000
+    ),  # Section 4.1, Appendix B.2
 }
 
 
@@ -35,8 +38,8 @@ class Training:
     """How noise generators and victims are trained, on one device; ``salm-cli fit`` takes several.
 
     Args:
-        effort: Sets source_model, width, steps and victim_steps together: ``quick``, ``normal`` or ``paper``, the paper's. By default
-            ``normal`` on a GPU, else ``quick``. What is given beside it wins.
+        effort: Sets source_model, width, steps, updates_per_visit and victim_steps together: ``quick``, ``normal`` or ``paper``, the
+            paper's. By default ``normal`` on a GPU, else ``quick``. What is given beside it wins.
         source_model: Architecture of the source model: a name, or the path of a class with its arguments. ``cnn`` takes a fraction of
             the time of the paper's ``resnet18``.
         width: Width factor of the source model and the victims.
@@ -61,7 +64,7 @@ class Training:
     width: float | None = None
     steps: int | None = None
     loop: Literal["persistent", "fresh"] = "persistent"
-    updates_per_visit: int | Literal["auto"] = "auto"
+    updates_per_visit: int | Literal["auto"] | None = None
     victim: str | dict = "resnet18"  # type: ignore[type-arg]
     victim_steps: int | None = None
     source_learning_rate: float | None = None
@@ -98,7 +101,7 @@ class Training:
 
     def describe(self, proof: bool) -> str:
         """Return in words how long and how wide models are trained, the victims only if they are ``proof``."""
-        source, width, steps, victim_steps = self.lengths
+        source, width, steps, _, victim_steps = self.lengths
         text = f"width {width:g}, {steps} steps for the noise with {Architecture.parse(source).name}"
         text += f", {victim_steps} for each victim" if proof else ""
         if None not in (self.source_model, self.width, self.steps, self.victim_steps):

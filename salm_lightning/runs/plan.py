@@ -64,7 +64,7 @@ def proof_work(network: Network, sizes: Mapping[str, int], steps: int, looks: in
 
 def generator_work(training: Training, method: Method, images: ImageDataModule, sizes: Mapping[str, int] | None = None) -> Work:
     """Return the work of a noise generator on so many images a split; on all of them by default, which then have to be loaded."""
-    updates = _PGD_STEPS if training.loop == "fresh" else training.updates_per_visit
+    updates = _PGD_STEPS if training.loop == "fresh" else training.lengths.updates_per_visit
     known = _known(training.lengths.source_model, training.lengths.steps, training, images, sizes)
     return noise_work(*known, method, training.loop, updates)
 

@@ -212,7 +212,7 @@ class Protection:
         Returns:
             Its Trainer, the generator, and its last checkpoint; ``None`` for a method that needs no training.
         """
-        training, (source, width, steps, _) = self.training, self.training.lengths
+        training, (source, width, steps, updates, _) = self.training, self.training.lengths
         architecture = Architecture.parse(source)
         module = NoiseGeneratorModule(
             self.method,
@@ -220,7 +220,7 @@ class Protection:
             source=architecture,
             width=width,
             loop=training.loop,
-            updates_per_visit=training.updates_per_visit,
+            updates_per_visit=updates,
             last_pass_steps=self.last_pass_steps,
             optimizer=default_optimizer(architecture, learning_rate=training.source_learning_rate),
             seed=training.seed,
@@ -245,9 +245,14 @@ class Protection:
     def _prove(self) -> dict[str, dict[str, Any]]:
         """Train the victims whose results are not there yet; return results on the clean test split by what was trained on."""
         training, results = self.training, {}
-        architecture, (_, width, _, steps) = Architecture.parse(training.victim), training.lengths
+        architecture, lengths = Architecture.parse(training.victim), training.lengths
         settings = VictimSettings(
-            architecture, width, steps, training.precision, learning_rate=training.learning_rate, seed=training.seed
+            architecture,
+            lengths.width,
+            lengths.victim_steps,
+            training.precision,
+            learning_rate=training.learning_rate,
+            seed=training.seed,
         )
         for prefix, name, data in zip(self.numbering, VICTIMS, self.victims_images(), strict=True):
             path = results_file(self.folder, name)
@@ -255,7 +260,7 @@ class Protection:
                 say(f"{prefix}a victim on the {name} images: done before")
                 results[name] = before
                 continue
-            say(f"{prefix}training a victim on the {name} images: {architecture.name}, {steps} steps")
+            say(f"{prefix}training a victim on the {name} images: {architecture.name}, {settings.steps} steps")
             callbacks = [Throughput(), progress_bar()]
             trained = train_victim(settings, data, self.folder, path.parent.name, path.parent, callbacks, training.accelerator)
             results[name] = trained.results
