@@ -151,19 +151,14 @@ class Protection:
         """Return the folders of what is made on the way to the release."""
         return [self.folder / GENERATOR]
 
-    @property
-    def last_pass_steps(self) -> int:
-        """PGD steps of the last pass."""
-        return self.method.last_pass_steps if self.generator is None else self.generator.last_pass_steps(self.method)
-
     def noise_works(self) -> list[Work]:
         """Return the works of the noise that is still to be made."""
         if self.is_released:
             return []
         work = generator_work(self.training, self.method, self.images)
-        return [
-            work if self.generator is None else only_last_pass(work, self.last_pass_steps * self.method.eot_samples, self.images)
-        ]
+        if self.generator is None:
+            return [work]
+        return [only_last_pass(work, self.method.last_pass_steps * self.method.eot_samples, self.images)]
 
     def files_to_write(self) -> Files:
         """Return what files take that are still to be written one by one; an archive's time is lost in that of its noise."""
@@ -221,7 +216,6 @@ class Protection:
             width=width,
             loop=training.loop,
             updates_per_visit=updates,
-            last_pass_steps=self.last_pass_steps,
             optimizer=default_optimizer(architecture, learning_rate=training.source_learning_rate),
             seed=training.seed,
         )

@@ -26,8 +26,6 @@ from salm_lightning.runs.record import plain, read_run
 
 RECORD, GENERATOR = "protect.json", "generator"
 """The record of a result, and the folder of the noise generator's run in it."""
-_LATER = 3
-"""Last-pass steps for later images, as a multiple: their noise was not trained, as that of the generator's own images was."""
 _ITS_OWN = ("source_model", "width", "steps", "loop", "updates_per_visit", "source_learning_rate", "seed")
 """Options of a training that a stored generator settles."""
 
@@ -152,10 +150,6 @@ class StoredGenerator:
 
     def _is_same_source(self, given: str | dict[str, Any] | None) -> bool:
         return given is not None and Architecture.parse(given, "source_model").settings() == self.identity.get("source_model")
-
-    def last_pass_steps(self, method: Method) -> int:
-        """Return the PGD steps of the last pass over later images."""
-        return method.last_pass_steps * (_LATER if method.trains_source_on == "protected" else 1)
 
     def reading(self, kind: object, size: int | None, given: FolderOptions) -> tuple[int | None, FolderOptions]:
         """Return the size at which images are read, and how a folder of them is: as the generator sees them, unless asked otherwise."""
