@@ -91,7 +91,7 @@ def test_dataset(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [("salm", SALM), ("em", EM), ("em_classwise", EM), ("tap", TAP), ("sp", SP), ("random", Random), ("robust", SALM)],
+    [("salm", SALM), ("em", EM), ("em_classwise", EM), ("tap", TAP), ("sp", SP), ("random", Random), ("robust", EM)],
 )
 def test_method(name: str, method: type) -> None:
     _fake("breastmnist")
