@@ -30,8 +30,16 @@ def images(tmp_path: Path) -> ImageDataModule:
 
 def test_what_is_given_beside_an_effort_wins() -> None:
     assert Training(effort="normal").lengths == EFFORTS["normal"]
-    assert Training(effort="paper", width=0.25, victim_steps=7).lengths == ("resnet18", 0.25, 5000, "auto", 7)
+    assert Training(effort="paper", width=0.25, victim_steps=7).lengths == ("resnet18", 0.25, 5000, "auto", None, 7)
     assert Training(effort="paper").settings()["steps"] == Training(width=1.0, steps=5000, victim_steps=20000).settings()["steps"]
+
+
+def test_updates_and_learning_rate_of_an_effort_are_those_of_its_source() -> None:
+    own, other = Training(effort="quick", source_model="cnn").lengths, Training(effort="quick", source_model="vit").lengths
+    assert (own.updates_per_visit, own.source_learning_rate) == (15, 0.02)
+    assert (other.updates_per_visit, other.source_learning_rate) == ("auto", None)
+    assert other.steps == own.steps
+    assert Training(source_model="vit", source_learning_rate=0.5, accelerator="cpu").lengths.source_learning_rate == 0.5
 
 
 @pytest.mark.parametrize(
@@ -57,7 +65,7 @@ def test_numbers_have_to_be_positive(option: str) -> None:
     ("method", "options", "training", "gradient"),
     [
         (SALM(), {"updates_per_visit": 3}, 10, 10 * 3 + 10 * 3),  # three batches
-        (SALM(), {}, 10, 10 * 5 + 10 * 3),
+        (SALM(), {}, 10, 10 * 15 + 10 * 3),
         (SALM(), {"updates_per_visit": "auto"}, 10, 10 * 8 + 10 * 3),  # ceil(30 * 20 / (10 * 8))
         (SALM(eot_samples=2), {"loop": "fresh"}, 10, 2 * (10 * 10 + 10 * 3)),
         (EM(noise_per="class"), {"updates_per_visit": 1}, 10, 10),

@@ -114,10 +114,9 @@ WRONG = [
     # The other commands.
     ("protect", ["data is missing", "salm-cli protect pathmnist"]),
     ("protect synthetic --widht 3", ["--widht is not an option", "did you mean 'width'"]),
-    ("protect synthetic --method SALM --method.percnt 3", ["--method.percnt is not an option", "did you mean 'percent'"]),
-    ("protect synthetic --method.percent 3", ["--method={'percent': '3'}: name the class", "--method CLASS"]),
+    ("protect synthetic --method.percnt 3", ["--method.percnt is not an option", "did you mean 'percent'"]),
     ("protect synthetic --method SALN", ["--method=SALN", "did you mean 'SALM'"]),
-    ("protect synthetic --method SALM --method.percent 120", ["percent=120.0 is out of range"]),
+    ("protect synthetic --method.percent 120", ["percent=120.0 is out of range"]),
     ("protect synthetic --victim resnet19", ["victim='resnet19'", "did you mean 'resnet18'"]),
     ("protect synthetic --steps 0", ["steps=0 is out of range"]),
     ("protect synthetic --updates_per_visit 0", ["updates_per_visit=0 is out of range"]),

@@ -36,7 +36,7 @@ def _protect(arguments: str) -> int:
 @pytest.mark.filterwarnings("ignore:.*MD5.*")
 def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     write_fake_npz(Path("bloodmnist.npz"), MEDMNIST["bloodmnist"], (20, 8, 10))
-    assert _protect(f"bloodmnist {SHORT} --victim_steps 11 --method SALM --method.percent 20 --seed 3") == 0
+    assert _protect(f"bloodmnist {SHORT} --victim_steps 11 --method.percent 20 --seed 3") == 0
     shown = capsys.readouterr().out
     for number, text in enumerate(("making the noise: salm, 2 steps", "victim on the clean", "victim on the protected"), 1):
         assert f"[{number}/3] " in shown
@@ -45,7 +45,7 @@ def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     manifest = Manifest.read(OUT / "protected")
     assert manifest.settings["method"]["percent"] == 20
     assert manifest.settings["seed"] == 3
-    assert (manifest.settings["optimizer"]["class"], manifest.settings["optimizer"]["lr"]) == ("SGD", 0.1)
+    assert (manifest.settings["optimizer"]["class"], manifest.settings["optimizer"]["lr"]) == ("SGD", 0.02)
     assert manifest.settings["lr_scheduler"]["fractions"] == [0.4, 0.8]
     original = np.load("bloodmnist.npz", allow_pickle=False)
     released = np.load(OUT / "protected/bloodmnist.npz", allow_pickle=False)
@@ -156,7 +156,7 @@ def test_a_replacement_that_was_interrupted_is_not_taken_for_what_it_replaces(mo
     old = Manifest.read(OUT / "protected")
     seen: list[int] = []
     _interrupt_at(monkeypatch, NoiseGeneratorModule, 1, seen)
-    again = f"mine.npz {SHORT} --steps 4 --proof false --method SALM --method.percent 20"
+    again = f"mine.npz {SHORT} --steps 4 --proof false --method.percent 20"
     assert _protect(f"{again} --overwrite true") == 143
     assert Manifest.read(OUT / "protected") == old, "it stays until the new one stands"
     assert _protect(again) == 0
@@ -170,16 +170,15 @@ def test_an_unfinished_result_of_other_settings_is_in_the_way(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _interrupt_at(monkeypatch, NoiseGeneratorModule, 1, [])
-    salm = f"mine.npz {SHORT} --proof false --method SALM"
-    assert _protect(salm) == 143
-    assert _protect(f"{salm} --method.percent 20") == 2
+    assert _protect(f"mine.npz {SHORT} --proof false") == 143
+    assert _protect(f"mine.npz {SHORT} --proof false --method.percent 20") == 2
     assert "out=out holds a result with other settings (method.percent is 10.0 there and 20.0 here)" in capsys.readouterr().err
-    assert _protect(f"{salm} --method.percent 20 --overwrite true") == 0
+    assert _protect(f"mine.npz {SHORT} --proof false --method.percent 20 --overwrite true") == 0
     assert Manifest.read(OUT / "protected").settings["method"]["percent"] == 20
 
 
 def test_without_proof_and_never_over_a_result(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _protect(f"mine.npz {SHORT} --proof false") == 0
+    assert _protect(f"mine.npz {SHORT} --method EM --proof false") == 0
     shown = capsys.readouterr().out
     assert "[1/1] making the noise: em" in shown
     assert "victim" not in shown
@@ -222,12 +221,6 @@ def test_what_is_published_is_chosen_and_said(capsys: pytest.CaptureFixture[str]
 def test_noise_that_images_share_is_named_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert _protect(f"mine.npz {SHORT} --method EM --method.noise_per class --updates_per_visit 1 --proof false") == 0
     assert "Its noise:         em, one pattern for each class: " in capsys.readouterr().out
-
-
-def test_the_effort_of_the_paper_takes_its_method() -> None:
-    assert _protect(f"mine.npz {SHORT} --effort paper --proof false") == 0
-    method = Manifest.read(OUT / "protected").settings["method"]
-    assert (method["name"], method["percent"]) == ("salm", 10)
 
 
 def test_options_from_a_file_give_way_to_the_command_line() -> None:

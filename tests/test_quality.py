@@ -327,8 +327,8 @@ def test_the_page_in_the_documentation(tmp_path: Path, monkeypatch: pytest.Monke
     page = (Path(__file__).parent.parent / "docs/quality.md").read_text(encoding="utf-8")
     release, _ = make(tmp_path, MEDMNIST["pathmnist"], count=18)
     Path("lightning_logs").mkdir()
-    Path("lightning_logs/pathmnist-em").mkdir()
-    release.rename("lightning_logs/pathmnist-em/protected")
+    Path("lightning_logs/pathmnist-salm").mkdir()
+    release.rename("lightning_logs/pathmnist-salm/protected")
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(code, names)  # the page's own code

@@ -92,8 +92,8 @@ def test_every_command_runs(workplace: Path) -> None:
             # The command before it has finished the run, which is refused; leave it as if killed before the release stood.
             shutil.rmtree(Path(command[command.index("--ckpt_path") + 1]) / "protected")
         assert main([*arguments, *SHORT[command[0]]]) == 0, " ".join(command)
-    assert (workplace / "lightning_logs/pathmnist-em/protected/pathmnist.npz").is_file()
-    assert (workplace / "lightning_logs/my_images-em/protected/manifest.json").is_file()
+    assert (workplace / "lightning_logs/pathmnist-salm/protected/pathmnist.npz").is_file()
+    assert (workplace / "lightning_logs/my_images-salm/protected/manifest.json").is_file()
     assert (workplace / "lightning_logs/salm_pathmnist/protected/datamodule.yaml").is_file()
     assert (workplace / "result/protected/a/0.png").is_file()
 

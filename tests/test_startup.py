@@ -142,8 +142,8 @@ def test_hyphens_in_options(capsys: pytest.CaptureFixture[str]) -> None:
     """In the name alone: a value keeps its own."""
     printed = []
     for typed in (
-        "--victim_steps 7 --out=a-b --method EM --method.step_size 2 --proof false",
-        "--victim-steps 7 --out=a-b --method EM --method.step-size=2 --proof no",
+        "--victim_steps 7 --out=a-b --method.step_size 2 --proof false",
+        "--victim-steps 7 --out=a-b --method.step-size=2 --proof no",
     ):
         with pytest.raises(SystemExit):
             main(shlex.split(f"protect synthetic {typed} --print_config"))

@@ -35,7 +35,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("first")
     for seed, name in enumerate(("mine", "later")):
         write_fake_npz(folder / f"{name}.npz", MEDMNIST["bloodmnist"], (24, 8, 8), seed=seed)
-    words = f"protect {folder}/mine.npz --out {folder}/result {SHORT} --steps 40 --method SALM --method.percent 40 --seed 5"
+    words = f"protect {folder}/mine.npz --out {folder}/result {SHORT} --steps 40 --source_learning_rate 0.1 --method.percent 40 --seed 5"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SALM_STATE_DIR", str(tmp_path_factory.getbasetemp() / "state"))  # those of the tests are not set yet
         patch.setattr("salm_lightning.runs.estimate._PATIENCE", 0.0)
@@ -97,14 +97,14 @@ def test_what_the_generator_settles_is_not_asked_for(work: Path, capsys: pytest.
         ("--seed 1", "seed=1: that of generator=result is 5"),
         ("--source_model resnet18", "source_model=resnet18: that of generator=result is cnn"),
         ("--method EM", "method=em: generator=result was made with salm"),
-        ("--method SALM", "method=salm: generator=result was made with salm"),
+        ("--method.percent 30", "method=salm: generator=result was made with salm"),
     ):
         assert protect(f"later.npz {words}") == 2
         error = capsys.readouterr().err
         assert said in error
         assert len(error.splitlines()) == 1
     assert not (work / "new").exists()
-    assert protect("later.npz --steps 40 --width 0.125 --seed 5 --source_model cnn --method SALM --method.percent 40") == 0
+    assert protect("later.npz --steps 40 --width 0.125 --seed 5 --source_model cnn --method.percent 40") == 0
 
 
 def test_what_does_not_fit_is_refused_before_any_work(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

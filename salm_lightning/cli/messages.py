@@ -96,8 +96,6 @@ def condense(message: str, settings: Setting | None = None, way_out: str = "", e
     reasons = ["true or false" if reason == "bool" else plain_types(reason) for reason in _REASON.findall(rest)]
     if found is not None and reasons:
         value = found.value if not isinstance(found.value, dict) else found.options()
-        if any(reason.endswith("is abstract") for reason in reasons):
-            return f"{found.origin}={value}: name the class that takes this, as in {found.origin} CLASS; --help lists them."
         expected = " or ".join(dict.fromkeys(reason for reason in reasons if reason != "NoneType"))
         closest = did_you_mean(str(value), re.findall(r"'(.+?)'", expected)) or "."
         return f"{found.origin}={value}: expected {expected}{closest}"

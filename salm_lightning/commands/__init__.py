@@ -28,7 +28,7 @@ class Command(NamedTuple):
 
 TRAINERS = ("fit", "validate", "test", "predict")
 """The Trainer's commands, which LightningCLI reads; each of the others is the function of its name, whose arguments are its options."""
-_RELEASE = "lightning_logs/pathmnist-em/protected"
+_RELEASE = "lightning_logs/pathmnist-salm/protected"
 COMMANDS = {
     "fit": Command("Train a noise generator and write the protected dataset, or train a victim."),
     "validate": Command("Measure a checkpoint on the clean validation split."),

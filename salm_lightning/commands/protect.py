@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from salm_lightning.data.tables import FolderOptions
 from salm_lightning.errors import ConfigurationError
-from salm_lightning.noise.methods import EM, SALM, Method
+from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.release.manifest import Publish
 from salm_lightning.runs.effort import FolderTraining, Training
 
@@ -20,7 +20,7 @@ def protect(
     out: Path | None = None,
     size: int | None = None,
     root: Path | None = None,
-    method: Method | None = None,
+    method: Method = SALM(),  # noqa: B008 (it has no state)
     proof: bool = True,
     publish: Publish = "all",
     protect: Literal["all", "train"] = "all",
@@ -41,8 +41,7 @@ def protect(
         size: Height and width for a name, 28 by default; MedMNIST has 28, 64, 128 and 224. For a folder those at which models see its
             images, by default 64, or less for smaller ones.
         root: Folder of MedMNIST's files; ``SALM_DATA_ROOT``, else ``~/.medmnist``.
-        method: How the noise is made: ``SALM``, ``EM``, ``TAP``, ``SP``, ``Random``, or a class of your own. By default EM, which is SALM
-            with K = 100 and protects most (docs/results.md); with the effort ``paper`` SALM with K = 10.
+        method: How the noise is made, such as ``SALM``, ``EM``, ``TAP``, ``SP`` or ``Random``; SALM with K = 10 by default.
         proof: Train a clean and a protected victim and compare them.
         publish: What goes into the release: ``all`` is MedMNIST's layout, with the clean val and test images; ``train`` leaves these out.
         protect: Which images of a folder get noise: ``all`` that are published, or those of the training split alone.
@@ -82,7 +81,6 @@ def protect(
             images = held.enter_context(loaded(data, size, root, batch_size, training, reading, **protects))
         if stored is not None:
             stored.check(images)
-        method = method or (SALM() if training.effort == "paper" else EM())
         folder = out or Path("lightning_logs") / f"{images.info.name}-{method.name}"
         protection: Any = partial(FolderProtection, uids=uids) if protects else Protection
         protection(images, folder, method, training, proof, publish, stored).run(yes, overwrite)

@@ -14,21 +14,22 @@ Effort = Literal["quick", "normal", "paper"]
 
 
 class Lengths(NamedTuple):
-    """Source model, width factor of it and the victims, training steps of the noise generator, PGD steps a visit, steps of each victim."""
+    """Source model and its first learning rate, width factor of it and the victims, steps and PGD steps a visit, steps of each victim."""
 
     source_model: str | dict  # type: ignore[type-arg]  # a class of torch's would load it
     width: float
     steps: int
     updates_per_visit: int | Literal["auto"]
+    source_learning_rate: float | None
     victim_steps: int
 
 
 EFFORTS: dict[Effort, Lengths] = {
     # Within half an hour on two CPU cores for each dataset of MedMNIST at 28 pixels: the last pass alone has ten gradients an image.
-    "quick": Lengths("cnn", width=0.125, steps=1500, updates_per_visit=5, victim_steps=1000),
-    "normal": Lengths("cnn", width=0.5, steps=2000, updates_per_visit=5, victim_steps=5000),
+    "quick": Lengths("cnn", width=0.125, steps=600, updates_per_visit=15, source_learning_rate=0.02, victim_steps=1000),
+    "normal": Lengths("cnn", width=0.5, steps=2000, updates_per_visit=15, source_learning_rate=0.02, victim_steps=5000),
     "paper": Lengths(
-        "resnet18", width=1.0, steps=5000, updates_per_visit="auto", victim_steps=20000
+        "resnet18", width=1.0, steps=5000, updates_per_visit="auto", source_learning_rate=None, victim_steps=20000
     ),  # Section 4.1, Appendix B.2
 }
 
@@ -38,8 +39,9 @@ class Training:
     """How noise generators and victims are trained, on one device; ``salm-cli fit`` takes several.
 
     Args:
-        effort: Sets source_model, width, steps, updates_per_visit and victim_steps together: ``quick``, ``normal`` or ``paper``, the
-            paper's. By default ``normal`` on a GPU, else ``quick``. What is given beside it wins.
+        effort: Sets source_model, width, steps, updates_per_visit, source_learning_rate and victim_steps together: ``quick``,
+            ``normal`` or ``paper``, the paper's. By default ``normal`` on a GPU, else ``quick``. What is given beside it wins; with
+            another source model the updates are ``auto`` and the learning rate is the architecture's.
         source_model: Architecture of the source model: a name, or the path of a class with its arguments. ``cnn`` takes a fraction of
             the time of the paper's ``resnet18``.
         width: Width factor of the source model and the victims.
@@ -84,8 +86,11 @@ class Training:
     @property
     def lengths(self) -> Lengths:
         """What the options and the effort amount to on this machine."""
+        chosen = EFFORTS[self._chosen]
+        if self.source_model not in (None, chosen.source_model):  # whose updates and learning rate they are
+            chosen = chosen._replace(updates_per_visit="auto", source_learning_rate=None)
         given = {name: value for name in Lengths._fields if (value := getattr(self, name)) is not None}
-        return EFFORTS[self._chosen]._replace(**given)
+        return chosen._replace(**given)
 
     @property
     def _chosen(self) -> Effort:
@@ -101,9 +106,11 @@ class Training:
 
     def describe(self, proof: bool) -> str:
         """Return in words how long and how wide models are trained, the victims only if they are ``proof``."""
-        source, width, steps, _, victim_steps = self.lengths
-        text = f"width {width:g}, {steps} steps for the noise with {Architecture.parse(source).name}"
-        text += f", {victim_steps} for each victim" if proof else ""
+        lengths = self.lengths
+        text = (
+            f"width {lengths.width:g}, {lengths.steps} steps for the noise with {Architecture.parse(lengths.source_model).name}"
+        )
+        text += f", {lengths.victim_steps} for each victim" if proof else ""
         if None not in (self.source_model, self.width, self.steps, self.victim_steps):
             return text
         return f"{text} (effort {self._chosen}{'' if self.effort else ', the default here'})"

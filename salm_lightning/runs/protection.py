@@ -207,16 +207,16 @@ class Protection:
         Returns:
             Its Trainer, the generator, and its last checkpoint; ``None`` for a method that needs no training.
         """
-        training, (source, width, steps, updates, _) = self.training, self.training.lengths
-        architecture = Architecture.parse(source)
+        training, lengths = self.training, self.training.lengths
+        architecture, steps = Architecture.parse(lengths.source_model), lengths.steps
         module = NoiseGeneratorModule(
             self.method,
             **facts_of(images),
             source=architecture,
-            width=width,
+            width=lengths.width,
             loop=training.loop,
-            updates_per_visit=updates,
-            optimizer=default_optimizer(architecture, learning_rate=training.source_learning_rate),
+            updates_per_visit=lengths.updates_per_visit,
+            optimizer=default_optimizer(architecture, learning_rate=lengths.source_learning_rate),
             seed=training.seed,
         )
         if self.generator is not None:

@@ -19,7 +19,7 @@ from salm_lightning.files import file_sha256
 from salm_lightning.models import Architecture
 from salm_lightning.models.architecture import ARCHITECTURES
 from salm_lightning.noise import methods
-from salm_lightning.noise.methods import Method
+from salm_lightning.noise.methods import SALM, Method
 from salm_lightning.noise.transforms import CropFlip
 from salm_lightning.runs.effort import Training
 from salm_lightning.runs.record import plain, read_run
@@ -87,17 +87,17 @@ class StoredGenerator:
         total = None if checkpoint is None else file_sha256(checkpoint)
         return cls(result, checkpoint, total, made_from, run.identity, read_run(result / RECORD, ours=True) is not None)
 
-    def method(self, given: Method | None) -> Method:
+    def method(self, given: Method) -> Method:
         """Return the method that the generator was made with.
 
         Raises:
             ConfigurationError: Another one is asked for, or it is a class that is not this program's and has to be named.
         """
         stored = self.identity.get("method")
-        if given is not None and plain(given.settings()) == stored:
+        if plain(given.settings()) == stored:
             return self._with_checkpoint(given)
         name = stored.get("name") if isinstance(stored, Mapping) else None
-        if given is not None:
+        if given.settings() != SALM().settings():
             raise ConfigurationError(f"method={given.name}: generator={self.result} was made with {name}; leave --method out.")
         kinds: dict[str, type[Method]] = {kind.lower(): getattr(methods, kind) for kind in methods.__all__}
         kind = kinds.get(str(name))
