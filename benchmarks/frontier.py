@@ -24,9 +24,14 @@ AXES = {"changed_share": "changed pixels (%)", "psnr": "PSNR (dB)", "ssim": "SSI
 Row = dict[str, str]
 
 
+def finished(paths: Iterable[Path]) -> list[Row]:
+    """Return the lines of the finished victims in the results of sweeps."""
+    return [row for path in paths for row in csv.DictReader(path.open(encoding="utf-8")) if row["status"] == "done"]
+
+
 def read(paths: Iterable[Path]) -> tuple[list[Row], list[float]]:
     """Return the finished victims on releases, and the accuracies of those on clean images."""
-    rows = [row for path in paths for row in csv.DictReader(path.open(encoding="utf-8")) if row["status"] == "done"]
+    rows = finished(paths)
     return [row for row in rows if row["release"]], [float(row["accuracy"]) for row in rows if not row["release"]]
 
 
@@ -56,11 +61,23 @@ def draw(rows: list[Row], clean: list[float]) -> Figure:
     return figure
 
 
-def main() -> None:
-    """Print the points as a Markdown table, and draw them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def drawing_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a script that draws the results of sweeps."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+", help="results.csv of one or more sweeps on one dataset.")
     parser.add_argument("--out", type=Path, required=True, help="Where the picture goes.")
+    return parser
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure into a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Print the points as a Markdown table, and draw them."""
+    parser = drawing_parser(__doc__)
     options = parser.parse_args()
     rows, clean = read(options.results)
     if not rows:
@@ -71,8 +88,7 @@ def main() -> None:
         print(
             f"| {row['generator.model.method']} | {share:.1f} | {float(row['psnr']):.1f} | {float(row['ssim']):.3f} | {accuracy:.1f} |"
         )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    draw(rows, clean).savefig(options.out, dpi=150)
+    save(draw(rows, clean), options.out)
 
 
 if __name__ == "__main__":

@@ -13,26 +13,25 @@ It reads the ``results.csv`` of sweeps whose grids hold ``victim.model.width``, 
 
 from __future__ import annotations
 
-import argparse
-import csv
 from pathlib import Path
 
+from frontier import drawing_parser, finished, save
 from matplotlib.figure import Figure
 
 from salm_lightning.metrics.figures import CLEAN, COLORS, MARKERS, accuracy_axis, new_figure, styled
-
-PAPER = {"clean": 95.8, "EM": 30.5, "SALM": 7.1}
-"""Table 1 of the paper, BloodMNIST, width 1: accuracy in percent by what the victim was trained on."""
+from salm_lightning.reproduce.paper import figure as paper
 
 NAMES = {"clean": "clean images", "EM": "EM", "SALM": "SALM, K = 10"}
+PAPER = {name: paper("table1_methods", name.lower(), dataset="BloodMNIST") for name in NAMES}
+"""Table 1 of the paper, BloodMNIST, width 1: accuracy in percent by what the victim was trained on."""
 
 Points = dict[str, list[tuple[float, float]]]
 
 
 def read(paths: list[Path]) -> tuple[Points, float]:
     """Return width and accuracy in percent of each victim, by what it was trained on, and the share of the majority class."""
-    rows = [row for path in paths for row in csv.DictReader(path.open(encoding="utf-8")) if row["status"] == "done"]
-    points: Points = {name: [] for name in PAPER}
+    rows = finished(paths)
+    points: Points = {name: [] for name in NAMES}
     for row in rows:
         points[row["generator.model.method"] or "clean"].append((float(row["victim.model.width"]), 100 * float(row["accuracy"])))
     return points, float(rows[0]["majority"])
@@ -55,18 +54,14 @@ def draw(points: Points, majority: float) -> Figure:
 
 def main() -> None:
     """Print the points as a Markdown table, and draw them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="+", help="results.csv of the sweeps.")
-    parser.add_argument("--out", type=Path, required=True, help="Where the picture goes.")
-    options = parser.parse_args()
+    options = drawing_parser(__doc__).parse_args()
     points, majority = read(options.results)
     widths = sorted({width for found in points.values() for width, _ in found})
     print(f"| trained on | {' | '.join(f'{width:g}' for width in widths)} | 1, the paper |\n|{'---|' * (len(widths) + 2)}")
     for name, found in points.items():
         cells = [", ".join(f"{accuracy:.1f}" for at, accuracy in found if at == width) for width in widths]
         print(f"| {NAMES[name]} | {' | '.join(cells)} | {PAPER[name]} |")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    draw(points, majority).savefig(options.out, dpi=150)
+    save(draw(points, majority), options.out)
 
 
 if __name__ == "__main__":
